@@ -1,0 +1,24 @@
+//! From what is asked to what is committed: validation and allocation, each a pure function of the snapshot.
+//!
+//! A manager calls these inside its transaction, so that two requests never get the same thing.
+
+mod endpoint;
+mod network;
+mod node;
+mod service;
+
+pub use endpoint::endpoint;
+pub use network::{network, network_removal, pools};
+pub use node::node;
+pub use service::{remove_ports, service, service_removal, service_update};
+
+/// What the rules can't make themselves: fresh random bits and the time.
+#[derive(Debug, Clone, Copy)]
+pub struct Fresh {
+    /// Random bits for an identity.
+    pub id: u64,
+    /// Random bits for a MAC address.
+    pub mac: u64,
+    /// Seconds since 1970.
+    pub now: u64,
+}

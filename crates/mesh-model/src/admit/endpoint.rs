@@ -1,0 +1,172 @@
+//! Endpoints: addresses, MAC and name.
+
+use super::Fresh;
+use crate::{
+    Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Refusal, Service,
+    Snapshot, ipam,
+};
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// The endpoint that `node` attaches with this specification.
+pub fn endpoint(
+    snapshot: &Snapshot,
+    node: NodeId,
+    spec: &EndpointSpec,
+    fresh: Fresh,
+) -> Result<Endpoint, Refusal> {
+    check_node(snapshot, node)?;
+    check_ifname(&spec.ifname)?;
+    let network = snapshot
+        .find_network(&spec.network)
+        .ok_or_else(|| Refusal::NotFound { kind: "network", wanted: spec.network.clone() })?;
+    let service = spec.service.as_deref().map(|wanted| service_on(snapshot, wanted, network)).transpose()?;
+    check_not_connected(snapshot, node, spec, network)?;
+    Ok(Endpoint {
+        id: EndpointId::from_bits(fresh.id),
+        name: name(snapshot, network, spec, service, fresh)?,
+        network: network.id,
+        node,
+        addresses: addresses(snapshot, network, &spec.addresses)?,
+        mac: MacAddr::endpoint(fresh.mac),
+        service: service.map(|s| s.id),
+        aliases: spec.aliases.clone(),
+        target: spec.target.clone(),
+        namespace_inode: spec.namespace_inode,
+        ifname: spec.ifname.clone(),
+        draining: false,
+        created: fresh.now,
+    })
+}
+
+fn check_node(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {
+    let not_found = || Refusal::NotFound { kind: "node", wanted: node.to_string() };
+    let node = snapshot.nodes.get(&node).ok_or_else(not_found)?;
+    match node.availability {
+        Availability::Active => Ok(()),
+        Availability::Pause | Availability::Drain => Err(Refusal::NodeInactive(node.name.to_string())),
+    }
+}
+
+/// As the kernel's `dev_valid_name`.
+fn check_ifname(name: &str) -> Result<(), Refusal> {
+    let valid = (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    if valid { Ok(()) } else { Err(Refusal::Ifname(name.to_owned())) }
+}
+
+fn service_on<'a>(snapshot: &'a Snapshot, wanted: &str, network: &Network) -> Result<&'a Service, Refusal> {
+    let service = snapshot
+        .find_service(wanted)
+        .ok_or_else(|| Refusal::NotFound { kind: "service", wanted: wanted.to_owned() })?;
+    if service.networks.iter().any(|on| on.network == network.id) {
+        return Ok(service);
+    }
+    let names = service.networks.iter().filter_map(|on| snapshot.networks.get(&on.network));
+    Err(Refusal::ServiceElsewhere {
+        service: service.name.to_string(),
+        network: network.name.to_string(),
+        networks: names.map(|n| n.name.to_string()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn check_not_connected(
+    snapshot: &Snapshot,
+    node: NodeId,
+    spec: &EndpointSpec,
+    network: &Network,
+) -> Result<(), Refusal> {
+    let same = |e: &&std::sync::Arc<Endpoint>| {
+        e.node == node && e.network == network.id && e.namespace_inode == spec.namespace_inode
+    };
+    match snapshot.endpoints.values().find(same) {
+        Some(other) => Err(Refusal::AlreadyConnected {
+            target: spec.target.to_string(),
+            network: network.name.to_string(),
+            endpoint: other.name.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn name(
+    snapshot: &Snapshot,
+    network: &Network,
+    spec: &EndpointSpec,
+    service: Option<&Service>,
+    fresh: Fresh,
+) -> Result<Name, Refusal> {
+    let Some(name) = &spec.name else {
+        let suffix = format!("{:016x}", fresh.id);
+        let prefix = service.map_or("endpoint", |s| &s.name);
+        // The suffix alone is a valid name, should the prefix leave no room.
+        let made_up = format!("{}.{}", &prefix[..prefix.len().min(50)], &suffix[..8]);
+        return made_up
+            .parse()
+            .or_else(|_| suffix.parse())
+            .map_err(|_| Refusal::NameTaken { kind: "endpoint", name: suffix.clone() });
+    };
+    if snapshot.endpoints.values().any(|e| e.network == network.id && e.name.same(name)) {
+        return Err(Refusal::NameTaken { kind: "endpoint", name: name.to_string() });
+    }
+    Ok(name.clone())
+}
+
+/// One address for each family of the network: those wanted, checked, else the first free ones.
+fn addresses(snapshot: &Snapshot, network: &Network, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+    let used = used(snapshot, network);
+    for address in wanted {
+        check_address(snapshot, network, *address, &used)?;
+    }
+    let mut addresses = Vec::new();
+    for v6 in [false, true] {
+        let mut of_family = wanted.iter().filter(|a| a.is_ipv6() == v6);
+        match (of_family.next(), of_family.next()) {
+            (Some(_), Some(second)) => return Err(Refusal::AddressTwice(*second)),
+            (Some(only), None) => addresses.push(*only),
+            (None, _) => addresses.extend(free(network, v6, &used)?),
+        }
+    }
+    Ok(addresses)
+}
+
+/// A free address of one family; none if the network has no subnet of it.
+pub(super) fn free(network: &Network, v6: bool, used: &BTreeSet<IpAddr>) -> Result<Option<IpAddr>, Refusal> {
+    let mut of_family = network.subnets.iter().filter(|s| s.cidr.is_ipv6() == v6).peekable();
+    let Some(first) = of_family.peek().map(|s| s.cidr) else { return Ok(None) };
+    let found = of_family.find_map(|s| ipam::first_free_in(s.cidr, s.range.unwrap_or(s.cidr), used));
+    let exhausted = || Refusal::AddressesExhausted { network: network.name.to_string(), subnet: first };
+    found.map(Some).ok_or_else(exhausted)
+}
+
+/// Every address of a network that something has: gateways, VIPs and endpoints.
+pub(super) fn used(snapshot: &Snapshot, network: &Network) -> BTreeSet<IpAddr> {
+    let endpoints = snapshot.endpoints.values().filter(|e| e.network == network.id);
+    let vips = snapshot.services.values().flat_map(|s| s.vips(network.id).iter().copied());
+    endpoints.flat_map(|e| e.addresses.iter().copied()).chain(vips).chain(network.gateways()).collect()
+}
+
+fn check_address(
+    snapshot: &Snapshot,
+    network: &Network,
+    address: IpAddr,
+    used: &BTreeSet<IpAddr>,
+) -> Result<(), Refusal> {
+    if !network.subnets.iter().any(|s| ipam::is_usable(s.cidr, address)) {
+        let subnets = network.subnets.iter().map(|s| s.cidr.to_string()).collect::<Vec<_>>().join(", ");
+        return Err(Refusal::AddressOutside { address, network: network.name.to_string(), subnets });
+    }
+    if !used.contains(&address) {
+        return Ok(());
+    }
+    let mut endpoints = snapshot.endpoints.values().filter(|e| e.network == network.id);
+    let by = if network.gateways().any(|gateway| gateway == address) {
+        "the gateway".to_owned()
+    } else if let Some(endpoint) = endpoints.find(|e| e.addresses.contains(&address)) {
+        format!("endpoint '{}'", endpoint.name)
+    } else {
+        "the VIP of a service".to_owned()
+    };
+    Err(Refusal::AddressTaken { address, network: network.name.to_string(), by })
+}

@@ -1,0 +1,189 @@
+//! Networks: VNI, subnets and gateways.
+
+use super::Fresh;
+use crate::{
+    Network, NetworkId, NetworkSpec, Pool, Refusal, Snapshot, Subnet, VNI_FIRST, VNI_MAX,
+    ipam::{self, overlaps},
+};
+use ipnetwork::IpNetwork;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// The network that a specification stands for.
+pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<Network, Refusal> {
+    if snapshot.networks.values().any(|n| n.name.same(&spec.name)) {
+        return Err(Refusal::NameTaken { kind: "network", name: spec.name.to_string() });
+    }
+    if spec.encrypted {
+        return Err(Refusal::Encrypted);
+    }
+    if let Some(mtu) = spec.mtu.filter(|mtu| !(1280..=65535).contains(mtu)) {
+        return Err(Refusal::Mtu(mtu));
+    }
+    let vni = vni(snapshot, spec.vni)?;
+    let prefixes = prefixes(snapshot, spec)?;
+    let subnets = subnets(&prefixes, spec)?;
+    Ok(Network {
+        id: NetworkId::from_bits(fresh.id),
+        name: spec.name.clone(),
+        vni,
+        subnets,
+        internal: spec.internal,
+        mtu: spec.mtu,
+        labels: spec.labels.clone(),
+        created: fresh.now,
+    })
+}
+
+/// Whether a network may be removed.
+pub fn network_removal(snapshot: &Snapshot, network: &Network) -> Result<(), Refusal> {
+    let by = snapshot
+        .endpoints
+        .values()
+        .find(|e| e.network == network.id)
+        .map(|e| format!("endpoint '{}'", e.name))
+        .or_else(|| {
+            let on = |s: &&_| crate::Service::ingress_network(s).is_some() && on_network(s, network.id);
+            snapshot.services.values().map(AsRef::as_ref).find(on).map(|s| format!("service '{}'", s.name))
+        });
+    match by {
+        Some(by) => Err(Refusal::NetworkInUse { network: network.name.to_string(), by }),
+        None => Ok(()),
+    }
+}
+
+fn on_network(service: &crate::Service, network: NetworkId) -> bool {
+    service.networks.iter().any(|on| on.network == network)
+}
+
+fn vni(snapshot: &Snapshot, wanted: Option<u32>) -> Result<u32, Refusal> {
+    match wanted {
+        Some(vni) if !(1..=VNI_MAX).contains(&vni) => Err(Refusal::VniRange(vni)),
+        Some(vni) => match snapshot.networks.values().find(|n| n.vni == vni) {
+            Some(other) => Err(Refusal::VniTaken { vni, network: other.name.to_string() }),
+            None => Ok(vni),
+        },
+        None => {
+            let taken: BTreeSet<u32> = snapshot.networks.values().map(|n| n.vni).collect();
+            (VNI_FIRST..=VNI_MAX).find(|vni| !taken.contains(vni)).ok_or(Refusal::VniExhausted)
+        }
+    }
+}
+
+/// The network's prefixes: those asked for, checked, or free ones from the pools.
+fn prefixes(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<IpNetwork>, Refusal> {
+    let mut prefixes = Vec::new();
+    for subnet in &spec.subnets {
+        check_prefix(*subnet)?;
+        for other in taken(snapshot) {
+            if overlaps(*subnet, other.prefix) {
+                return Err(Refusal::Overlap { subnet: *subnet, other: other.prefix, what: other.what });
+            }
+        }
+        if let Some(other) = prefixes.iter().find(|other| overlaps(*subnet, **other)) {
+            let what = "given as well".to_owned();
+            return Err(Refusal::Overlap { subnet: *subnet, other: *other, what });
+        }
+        prefixes.push(*subnet);
+    }
+    if prefixes.is_empty() {
+        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv4())?);
+    }
+    if spec.ipv6 && !prefixes.iter().any(IpNetwork::is_ipv6) {
+        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv6())?);
+    }
+    Ok(prefixes)
+}
+
+fn check_prefix(subnet: IpNetwork) -> Result<(), Refusal> {
+    if subnet.ip() != subnet.network() {
+        return Err(Refusal::HostBits { subnet, network: subnet.network() });
+    }
+    if reserved().into_iter().any(|reserved| overlaps(subnet, reserved)) {
+        return Err(Refusal::SubnetUnusable(subnet));
+    }
+    let longest = if subnet.is_ipv4() { 29 } else { 125 };
+    if subnet.prefix() > longest { Err(Refusal::SubnetSmall(subnet)) } else { Ok(()) }
+}
+
+/// What no subnet may hold (RFC 6890): this host, loopback, link-local, multicast and beyond.
+fn reserved() -> [IpNetwork; 7] {
+    let v4 = |a, b, prefix| IpNetwork::new(IpAddr::from([a, b, 0, 0]), prefix);
+    let v6 = |first, prefix| IpNetwork::new(IpAddr::from([first, 0, 0, 0, 0, 0, 0, 0]), prefix);
+    [v4(0, 0, 8), v4(127, 0, 8), v4(169, 254, 16), v4(224, 0, 3), v6(0u16, 8), v6(0xfe80, 10), v6(0xff00, 8)]
+        .map(|prefix| prefix.unwrap_or_else(|e| unreachable!("prefixes of fixed lengths: {e}")))
+}
+
+struct Taken {
+    prefix: IpNetwork,
+    what: String,
+}
+
+/// Prefixes that no network may overlap: those of networks, the nodes' own addresses and their underlay.
+fn taken(snapshot: &Snapshot) -> impl Iterator<Item = Taken> + '_ {
+    let networks = snapshot.networks.values().flat_map(|n| {
+        n.subnets.iter().map(|s| Taken { prefix: s.cidr, what: format!("network '{}'", n.name) })
+    });
+    let pools = snapshot.cluster.iter().flat_map(|c| {
+        c.node_pools.iter().map(|p| Taken { prefix: *p, what: "the node address pool".to_owned() })
+    });
+    let nodes = snapshot.nodes.values().map(|n| Taken {
+        prefix: IpNetwork::from(n.advertise.ip()),
+        what: format!("the address of node '{}'", n.name),
+    });
+    networks.chain(pools).chain(nodes)
+}
+
+fn from_pool(snapshot: &Snapshot, family: impl Fn(&IpNetwork) -> bool) -> Result<IpNetwork, Refusal> {
+    let cluster = snapshot.cluster.as_ref().ok_or(Refusal::NoCluster)?;
+    let taken: Vec<IpNetwork> = taken(snapshot).map(|t| t.prefix).collect();
+    let mut pools = cluster.address_pools.iter().filter(|pool| family(pool));
+    pools.find_map(|pool| Pool::of(*pool).first_free(&taken)).ok_or(Refusal::PoolExhausted)
+}
+
+fn subnets(prefixes: &[IpNetwork], spec: &NetworkSpec) -> Result<Vec<Subnet>, Refusal> {
+    for gateway in &spec.gateways {
+        if !prefixes.iter().any(|prefix| ipam::is_usable(*prefix, *gateway)) {
+            return Err(Refusal::Gateway(*gateway));
+        }
+    }
+    if let Some(second) = second_of_a_prefix(prefixes, &spec.gateways, |gateway| *gateway) {
+        return Err(Refusal::GatewayTwice(*second));
+    }
+    for range in &spec.ranges {
+        let inside = |p: &IpNetwork| p.contains(range.network()) && p.prefix() <= range.prefix();
+        if range.ip() != range.network() || !prefixes.iter().any(inside) {
+            return Err(Refusal::Range(*range));
+        }
+    }
+    if let Some(second) = second_of_a_prefix(prefixes, &spec.ranges, IpNetwork::network) {
+        return Err(Refusal::RangeTwice(*second));
+    }
+    let subnet = |cidr: &IpNetwork| {
+        let given = spec.gateways.iter().copied().find(|gateway| cidr.contains(*gateway));
+        let gateway = given.or_else(|| ipam::first_free(*cidr, &BTreeSet::new()));
+        let range = spec.ranges.iter().copied().find(|range| cidr.contains(range.network()));
+        gateway.map(|gateway| Subnet { cidr: *cidr, gateway, range }).ok_or(Refusal::SubnetSmall(*cidr))
+    };
+    prefixes.iter().map(subnet).collect()
+}
+
+/// One that is inside the same prefix as one before it.
+fn second_of_a_prefix<'a, T>(
+    prefixes: &[IpNetwork],
+    given: &'a [T],
+    address: impl Fn(&T) -> IpAddr,
+) -> Option<&'a T> {
+    prefixes.iter().find_map(|prefix| given.iter().filter(|one| prefix.contains(address(one))).nth(1))
+}
+
+/// Checks prefixes that are to be pools: usable, and apart from each other.
+pub fn pools(prefixes: &[IpNetwork]) -> Result<Vec<IpNetwork>, Refusal> {
+    for (at, pool) in prefixes.iter().enumerate() {
+        check_prefix(*pool)?;
+        if let Some(other) = prefixes[..at].iter().find(|other| overlaps(*pool, **other)) {
+            let what = "given as well".to_owned();
+            return Err(Refusal::Overlap { subnet: *pool, other: *other, what });
+        }
+    }
+    Ok(prefixes.to_vec())
+}

@@ -1,0 +1,182 @@
+//! Services: VIPs, published ports and checks.
+
+use super::{
+    Fresh,
+    endpoint::{free, used},
+};
+use crate::{
+    EndpointMode, HealthCheck, HealthKind, Network, NetworkId, Protocol, PublishedPort, Refusal, Service,
+    ServiceId, ServiceNetwork, ServiceSpec, ServiceUpdate, Snapshot, service::first_tcp_target,
+};
+use std::{net::IpAddr, sync::Arc};
+
+/// Where published ports are taken from if the user gives none, as in Swarm and Kubernetes.
+const PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+
+/// The service that a specification stands for. Its networks exist already: the manager makes `default` first.
+pub fn service(snapshot: &Snapshot, spec: &ServiceSpec, fresh: Fresh) -> Result<Service, Refusal> {
+    if snapshot.services.values().any(|s| s.name.same(&spec.name)) {
+        return Err(Refusal::NameTaken { kind: "service", name: spec.name.to_string() });
+    }
+    let id = ServiceId::from_bits(fresh.id);
+    let mut networks: Vec<ServiceNetwork> = Vec::new();
+    for wanted in &spec.networks {
+        let network = snapshot
+            .find_network(wanted)
+            .ok_or_else(|| Refusal::NotFound { kind: "network", wanted: wanted.clone() })?;
+        if networks.iter().all(|on| on.network != network.id) {
+            networks.push(ServiceNetwork {
+                network: network.id,
+                vips: vips(snapshot, network, spec.endpoint_mode)?,
+            });
+        }
+    }
+    let ports = with_free_ports(snapshot, &[], &spec.ports, None)?;
+    check_health(spec.health.as_ref(), &ports)?;
+    Ok(Service {
+        id,
+        name: spec.name.clone(),
+        networks,
+        aliases: spec.aliases.clone(),
+        endpoint_mode: spec.endpoint_mode,
+        ports,
+        health: spec.health.clone(),
+        balance: spec.balance,
+        drain_timeout_ms: spec.drain_timeout_ms,
+        created: fresh.now,
+    })
+}
+
+/// The service as it is after an update.
+pub fn service_update(
+    snapshot: &Snapshot,
+    service: &Service,
+    update: &ServiceUpdate,
+) -> Result<Service, Refusal> {
+    let mut updated = service.clone();
+    updated.ports = remove_ports(&service.ports, &update.publish_rm)?;
+    updated.ports = with_free_ports(snapshot, &updated.ports, &update.publish_add, Some(service.id))?;
+    if let Some(aliases) = &update.aliases {
+        updated.aliases.clone_from(aliases);
+    }
+    if let Some(health) = &update.health {
+        updated.health.clone_from(health);
+    }
+    updated.balance = update.balance.unwrap_or(service.balance);
+    updated.drain_timeout_ms = update.drain_timeout_ms.unwrap_or(service.drain_timeout_ms);
+    if let Some(mode) = update.endpoint_mode.filter(|mode| *mode != service.endpoint_mode) {
+        updated.endpoint_mode = mode;
+        for on in &mut updated.networks {
+            let network = network_of(snapshot, on.network)?;
+            on.vips = vips(snapshot, network, mode)?;
+        }
+    }
+    check_health(updated.health.as_ref(), &updated.ports)?;
+    Ok(updated)
+}
+
+/// Whether a service may be removed: its endpoints would otherwise lose their place without a word.
+pub fn service_removal(snapshot: &Snapshot, service: &Service) -> Result<(), Refusal> {
+    match snapshot.endpoints.values().filter(|e| e.service == Some(service.id)).count() {
+        0 => Ok(()),
+        count => Err(Refusal::ServiceInUse { service: service.name.to_string(), count }),
+    }
+}
+
+/// The ports without those named: `80`, `80/tcp` or a specification such as `80:8080`.
+pub fn remove_ports(ports: &[PublishedPort], named: &[String]) -> Result<Vec<PublishedPort>, Refusal> {
+    let mut kept = ports.to_vec();
+    for name in named {
+        let before = kept.len();
+        kept.retain(|port| !names(name, port));
+        if kept.len() == before {
+            return Err(Refusal::PortNotPublished(name.clone()));
+        }
+    }
+    Ok(kept)
+}
+
+fn names(name: &str, port: &PublishedPort) -> bool {
+    let (numbers, protocol) = match name.split_once('/') {
+        Some((numbers, protocol)) => (numbers, Some(protocol)),
+        None => (name, None),
+    };
+    let numbers =
+        numbers == port.published.to_string() || numbers == format!("{}:{}", port.published, port.target);
+    numbers && protocol.is_none_or(|protocol| protocol == port.protocol.to_string())
+}
+
+fn network_of(snapshot: &Snapshot, id: NetworkId) -> Result<&Arc<Network>, Refusal> {
+    snapshot.networks.get(&id).ok_or_else(|| Refusal::NotFound { kind: "network", wanted: id.to_string() })
+}
+
+fn vips(snapshot: &Snapshot, network: &Network, mode: EndpointMode) -> Result<Vec<IpAddr>, Refusal> {
+    if mode == EndpointMode::Dnsrr {
+        return Ok(Vec::new());
+    }
+    let used = used(snapshot, network);
+    let families = [free(network, false, &used)?, free(network, true, &used)?];
+    Ok(families.into_iter().flatten().collect())
+}
+
+/// `kept` and `added` together, with free ports in place of 0 and no clash among them or with other services.
+fn with_free_ports(
+    snapshot: &Snapshot,
+    kept: &[PublishedPort],
+    added: &[PublishedPort],
+    own: Option<ServiceId>,
+) -> Result<Vec<PublishedPort>, Refusal> {
+    let others = || snapshot.services.values().filter(|s| Some(s.id) != own);
+    let mut ports = kept.to_vec();
+    for port in added {
+        if port.proxy_protocol.is_some() {
+            return Err(Refusal::ProxyProtocol);
+        }
+        let mut port = port.clone();
+        let clash = |port: &PublishedPort| others().find(|s| s.ports.iter().any(|p| p.clashes(port)));
+        if port.published == 0 {
+            // HTTP ports may be shared, but whoever leaves the choice to the cluster wants one of its own.
+            let protocol = if port.protocol.is_tcp() { Protocol::Tcp } else { Protocol::Udp };
+            let free = |number: &u16| {
+                let candidate = PublishedPort { published: *number, protocol, ..port.clone() };
+                clash(&candidate).is_none() && !ports.iter().any(|p| p.clashes(&candidate))
+            };
+            port.published = PORTS.into_iter().find(free).ok_or(Refusal::PortsExhausted)?;
+        }
+        if ports.iter().any(|p| p.clashes(&port) || *p == port) {
+            return Err(Refusal::PortTwice(format!("{}/{}", port.published, port.protocol)));
+        }
+        if let Some(other) = clash(&port) {
+            let port = format!("{}/{}", port.published, port.protocol);
+            return Err(Refusal::PortTaken { port, service: other.name.to_string() });
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+fn check_health(health: Option<&HealthCheck>, ports: &[PublishedPort]) -> Result<(), Refusal> {
+    let Some(check) = health else { return Ok(()) };
+    let bad = |text: &str| Err(Refusal::Health(text.to_owned()));
+    if check.port.or_else(|| first_tcp_target(ports)).is_none() {
+        return Err(Refusal::HealthPort);
+    }
+    if check.port == Some(0) {
+        return bad("ports go from 1 to 65535");
+    }
+    if !(100..=3_600_000).contains(&check.interval_ms) {
+        return bad("the interval goes from 100ms to 1h");
+    }
+    if !(1..=60_000).contains(&check.timeout_ms) {
+        return bad("the timeout goes from 1ms to 60s");
+    }
+    if check.rise == 0 || check.fall == 0 {
+        return bad("rise and fall are at least 1");
+    }
+    match &check.kind {
+        HealthKind::Http(path) if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) => {
+            bad("the path starts with '/' and has no blanks or controls")
+        }
+        _ => Ok(()),
+    }
+}

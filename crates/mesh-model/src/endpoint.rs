@@ -1,0 +1,147 @@
+//! Endpoints: one interface of one container on one network.
+
+use crate::{EndpointId, MacAddr, Name, NetworkId, NodeId, ServiceId};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+
+/// What an endpoint is attached to, on its own node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// A network namespace kept at a path.
+    Netns(PathBuf),
+    /// The network namespace of a process.
+    Pid(i32),
+}
+
+impl Target {
+    /// The file that stands for the network namespace.
+    pub fn namespace_path(&self) -> PathBuf {
+        match self {
+            Self::Netns(path) => path.clone(),
+            Self::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netns(path) => write!(f, "netns:{}", path.display()),
+            Self::Pid(pid) => write!(f, "pid:{pid}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("netns", path)) if path.starts_with('/') => Ok(Self::Netns(path.into())),
+            Some(("netns", path)) => {
+                Err(format!("'{path}' is no absolute path: write netns:/run/netns/NAME"))
+            }
+            Some(("pid", pid)) => match pid.parse() {
+                Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
+                _ => Err(format!("'{pid}' is no process ID: write pid:NUMBER")),
+            },
+            Some((engine @ ("docker" | "podman"), _)) => Err(format!(
+                "{engine}: targets are not supported yet: use pid:NUMBER with the process ID that '{engine} inspect' shows"
+            )),
+            _ => Err(format!("'{text}' is no target: write netns:/path or pid:NUMBER")),
+        }
+    }
+}
+
+/// An endpoint, as committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its name, unique in its network.
+    pub name: Name,
+    /// The network.
+    pub network: NetworkId,
+    /// The node it is on.
+    pub node: NodeId,
+    /// One address for each family of the network.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC address, drawn at random.
+    pub mac: MacAddr,
+    /// The service it is a replica of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceId>,
+    /// More names for it; endpoints may share them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Name>,
+    /// What it is attached to.
+    pub target: Target,
+    /// Inode of the target's network namespace: tells it from a later one at the same path.
+    pub namespace_inode: u64,
+    /// Name of the interface inside the target.
+    pub ifname: String,
+    /// Offered no new connections.
+    #[serde(default)]
+    pub draining: bool,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// What an agent asks of the manager when it attaches a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// Name or ID of the network.
+    pub network: String,
+    /// Name or ID of the service to be a replica of.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Its name; one is made up if absent.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Addresses wanted, at most one a family.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// More names.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// What to attach.
+    pub target: Target,
+    /// Inode of the target's network namespace, filled in by its node.
+    #[serde(default)]
+    pub namespace_inode: u64,
+    /// Name of the interface inside the target.
+    pub ifname: String,
+}
+
+/// What the check of an endpoint's service says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Checked, with no verdict yet: out until its first success.
+    #[default]
+    Starting,
+    /// In.
+    Healthy,
+    /// Out.
+    Unhealthy,
+    /// Its service has no check (or it has no service): in.
+    Unchecked,
+}
+
+impl Health {
+    /// Whether such an endpoint is offered traffic.
+    pub const fn is_in(self) -> bool {
+        matches!(self, Self::Healthy | Self::Unchecked)
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Unchecked => "unchecked",
+        })
+    }
+}

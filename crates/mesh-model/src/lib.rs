@@ -1,0 +1,35 @@
+//! Pure types and rules of a mesh: no I/O, no clock, no randomness, no async.
+//!
+//! - [`Snapshot`] is the whole desired state at one revision; managers commit [`Change`]s to it, agents
+//!   receive them, and the three data planes are derived from it.
+//! - [`admit`] turns what a user asks for (a spec) into a record, or into a [`Refusal`] that says what is wrong
+//!   and what to do. Everything that is allocated (VNI, subnet, VIP, address, port) is allocated there.
+
+pub mod admit;
+mod duration;
+mod endpoint;
+mod id;
+mod ipam;
+mod mac;
+mod name;
+mod network;
+mod node;
+mod port;
+mod refusal;
+mod service;
+mod snapshot;
+
+pub use duration::{ParseDurationError, parse_millis};
+pub use endpoint::{Endpoint, EndpointSpec, Health, Target};
+pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
+pub use ipam::{Pool, first_free};
+pub use mac::{MacAddr, ParseMacError};
+pub use name::{Name, ParseNameError};
+pub use network::{Network, NetworkSpec, Subnet, VNI_FIRST, VNI_MAX};
+pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, Role};
+pub use port::{ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, parse_publish};
+pub use refusal::Refusal;
+pub use service::{
+    Balance, EndpointMode, HealthCheck, HealthKind, Service, ServiceNetwork, ServiceSpec, ServiceUpdate,
+};
+pub use snapshot::{Change, Key, Object, Snapshot};

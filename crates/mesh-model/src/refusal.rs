@@ -1,0 +1,102 @@
+//! Why a change is refused: what is wrong and what to do, in one line each.
+
+use ipnetwork::IpNetwork;
+use std::net::IpAddr;
+
+/// A change that the rules don't allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
+pub enum Refusal {
+    #[error("no {kind} is called '{wanted}': 'meshctl {kind} ls' shows what there is")]
+    NotFound { kind: &'static str, wanted: String },
+    #[error("{kind} '{name}' exists already: choose another name")]
+    NameTaken { kind: &'static str, name: String },
+
+    #[error("subnet {subnet} has host bits set: did you mean {network}/{prefix}?", prefix = subnet.prefix())]
+    HostBits { subnet: IpNetwork, network: IpAddr },
+    #[error("subnet {0} can't be used: choose a unicast range that is neither loopback nor link-local")]
+    SubnetUnusable(IpNetwork),
+    #[error(
+        "subnet {0} is too small: it needs room for a gateway, a VIP and endpoints (/29 or larger, IPv6 /125)"
+    )]
+    SubnetSmall(IpNetwork),
+    #[error("subnet {subnet} overlaps {other}, which is {what}: choose another")]
+    Overlap { subnet: IpNetwork, other: IpNetwork, what: String },
+    #[error("no free subnet is left in the address pool: give one with --subnet")]
+    PoolExhausted,
+    #[error(
+        "gateway {0} is no usable address of any of the network's subnets: choose one, or leave out --gateway"
+    )]
+    Gateway(IpAddr),
+    #[error("gateway {0} is the second one of its subnet: give one for each")]
+    GatewayTwice(IpAddr),
+    #[error("--ip-range {0} is not inside any of the network's subnets: choose a part of one")]
+    Range(IpNetwork),
+    #[error("--ip-range {0} is the second one of its subnet: give one for each")]
+    RangeTwice(IpNetwork),
+    #[error("VNI {0} is out of range: choose one from 1 to 16777215")]
+    VniRange(u32),
+    #[error("VNI {vni} is taken by network '{network}': choose another")]
+    VniTaken { vni: u32, network: String },
+    #[error("no VNI is left: remove a network that is not used")]
+    VniExhausted,
+    #[error("MTU {0} is out of range: choose one from 1280 to 65535")]
+    Mtu(u32),
+    #[error("encrypted networks are not available yet: create the network without --encrypted")]
+    Encrypted,
+    #[error("network '{network}' is in use by {by}: remove that first")]
+    NetworkInUse { network: String, by: String },
+
+    #[error("{address} is outside the subnets of network '{network}': choose one from {subnets}")]
+    AddressOutside { address: IpAddr, network: String, subnets: String },
+    #[error("{address} is taken on network '{network}' by {by}: choose another address, or leave out --ip")]
+    AddressTaken { address: IpAddr, network: String, by: String },
+    #[error("{0} is the second address of its family: give one of each at most")]
+    AddressTwice(IpAddr),
+    #[error(
+        "network '{network}' has no free address left in {subnet}: remove what is not used, or create a larger network"
+    )]
+    AddressesExhausted { network: String, subnet: IpNetwork },
+    #[error("{target} is already on network '{network}' as endpoint '{endpoint}': disconnect it first")]
+    AlreadyConnected { target: String, network: String, endpoint: String },
+    #[error("'{0}' is no interface name: up to 15 characters without '/', ':' and blanks")]
+    Ifname(String),
+    #[error("service '{service}' is not on network '{network}': its networks are {networks}")]
+    ServiceElsewhere { service: String, network: String, networks: String },
+    #[error("node '{0}' is not active: 'meshctl node update --availability active' lets it take endpoints")]
+    NodeInactive(String),
+
+    #[error("port {port} is published already by service '{service}': choose another, or remove it there")]
+    PortTaken { port: String, service: String },
+    #[error("port {0} is given twice: leave one out")]
+    PortTwice(String),
+    #[error("no free port is left from 30000 to 32767: give a published port")]
+    PortsExhausted,
+    #[error("'{0}' is not published by this service: 'meshctl service inspect' shows what is")]
+    PortNotPublished(String),
+    #[error("proxy-protocol is not available yet: publish the port without it")]
+    ProxyProtocol,
+    #[error("a health check needs a port: publish a TCP port or give --health-port")]
+    HealthPort,
+    #[error("health check: {0}")]
+    Health(String),
+    #[error(
+        "service '{service}' has {count} endpoints: disconnect or stop them first (meshctl service ps {service})"
+    )]
+    ServiceInUse { service: String, count: usize },
+
+    #[error("address {address} is the one of node '{node}': choose another --advertise-addr")]
+    AdvertiseTaken { address: IpAddr, node: String },
+    #[error(
+        "{address} can't be advertised: it is inside {prefix}, which is {what}: give the cluster other ranges than the hosts'"
+    )]
+    AdvertiseInside { address: IpAddr, prefix: IpNetwork, what: String },
+    #[error("{0} can't be advertised: choose an address at which other hosts reach this one")]
+    AdvertiseUnusable(IpAddr),
+    #[error(
+        "the node address pool {0} has no free address left: only a new cluster can have a larger --node-addr-pool"
+    )]
+    NodePoolExhausted(IpNetwork),
+    #[error("no cluster yet: 'meshctl cluster init' or 'meshctl cluster join' comes first")]
+    NoCluster,
+}

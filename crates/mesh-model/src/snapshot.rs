@@ -1,0 +1,251 @@
+//! The whole state at one revision, and the changes that lead from one revision to the next.
+
+use crate::{
+    Cluster, Endpoint, EndpointId, Health, Network, NetworkId, Node, NodeId, NodeStatus, Service, ServiceId,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+/// The whole state at one revision. Records are shared: a copy costs a pointer a record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The store's revision that this state is of.
+    pub revision: u64,
+    /// What holds for the whole cluster; absent only before `init`.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Members.
+    pub nodes: BTreeMap<NodeId, Arc<Node>>,
+    /// Networks.
+    pub networks: BTreeMap<NetworkId, Arc<Network>>,
+    /// Services.
+    pub services: BTreeMap<ServiceId, Arc<Service>>,
+    /// Endpoints.
+    pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// Verdicts of health checks; see [`Snapshot::health_of`].
+    pub health: BTreeMap<EndpointId, Health>,
+    /// Liveness of nodes; those missing are [`NodeStatus::Down`]. Not part of the store.
+    #[serde(default)]
+    pub status: BTreeMap<NodeId, NodeStatus>,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Object {
+    /// The cluster.
+    Cluster(Arc<Cluster>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A network.
+    Network(Arc<Network>),
+    /// A service.
+    Service(Arc<Service>),
+    /// An endpoint.
+    Endpoint(Arc<Endpoint>),
+    /// The verdict on an endpoint.
+    Health(EndpointId, Health),
+    /// The liveness of a node; never stored.
+    Status(NodeId, NodeStatus),
+}
+
+/// Names a record; its text is the key in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Key {
+    /// The cluster.
+    Cluster,
+    /// A node.
+    Node(NodeId),
+    /// A network.
+    Network(NetworkId),
+    /// A service.
+    Service(ServiceId),
+    /// An endpoint.
+    Endpoint(EndpointId),
+    /// The verdict on an endpoint.
+    Health(EndpointId),
+    /// The liveness of a node.
+    Status(NodeId),
+}
+
+/// One change of state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// A record is there, new or with other content.
+    Put(Object),
+    /// A record is gone.
+    Delete(Key),
+}
+
+impl Object {
+    /// The key of this record.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Cluster(_) => Key::Cluster,
+            Self::Node(node) => Key::Node(node.id),
+            Self::Network(network) => Key::Network(network.id),
+            Self::Service(service) => Key::Service(service.id),
+            Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id),
+            Self::Health(endpoint, _) => Key::Health(*endpoint),
+            Self::Status(node, _) => Key::Status(*node),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Applies one change. Changes are idempotent: applying one twice is applying it once.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(object) => self.put(object),
+            Change::Delete(key) => self.delete(key),
+        }
+    }
+
+    fn put(&mut self, object: Object) {
+        match object {
+            Object::Cluster(cluster) => self.cluster = Some(cluster),
+            Object::Node(node) => drop(self.nodes.insert(node.id, node)),
+            Object::Network(network) => drop(self.networks.insert(network.id, network)),
+            Object::Service(service) => drop(self.services.insert(service.id, service)),
+            Object::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.id, endpoint)),
+            Object::Health(endpoint, health) => drop(self.health.insert(endpoint, health)),
+            Object::Status(node, status) => drop(self.status.insert(node, status)),
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        match key {
+            Key::Cluster => self.cluster = None,
+            Key::Node(id) => drop(self.nodes.remove(&id)),
+            Key::Network(id) => drop(self.networks.remove(&id)),
+            Key::Service(id) => drop(self.services.remove(&id)),
+            Key::Endpoint(id) => drop(self.endpoints.remove(&id)),
+            Key::Health(id) => drop(self.health.remove(&id)),
+            Key::Status(id) => drop(self.status.remove(&id)),
+        }
+    }
+
+    /// What is known of an endpoint's health.
+    pub fn health_of(&self, endpoint: &Endpoint) -> Health {
+        let service = endpoint.service.and_then(|id| self.services.get(&id));
+        match service {
+            Some(service) if service.health.is_some() => {
+                self.health.get(&endpoint.id).copied().unwrap_or_default()
+            }
+            _ => Health::Unchecked,
+        }
+    }
+
+    /// A service's endpoints on one network, in the order of their IDs.
+    pub fn replicas(&self, service: ServiceId, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values().filter(move |e| e.service == Some(service) && e.network == network)
+    }
+
+    /// Those of [`Snapshot::replicas`] that are offered new connections: healthy and not draining.
+    pub fn backends(&self, service: ServiceId, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.replicas(service, network).filter(|e| self.takes_traffic(e))
+    }
+
+    /// Whether an endpoint is offered new connections.
+    pub fn takes_traffic(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.draining && self.health_of(endpoint).is_in()
+    }
+
+    /// Backends of every service on every network in one pass: what data planes start from.
+    pub fn backends_by_service(&self) -> BTreeMap<(ServiceId, NetworkId), Vec<&Arc<Endpoint>>> {
+        let mut backends: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for endpoint in self.endpoints.values().filter(|e| self.takes_traffic(e)) {
+            if let Some(service) = endpoint.service {
+                backends.entry((service, endpoint.network)).or_default().push(endpoint);
+            }
+        }
+        backends
+    }
+
+    /// A network by name, ID or a prefix of its ID that no other has.
+    pub fn find_network(&self, wanted: &str) -> Option<&Arc<Network>> {
+        find(&self.networks, wanted, |n| &n.name)
+    }
+
+    /// A service, likewise.
+    pub fn find_service(&self, wanted: &str) -> Option<&Arc<Service>> {
+        find(&self.services, wanted, |s| &s.name)
+    }
+
+    /// A node, likewise.
+    pub fn find_node(&self, wanted: &str) -> Option<&Arc<Node>> {
+        find(&self.nodes, wanted, |n| &n.name)
+    }
+
+    /// An endpoint by ID, a prefix of its ID that no other has, or its name if no other network has that too.
+    pub fn find_endpoint(&self, wanted: &str) -> Option<&Arc<Endpoint>> {
+        let mut named = self.endpoints.values().filter(|e| *e.name == *wanted);
+        match (named.next(), named.next()) {
+            (Some(only), None) => Some(only),
+            (Some(_), Some(_)) => None,
+            _ => find(&self.endpoints, wanted, |e| &e.name),
+        }
+    }
+}
+
+fn find<'a, I: fmt::Display, T>(
+    records: &'a BTreeMap<I, Arc<T>>,
+    wanted: &str,
+    name: impl Fn(&T) -> &str,
+) -> Option<&'a Arc<T>> {
+    if let Some(record) = records.values().find(|record| name(record) == wanted) {
+        return Some(record);
+    }
+    let mut matching =
+        records.iter().filter(|(id, _)| !wanted.is_empty() && id.to_string().starts_with(wanted));
+    match (matching.next(), matching.next()) {
+        (Some((_, only)), None) => Some(only),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Node(id) => write!(f, "node/{id}"),
+            Self::Network(id) => write!(f, "network/{id}"),
+            Self::Service(id) => write!(f, "service/{id}"),
+            Self::Endpoint(id) => write!(f, "endpoint/{id}"),
+            Self::Health(id) => write!(f, "health/{id}"),
+            Self::Status(id) => write!(f, "status/{id}"),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |_| format!("'{text}' names no record");
+        let (kind, id) = text.split_once('/').unwrap_or((text, ""));
+        Ok(match kind {
+            "cluster" if id.is_empty() => Self::Cluster,
+            "node" => Self::Node(id.parse().map_err(bad)?),
+            "network" => Self::Network(id.parse().map_err(bad)?),
+            "service" => Self::Service(id.parse().map_err(bad)?),
+            "endpoint" => Self::Endpoint(id.parse().map_err(bad)?),
+            "health" => Self::Health(id.parse().map_err(bad)?),
+            "status" => Self::Status(id.parse().map_err(bad)?),
+            _ => return Err(format!("'{text}' names no record")),
+        })
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.to_string()
+    }
+}
