@@ -1,0 +1,304 @@
+//! The data plane as meshd runs it: one pass compares what should be with what is, and applies the difference.
+
+use crate::{
+    actual,
+    apply::apply,
+    desired::{Desired, Facts, Owner, desired},
+    error::{Error, Result},
+    firewall::Firewall,
+    host::{self, Closed},
+    kernel::Kernel,
+    object::{Objects, Space},
+    plan::{Step, Work, plan, record},
+    rules::Rules,
+    targets,
+};
+use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+
+/// Where the data plane works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds the overlay namespaces (`netns/<network ID>`) and what must outlive the daemon, but not a reboot.
+    pub run_dir: PathBuf,
+    /// This node.
+    pub me: NodeId,
+}
+
+/// How far a pass goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Compares with what earlier passes did: for a change of the cluster's state.
+    Changed,
+    /// Reads the kernel anew: repairs what somebody else changed. The first pass always does.
+    Full,
+}
+
+/// What a pass came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What could not be done, and for whom. What is left out of one pass is tried again by the next.
+    pub failures: Vec<Failure>,
+    /// Endpoints on this node whose target is gone, or is another one now: their records should go.
+    pub vanished: Vec<EndpointId>,
+    /// Kernel objects made, changed or deleted.
+    pub steps: usize,
+}
+
+/// One failure of a pass.
+#[derive(Debug)]
+pub struct Failure {
+    /// Who it concerns.
+    pub owner: Owner,
+    /// What went wrong.
+    pub error: Error,
+}
+
+/// The data plane of one node. Kernel state outlives it: nothing is taken down when it is dropped, and another one
+/// with the same run directory adopts what is there.
+pub struct DataPlane {
+    config: Config,
+    kernel: Kernel,
+    firewall: Firewall,
+    /// What the kernel holds, unless the last pass left doubts.
+    remembered: Option<Remembered>,
+}
+
+struct Remembered {
+    objects: Objects,
+    mtu: u32,
+    targets: BTreeMap<EndpointId, targets::Attached>,
+}
+
+impl DataPlane {
+    /// Opens the data plane of the calling thread's network namespace, which counts as the host's.
+    ///
+    /// # Errors
+    /// The run directory can't be made, or netlink is out of reach.
+    pub fn new(config: Config) -> Result<Self> {
+        fs::create_dir_all(&config.run_dir)
+            .map_err(|source| Error::File { path: config.run_dir.clone(), source })?;
+        let kernel = Kernel::open(config.run_dir.clone())?;
+        Ok(Self { config, kernel, firewall: Firewall::default(), remembered: None })
+    }
+
+    /// Brings the kernel to what the snapshot says. Blocks: run it on a thread of its own, in the host's namespace.
+    pub fn reconcile(&mut self, snapshot: &Snapshot, pass: Pass) -> Report {
+        let mut report = Report::default();
+        if let Err(error) = self.pass(snapshot, pass, &mut report) {
+            report.fail(Owner::Host, error);
+        }
+        if !report.failures.is_empty() {
+            // What was half done is read, not guessed.
+            self.remembered = None;
+        }
+        report
+    }
+
+    /// Takes everything of the mesh out of the kernel: for a node that leaves its cluster.
+    pub fn clear(&mut self) -> Report {
+        let mut report = Report::default();
+        self.remembered = None;
+        let nothing = Desired::default();
+        match actual::read(&mut self.kernel, &Snapshot::default(), &nothing) {
+            Ok(mut objects) => {
+                drop(self.build_networks(&plan(&objects.clone(), &nothing), &mut objects, &mut report))
+            }
+            Err(error) => report.fail(Owner::Host, error),
+        }
+        let run_dir = &self.config.run_dir;
+        // The doors are opened again only when the host no longer forwards.
+        let stopped =
+            self.kernel.within(Space::Host, || Closed::load(run_dir, false)?.stop_forwarding(run_dir));
+        let outcome = stopped.and_then(|stopped| stopped.unwrap_or(Ok(())));
+        report.note(Owner::Host, outcome.and_then(|()| self.firewall.clear(&mut self.kernel)));
+        report
+    }
+
+    fn pass(&mut self, snapshot: &Snapshot, pass: Pass, report: &mut Report) -> Result<()> {
+        let me = snapshot.nodes.get(&self.config.me);
+        let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
+        let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
+        let mtu = match &remembered {
+            Some(remembered) => remembered.mtu,
+            None => self.overlay_mtu(me)?,
+        };
+        let (known, objects) = match remembered {
+            Some(remembered) => (remembered.targets, Some(remembered.objects)),
+            None => Default::default(),
+        };
+        let targets = self.find_targets(snapshot, &known, report);
+        let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
+        let desired = desired(snapshot, me, &Facts { mtu, attachments });
+        let mut objects = match objects {
+            Some(objects) => objects,
+            None => actual::read(&mut self.kernel, snapshot, &desired)?,
+        };
+        let rules = Rules::new(snapshot, me);
+        self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
+        let (endpoints, networks): (Vec<Work>, Vec<Work>) =
+            plan(&objects, &desired).into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
+        let mut failed = self.build_networks(&networks, &mut objects, report);
+        self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
+        // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
+        let endpoint =
+            |id| snapshot.endpoints.get(&id).or_else(|| known.get(&id).map(|target| &target.endpoint));
+        self.attach_endpoints(&endpoints, endpoint, &failed, &mut objects, report);
+        objects.retain(|(space, _), _| match space {
+            Space::Target(endpoint) => targets.contains_key(endpoint),
+            Space::Host | Space::Overlay(_) => true,
+        });
+        self.remembered = Some(Remembered { objects, mtu, targets });
+        Ok(())
+    }
+
+    fn overlay_mtu(&mut self, me: &Node) -> Result<u32> {
+        host::overlay_mtu(&self.kernel.read(Space::Host)?, me.advertise.ip())
+    }
+
+    /// Closes the host to what forwarding would open it for, and only then turns that on.
+    fn host_firewall(&mut self, rules: &Rules, forwards: bool, pass: Pass) -> Result<()> {
+        let run_dir = &self.config.run_dir;
+        let in_host = |kernel: &Kernel| kernel.within(Space::Host, || Closed::load(run_dir, forwards));
+        let closed = in_host(&self.kernel)?.unwrap_or_else(|| Ok(Closed::default()))?;
+        let [ipv4, ipv6] = rules.host(&closed.ipv4);
+        let [_, ipv6] =
+            if closed.ipv4 == closed.ipv6 { [ipv4.clone(), ipv6] } else { rules.host(&closed.ipv6) };
+        self.firewall.ensure(&mut self.kernel, Space::Host, vec![ipv4, ipv6], pass)?;
+        if forwards {
+            self.kernel.within(Space::Host, host::forward)?.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Clears what is in the way and builds networks; those that failed, and why.
+    fn build_networks(&mut self, works: &[Work], objects: &mut Objects, report: &mut Report) -> Failed {
+        let mut failed = Failed::new();
+        for work in works {
+            let outcome = self.carry_out(work, objects, report);
+            if let (Err(error), Owner::Network(network)) = (&outcome, work.owner) {
+                failed.insert(network, error.to_string());
+            }
+            report.note(work.owner, outcome);
+        }
+        failed
+    }
+
+    fn overlay_firewalls(
+        &mut self,
+        rules: &Rules,
+        snapshot: &Snapshot,
+        desired: &Desired,
+        pass: Pass,
+        failed: &mut Failed,
+        report: &mut Report,
+    ) {
+        let on_node = desired.networks().filter_map(|id| snapshot.networks.get(&id));
+        for network in on_node {
+            if failed.contains_key(&network.id) {
+                continue;
+            }
+            let tables = rules.overlay(network).into();
+            let outcome = self.firewall.ensure(&mut self.kernel, Space::Overlay(network.id), tables, pass);
+            if let Err(error) = &outcome {
+                failed.insert(network.id, error.to_string());
+            }
+            report.note(Owner::Network(network.id), outcome.map(drop));
+        }
+        let kernel = &self.kernel;
+        self.firewall.retain(|space| kernel.is_open(space));
+    }
+
+    fn attach_endpoints<'a>(
+        &mut self,
+        works: &[Work],
+        endpoint: impl Fn(EndpointId) -> Option<&'a Arc<Endpoint>>,
+        failed: &Failed,
+        objects: &mut Objects,
+        report: &mut Report,
+    ) {
+        for work in works {
+            let Owner::Endpoint(id) = work.owner else { continue };
+            let outcome = match endpoint(id) {
+                Some(endpoint) => self.attach(work, endpoint, failed, objects, report),
+                None => self.carry_out(work, objects, report),
+            };
+            report.note(work.owner, outcome);
+        }
+    }
+
+    fn attach(
+        &mut self,
+        work: &Work,
+        endpoint: &Endpoint,
+        failed: &Failed,
+        objects: &mut Objects,
+        report: &mut Report,
+    ) -> Result<()> {
+        if let Some(why) = failed.get(&endpoint.network) {
+            return Err(Error::NetworkNotReady(why.clone()));
+        }
+        let opened = targets::open(&mut self.kernel, endpoint);
+        if work.steps.iter().any(|step| !matches!(step, Step::Delete(..))) {
+            opened?;
+        } // Else a target that is gone holds nothing that would have to be deleted.
+        let outcome = self.carry_out(work, objects, report);
+        self.kernel.close_target(endpoint.id);
+        outcome.map_err(|error| match error {
+            // The kernel knows no targets: what it says of one is said with the user's word for it.
+            Error::IfnameTaken { ifname, .. } => {
+                Error::IfnameTaken { ifname, target: endpoint.target.to_string() }
+            }
+            other => other,
+        })
+    }
+
+    fn carry_out(&mut self, work: &Work, objects: &mut Objects, report: &mut Report) -> Result<()> {
+        report.steps += work.steps.len();
+        apply(&mut self.kernel, work)?;
+        work.steps.iter().for_each(|step| record(step, objects));
+        Ok(())
+    }
+
+    /// This node's endpoints whose targets are there, with the routes decided for each.
+    fn find_targets(
+        &mut self,
+        snapshot: &Snapshot,
+        known: &BTreeMap<EndpointId, targets::Attached>,
+        report: &mut Report,
+    ) -> BTreeMap<EndpointId, targets::Attached> {
+        let mut by_inode: BTreeMap<u64, Vec<&Arc<Endpoint>>> = BTreeMap::new();
+        for endpoint in snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me) {
+            match targets::check(endpoint) {
+                Ok(namespace) => by_inode.entry(namespace.inode()).or_default().push(endpoint),
+                Err(Error::TargetGone { .. } | Error::NotANamespace { .. }) => {
+                    report.vanished.push(endpoint.id)
+                }
+                Err(error) => report.fail(Owner::Endpoint(endpoint.id), error),
+            }
+        }
+        let mut found = BTreeMap::new();
+        for endpoints in by_inode.into_values() {
+            match targets::decide_routes(&mut self.kernel, &endpoints, snapshot, known) {
+                Ok(group) => found.extend(group.into_iter().map(|attached| (attached.endpoint.id, attached))),
+                Err(error) => report.fail(Owner::Endpoint(endpoints[0].id), error),
+            }
+        }
+        found
+    }
+}
+
+/// Networks that failed in a pass, and why.
+type Failed = BTreeMap<NetworkId, String>;
+
+impl Report {
+    fn note(&mut self, owner: Owner, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.fail(owner, error);
+        }
+    }
+
+    fn fail(&mut self, owner: Owner, error: Error) {
+        self.failures.push(Failure { owner, error });
+    }
+}

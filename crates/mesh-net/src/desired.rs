@@ -1,0 +1,174 @@
+//! What the kernel of one node should hold, derived from the cluster's state. Pure.
+
+mod endpoint;
+mod network;
+
+use crate::object::{Ifname, Object, Objects, Space};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, NodeId, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+/// The main routing table (`RT_TABLE_MAIN`).
+pub(crate) const MAIN_TABLE: u32 = 254;
+/// First number of meshd's own routing tables.
+const TABLES: u32 = 0x6d00_0000;
+
+/// The bridge of each overlay namespace.
+pub fn bridge() -> Ifname {
+    Ifname::derived("br0", "")
+}
+
+/// The end of the uplink inside each overlay namespace.
+pub fn inner_uplink() -> Ifname {
+    Ifname::derived("up0", "")
+}
+
+/// The end of a network's uplink in the host namespace.
+pub fn uplink(vni: u32) -> Ifname {
+    Ifname::derived("up", vni)
+}
+
+/// The VXLAN link of a network, in its overlay namespace.
+pub fn vxlan(vni: u32) -> Ifname {
+    Ifname::derived("vx", vni)
+}
+
+/// The bridge port of an endpoint: `p` and the first 14 digits of its ID.
+pub fn port(endpoint: EndpointId) -> Ifname {
+    Ifname::derived("p", format_args!("{:014x}", endpoint.bits() >> 8))
+}
+
+/// The MAC address of a network's uplink in the host: it tells that the link is meshd's. The first octet differs from
+/// those of endpoints (02) and bridges (06:6d).
+pub(crate) fn uplink_mac(vni: u32) -> MacAddr {
+    uplink_side(vni, 0)
+}
+
+fn uplink_side(vni: u32, side: u8) -> MacAddr {
+    let [_, a, b, c] = vni.to_be_bytes();
+    MacAddr([0x06, 0x6e, side, a, b, c])
+}
+
+const ALL_IPV4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0) {
+    Some(all) => all,
+    None => panic!("0.0.0.0/0 is a network"),
+};
+const ALL_IPV6: Ipv6Network = match Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0) {
+    Some(all) => all,
+    None => panic!("::/0 is a network"),
+};
+
+/// The destination of a default route.
+fn everything(ipv6: bool) -> IpNetwork {
+    if ipv6 { ALL_IPV6.into() } else { ALL_IPV4.into() }
+}
+
+/// What is known of this host and of the targets on it, besides the cluster's state.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// MTU of overlays that have none of their own, in bytes.
+    pub mtu: u32,
+    /// Endpoints whose targets are there.
+    pub attachments: BTreeMap<EndpointId, Attachment>,
+}
+
+/// What is known of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attachment {
+    /// The endpoint's interface is to have the target's IPv4 default route.
+    pub default_ipv4: bool,
+    /// Likewise for IPv6.
+    pub default_ipv6: bool,
+}
+
+/// Who a set of objects is for: what fails is said of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// The host as a whole.
+    Host,
+    /// A network on this node.
+    Network(NetworkId),
+    /// An endpoint on this node.
+    Endpoint(EndpointId),
+}
+
+/// One end of a veth pair.
+pub type PairEnd = (Space, Ifname);
+
+/// The objects of one owner.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The owner.
+    pub owner: Owner,
+    /// The objects.
+    pub objects: Objects,
+    /// Which two of its links are a veth pair. The first end is made in its own space, the other by it.
+    pub pair: [PairEnd; 2],
+}
+
+impl Part {
+    fn new(owner: Owner, pair: [PairEnd; 2]) -> Self {
+        Self { owner, objects: Objects::default(), pair }
+    }
+
+    fn put(&mut self, space: Space, object: Object) {
+        self.objects.put(space, object);
+    }
+}
+
+/// Everything this node should hold: networks, then endpoints on them.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// The parts, in the order in which they can be made.
+    pub parts: Vec<Part>,
+}
+
+impl Desired {
+    /// The networks among them.
+    pub fn networks(&self) -> impl Iterator<Item = NetworkId> + '_ {
+        self.parts.iter().filter_map(|part| match part.owner {
+            Owner::Network(network) => Some(network),
+            Owner::Host | Owner::Endpoint(_) => None,
+        })
+    }
+}
+
+/// Derives what a node should hold.
+///
+/// A network is there from the first endpoint on this node, or when a service publishes a port by it.
+/// Records that refer to what the snapshot lacks are left out.
+pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
+    let port = data_path_port(snapshot);
+    let mut on_network: BTreeMap<NetworkId, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in snapshot.endpoints.values() {
+        on_network.entry(endpoint.network).or_default().push(endpoint);
+    }
+    let mut parts = Vec::new();
+    for id in needed_networks(snapshot, me.id) {
+        let Some(network) = snapshot.networks.get(&id) else { continue };
+        let endpoints = on_network.get(&id).map_or(&[][..], Vec::as_slice);
+        parts.push(network::Builder { snapshot, me, network, endpoints, port, facts }.build());
+    }
+    for (id, attachment) in &facts.attachments {
+        let Some(endpoint) = snapshot.endpoints.get(id) else { continue };
+        let Some(network) = snapshot.networks.get(&endpoint.network) else { continue };
+        parts.extend(endpoint::part(endpoint, network, facts.mtu, *attachment));
+    }
+    Desired { parts }
+}
+
+/// The UDP port of VXLAN on every node.
+pub(crate) fn data_path_port(snapshot: &Snapshot) -> u16 {
+    snapshot.cluster.as_ref().map_or(4789, |cluster| cluster.data_path_port)
+}
+
+/// The networks that must be on a node: those of its endpoints, and those that a published port leads into from every
+/// node.
+pub fn needed_networks(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
+    let of_endpoints = snapshot.endpoints.values().filter(|e| e.node == node).map(|e| e.network);
+    let published = snapshot.services.values().filter(|service| !service.ports.is_empty());
+    of_endpoints.chain(published.filter_map(|service| service.ingress_network())).collect()
+}

@@ -1,0 +1,58 @@
+//! An endpoint on this node: a veth pair from the overlay's bridge into the target, and the target's routes.
+
+use super::{Attachment, MAIN_TABLE, Owner, Part, TABLES, bridge, everything, port};
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, Selector, Space};
+use ipnetwork::IpNetwork;
+use mesh_model::{Endpoint, EndpointId, MacAddr, Network};
+
+/// The objects of one endpoint; `None` if its interface name is none that the kernel takes.
+pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment: Attachment) -> Option<Part> {
+    let name = Ifname::new(&endpoint.ifname)?;
+    let (overlay, target) = (Space::Overlay(network.id), Space::Target(endpoint.id));
+    let mut part = Part::new(Owner::Endpoint(endpoint.id), [(overlay, port(endpoint.id)), (target, name)]);
+    let mtu = network.mtu.unwrap_or(mtu);
+    let near = Link { kind: LinkKind::Veth, mac: port_mac(endpoint.mac), mtu };
+    part.put(overlay, Object::Link(port(endpoint.id), near));
+    part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
+    part.put(overlay, Object::Hairpin(port(endpoint.id), bridge()));
+    part.put(target, Object::Link(name, Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu }));
+    part.put(target, Object::Up(name, None));
+    part.put(target, Object::Up(Ifname::derived("lo", ""), None));
+    // Loose, for the client's address of a published port may be routed elsewhere.
+    part.put(target, Object::LinkSysctl("ipv4", name, "rp_filter", "2"));
+    if endpoint.addresses.iter().any(|address| address.is_ipv6()) {
+        for (sysctl, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
+            part.put(target, Object::LinkSysctl("ipv6", name, sysctl, value));
+        }
+    }
+    for address in &endpoint.addresses {
+        let Some(subnet) = network.subnet_of(*address) else { continue };
+        if let Ok(with_prefix) = IpNetwork::new(*address, subnet.cidr.prefix()) {
+            part.put(target, Object::Address(name, with_prefix));
+        }
+        let gateway = NextHop { via: Some(subnet.gateway), link: name };
+        let everything = everything(address.is_ipv6());
+        let has_default = if address.is_ipv6() { attachment.default_ipv6 } else { attachment.default_ipv4 };
+        if has_default {
+            part.put(target, Object::Route(MAIN_TABLE, everything, gateway));
+        } else {
+            // The default route is elsewhere: what comes from this address goes back the way it came all the same.
+            let table = source_table(endpoint.id);
+            part.put(target, Object::Route(table, everything, gateway));
+            part.put(target, Object::Route(table, subnet.cidr, NextHop { via: None, link: name }));
+            part.put(target, Object::Rule(Selector::From(*address), table));
+        }
+    }
+    Some(part)
+}
+
+/// The overlay's end of the pair: told from the endpoint's by one bit.
+fn port_mac(MacAddr([first, rest @ ..]): MacAddr) -> MacAddr {
+    let [a, b, c, d, e] = rest;
+    MacAddr([first | 0x08, a, b, c, d, e])
+}
+
+/// A table of the endpoint's own in its target, where endpoints of other networks may have theirs.
+fn source_table(endpoint: EndpointId) -> u32 {
+    TABLES + (endpoint.bits() >> 40) as u32
+}

@@ -1,0 +1,122 @@
+//! Keeps the nftables tables of each space as they should be: replaced whole at first, patched afterwards, and
+//! looked over on a full pass.
+
+use crate::{
+    dataplane::Pass,
+    error::{Error, Result},
+    kernel::Kernel,
+    nft::{Batch, Family, Nft, NftError, Table},
+    object::Space,
+    rules::HOST_TABLE,
+};
+use std::collections::BTreeMap;
+
+/// What was last written, space by space.
+#[derive(Default)]
+pub(crate) struct Firewall {
+    written: BTreeMap<Space, Written>,
+}
+
+struct Written {
+    /// Inode of the namespace: one made anew has no tables.
+    inode: u64,
+    tables: Vec<Table>,
+    /// The kernel's transaction count after ours; none if somebody else's came at the same moment.
+    generation: Option<u32>,
+    /// What the kernel showed at that generation. Taken when it is first needed: it costs a dump.
+    fingerprints: Option<Vec<Option<u64>>>,
+}
+
+impl Firewall {
+    /// Brings a space's tables to what they should be; whether anything was written.
+    pub(crate) fn ensure(
+        &mut self,
+        kernel: &mut Kernel,
+        space: Space,
+        tables: Vec<Table>,
+        pass: Pass,
+    ) -> Result<bool> {
+        let inode = kernel.inode(space)?;
+        let mut before = self.written.remove(&space).filter(|written| written.inode == inode);
+        let nft = kernel.nft(space)?;
+        let failed =
+            |source: NftError| Error::Firewall { place: space.to_string(), source: Box::new(source) };
+        if pass == Pass::Full
+            && let Some(written) = &mut before
+            && !written.is_untouched(nft).map_err(failed)?
+        {
+            tracing::info!(%space, "somebody else changed nftables, perhaps the tables of the mesh: written anew");
+            before = None;
+        }
+        let mut batch = Batch::default();
+        for (at, table) in tables.iter().enumerate() {
+            batch.update(before.as_ref().and_then(|written| written.tables.get(at)), table);
+        }
+        let wrote = !batch.is_empty();
+        let written = match before {
+            Some(written) if !wrote => written,
+            _ => Written {
+                inode,
+                generation: commit(nft, &batch).map_err(failed)?,
+                tables,
+                fingerprints: None,
+            },
+        };
+        self.written.insert(space, written);
+        Ok(wrote)
+    }
+
+    /// Removes the host's tables. Those of networks go with their namespaces.
+    pub(crate) fn clear(&mut self, kernel: &mut Kernel) -> Result<()> {
+        self.written.clear();
+        let nft = kernel.nft(Space::Host)?;
+        for family in [Family::Ip, Family::Ip6] {
+            let removed = nft.delete_table(family, HOST_TABLE);
+            removed.map_err(|source| Error::Firewall {
+                place: Space::Host.to_string(),
+                source: Box::new(source),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets spaces that are no more.
+    pub(crate) fn retain(&mut self, keep: impl Fn(Space) -> bool) {
+        self.written.retain(|space, _| keep(*space));
+    }
+}
+
+/// Commits, and says which generation that was unless another transaction came in between.
+fn commit(nft: &mut Nft, batch: &Batch) -> Result<Option<u32>, NftError> {
+    let before = nft.generation()?;
+    nft.commit(batch)?;
+    let after = nft.generation()?;
+    Ok((after == before.wrapping_add(1)).then_some(after))
+}
+
+impl Written {
+    /// Whether the kernel still holds what was written.
+    fn is_untouched(&mut self, nft: &mut Nft) -> Result<bool, NftError> {
+        let now = nft.generation()?;
+        if self.generation == Some(now) {
+            if self.fingerprints.is_none() {
+                let fingerprints = self.fingerprints(nft)?;
+                if nft.generation()? == now {
+                    self.fingerprints = Some(fingerprints);
+                }
+            }
+            return Ok(true);
+        }
+        // Others have tables here too: it may have been about those.
+        let (Some(_), Some(expected)) = (self.generation, &self.fingerprints) else { return Ok(false) };
+        let same = *expected == self.fingerprints(nft)?;
+        if same {
+            self.generation = Some(now);
+        }
+        Ok(same)
+    }
+
+    fn fingerprints(&self, nft: &mut Nft) -> Result<Vec<Option<u64>>, NftError> {
+        self.tables.iter().map(|table| nft.fingerprint(table.family, &table.name)).collect()
+    }
+}

@@ -1,0 +1,199 @@
+//! The open ends of the kernel: a netlink socket in the host's namespace and in each other one.
+
+use crate::{
+    error::{Error, Result},
+    netlink::{Netlink, RawLink, RawSpace, get_link, get_route},
+    netns::{self, Namespace, TargetNamespace, within},
+    nft::Nft,
+    object::{Ifname, Space},
+};
+use mesh_model::{EndpointId, NetworkId};
+use netlink_packet_route::{RouteNetlinkMessage, route::RouteType};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
+
+/// Handles of all spaces that are open.
+pub(crate) struct Kernel {
+    pub(crate) run_dir: PathBuf,
+    host: Handle<Namespace>,
+    overlays: BTreeMap<NetworkId, Handle<Namespace>>,
+    /// Held for a moment only: what is held open does not end.
+    targets: BTreeMap<EndpointId, Handle<TargetNamespace>>,
+}
+
+struct Handle<N> {
+    namespace: N,
+    netlink: Netlink,
+    nft: Option<Nft>,
+}
+
+impl<N: AsFd> Handle<N> {
+    fn new(namespace: N) -> Result<Self> {
+        let netlink = within(&namespace, Netlink::open)??;
+        Ok(Self { namespace, netlink, nft: None })
+    }
+
+    fn nft(&mut self, space: Space) -> Result<&mut Nft> {
+        if self.nft.is_none() {
+            let open = within(&self.namespace, Nft::open)?;
+            let opened =
+                open.map_err(|source| Error::Firewall { place: space.to_string(), source: Box::new(source) });
+            return Ok(self.nft.insert(opened?));
+        }
+        self.nft.as_mut().ok_or_else(|| not_open(space))
+    }
+}
+
+impl Kernel {
+    /// Opens the calling thread's namespace as the host's.
+    pub(crate) fn open(run_dir: PathBuf) -> Result<Self> {
+        let host = Handle::new(Namespace::current()?)?;
+        Ok(Self { run_dir, host, overlays: BTreeMap::new(), targets: BTreeMap::new() })
+    }
+
+    /// Opens the overlay namespaces that are kept on this node, by whichever process made them, and names them. A file
+    /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew.
+    pub(crate) fn open_overlays(&mut self) -> Vec<NetworkId> {
+        for network in netns::kept(&self.run_dir) {
+            let Ok(namespace) = Namespace::open(&netns::namespace_of(&self.run_dir, network)) else {
+                self.overlays.remove(&network);
+                continue;
+            };
+            let known = self.overlays.get(&network).is_some_and(|h| h.namespace.inode() == namespace.inode());
+            if !known && let Ok(handle) = Handle::new(namespace) {
+                self.overlays.insert(network, handle);
+            }
+        }
+        let run_dir = &self.run_dir;
+        self.overlays.retain(|network, _| netns::namespace_of(run_dir, *network).exists());
+        self.overlays.keys().copied().collect()
+    }
+
+    /// Makes the namespace of a network.
+    pub(crate) fn create_overlay(&mut self, network: NetworkId) -> Result<()> {
+        let namespace = netns::create(&self.run_dir, network)?;
+        self.overlays.insert(network, Handle::new(namespace)?);
+        Ok(())
+    }
+
+    /// Ends the namespace of a network.
+    pub(crate) fn remove_overlay(&mut self, network: NetworkId) -> Result<()> {
+        self.overlays.remove(&network);
+        netns::remove(&self.run_dir, network)
+    }
+
+    /// Makes a target usable.
+    pub(crate) fn open_target(&mut self, endpoint: EndpointId, namespace: TargetNamespace) -> Result<()> {
+        self.targets.insert(endpoint, Handle::new(namespace)?);
+        Ok(())
+    }
+
+    /// Lets go of a target.
+    pub(crate) fn close_target(&mut self, endpoint: EndpointId) {
+        self.targets.remove(&endpoint);
+    }
+
+    /// Whether a space is open.
+    pub(crate) fn is_open(&self, space: Space) -> bool {
+        match space {
+            Space::Host => true,
+            Space::Overlay(network) => self.overlays.contains_key(&network),
+            Space::Target(endpoint) => self.targets.contains_key(&endpoint),
+        }
+    }
+
+    /// The namespace of a space.
+    pub(crate) fn namespace(&self, space: Space) -> Result<BorrowedFd<'_>> {
+        let found = match space {
+            Space::Host => Some(self.host.namespace.as_fd()),
+            Space::Overlay(network) => self.overlays.get(&network).map(|h| h.namespace.as_fd()),
+            Space::Target(endpoint) => self.targets.get(&endpoint).map(|h| h.namespace.as_fd()),
+        };
+        found.ok_or_else(|| not_open(space))
+    }
+
+    /// The socket of a space.
+    pub(crate) fn netlink(&mut self, space: Space) -> Result<&mut Netlink> {
+        let found = match space {
+            Space::Host => Some(&mut self.host.netlink),
+            Space::Overlay(network) => self.overlays.get_mut(&network).map(|h| &mut h.netlink),
+            Space::Target(endpoint) => self.targets.get_mut(&endpoint).map(|h| &mut h.netlink),
+        };
+        found.ok_or_else(|| not_open(space))
+    }
+
+    /// nf_tables of a space.
+    pub(crate) fn nft(&mut self, space: Space) -> Result<&mut Nft> {
+        match space {
+            Space::Host => self.host.nft(space),
+            Space::Overlay(network) => {
+                self.overlays.get_mut(&network).ok_or_else(|| not_open(space))?.nft(space)
+            }
+            Space::Target(endpoint) => {
+                self.targets.get_mut(&endpoint).ok_or_else(|| not_open(space))?.nft(space)
+            }
+        }
+    }
+
+    /// Inode of a space's namespace.
+    pub(crate) fn inode(&self, space: Space) -> Result<u64> {
+        let found = match space {
+            Space::Host => Some(self.host.namespace.inode()),
+            Space::Overlay(network) => self.overlays.get(&network).map(|h| h.namespace.inode()),
+            Space::Target(endpoint) => self.targets.get(&endpoint).map(|h| h.namespace.inode()),
+        };
+        found.ok_or_else(|| not_open(space))
+    }
+
+    /// Everything that a space holds.
+    pub(crate) fn read(&mut self, space: Space) -> Result<RawSpace> {
+        RawSpace::read(self.netlink(space)?)
+    }
+
+    /// The index of a link, if there is one of that name.
+    pub(crate) fn index(&mut self, space: Space, link: Ifname) -> Result<Option<u32>> {
+        Ok(self.link(space, link)?.map(|(index, _)| index))
+    }
+
+    /// Whether a link passes packets. Asking makes recent kernels (6.9 and later) take note of a new carrier at once.
+    pub(crate) fn is_operational(&mut self, space: Space, link: Ifname) -> Result<bool> {
+        Ok(self.link(space, link)?.is_some_and(|(_, raw)| raw.operational))
+    }
+
+    /// Whether packets to an address are delivered in a space.
+    pub(crate) fn is_local(&mut self, space: Space, address: IpAddr) -> Result<bool> {
+        let answer = self.netlink(space)?.get(get_route(address))?;
+        Ok(
+            matches!(answer, Some(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Local),
+        )
+    }
+
+    fn link(&mut self, space: Space, link: Ifname) -> Result<Option<(u32, RawLink)>> {
+        Ok(match self.netlink(space)?.get(get_link(link))? {
+            Some(RouteNetlinkMessage::NewLink(found)) => {
+                RawLink::decode(&found).filter(|raw| raw.name == link).map(|raw| (found.header.index, raw))
+            }
+            _ => None,
+        })
+    }
+
+    /// Runs `f` inside a space; `None` if that is not open.
+    pub(crate) fn within<T>(&self, space: Space, f: impl FnOnce() -> T) -> Result<Option<T>> {
+        match self.namespace(space) {
+            Ok(namespace) => within(namespace, f).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn not_open(space: Space) -> Error {
+    match space {
+        Space::Host => unreachable!("the host's namespace is always open"),
+        Space::Overlay(_) => Error::NetworkNotReady(format!("{space} has no namespace")),
+        Space::Target(_) => Error::Incomplete(space.to_string()),
+    }
+}

@@ -1,0 +1,284 @@
+//! Objects as requests.
+
+use super::Request;
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, Selector};
+use ipnetwork::IpNetwork;
+use mesh_model::MacAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{
+        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    },
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{
+        RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    },
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// Routes and rules of meshd bear this protocol number: what bears another is somebody else's.
+pub(super) const PROTOCOL: u8 = 109;
+/// Before the main table (32766), so that a mark or a source address decides first.
+const RULE_PRIORITY: u32 = 1000;
+/// `NUD_NOARP | NUD_PERMANENT`: a forwarding entry that neither ages nor is learned over.
+const FDB_STATE: u16 = 0xc0;
+
+/// Where a new link is born: the namespace that the request is sent from, or another.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    Here,
+    In(BorrowedFd<'a>),
+}
+
+/// A request that makes an object, or gives one that is there its new content if `replace`.
+/// `index` is that of the object's link, `bridge` that of the bridge it is to be a port of.
+/// Objects that are not made by netlink give nothing.
+pub(crate) fn make(
+    object: &Object,
+    index: u32,
+    bridge: Option<u32>,
+    replace: bool,
+    place: Place,
+) -> Option<Request> {
+    let exclusive = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
+    let (message, flags) = match object {
+        Object::Namespace | Object::Sysctl(..) | Object::LinkSysctl(..) => return None,
+        Object::Link(name, link) => {
+            (Message::NewLink(new_link(*name, link, place)), NLM_F_CREATE | NLM_F_EXCL)
+        }
+        Object::Up(..) => (Message::NewLink(up(index, bridge)), 0),
+        Object::Hairpin(..) => (Message::NewLink(hairpin(index)), 0),
+        // Entries in state only: whatever the kernel has learned meanwhile must not stand in the way.
+        Object::Address(_, address) => {
+            (Message::NewAddress(address_of(index, *address)), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Object::Fdb(_, mac, vtep) => {
+            (Message::NewNeighbour(forwarding(index, *mac, *vtep)), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Object::Neighbour(_, address, mac) => {
+            (Message::NewNeighbour(neighbour(index, *address, *mac)), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        // A route of somebody else to the same place is not ours to replace.
+        Object::Route(table, destination, hop) => {
+            (Message::NewRoute(route(*table, *destination, *hop, index)), exclusive)
+        }
+        Object::Rule(selector, table) => {
+            (Message::NewRule(rule(*selector, *table)), NLM_F_CREATE | NLM_F_EXCL)
+        }
+    };
+    Some(Request { message, flags })
+}
+
+/// A request that deletes an object; settings can't be deleted.
+pub(crate) fn delete(object: &Object, index: u32) -> Option<Request> {
+    let message = match object {
+        Object::Namespace
+        | Object::Sysctl(..)
+        | Object::LinkSysctl(..)
+        | Object::Up(..)
+        | Object::Hairpin(..) => return None,
+        Object::Link(..) => {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            Message::DelLink(message)
+        }
+        Object::Address(_, address) => Message::DelAddress(address_of(index, *address)),
+        Object::Fdb(_, mac, vtep) => Message::DelNeighbour(forwarding(index, *mac, *vtep)),
+        Object::Neighbour(_, address, mac) => Message::DelNeighbour(neighbour(index, *address, *mac)),
+        Object::Route(table, destination, hop) => Message::DelRoute(route(*table, *destination, *hop, index)),
+        Object::Rule(selector, table) => Message::DelRule(rule(*selector, *table)),
+    };
+    Some(Request { message, flags: 0 })
+}
+
+/// Gives a link that is there another MAC address and MTU.
+pub(crate) fn change_link(index: u32, link: &Link) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::Address(link.mac.0.to_vec()), LinkAttribute::Mtu(link.mtu)];
+    Request { message: Message::NewLink(message), flags: 0 }
+}
+
+/// Makes a veth pair: the first end here, the other directly in its own namespace under its final name.
+pub(crate) fn add_pair(near: (Ifname, &Link), far: (Ifname, &Link), far_in: BorrowedFd) -> Request {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(far.0.to_string()),
+        LinkAttribute::Address(far.1.mac.0.to_vec()),
+        LinkAttribute::Mtu(far.1.mtu),
+        LinkAttribute::NetNsFd(far_in.as_raw_fd()),
+    ];
+    let mut message = new_link(near.0, near.1, Place::Here);
+    if let Some(LinkAttribute::LinkInfo(info)) = message.attributes.last_mut() {
+        info.push(LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))));
+    }
+    Request { message: Message::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+/// Asks for a link by its name.
+pub(crate) fn get_link(name: Ifname) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+    Message::GetLink(message)
+}
+
+/// Asks which route a packet to an address would take.
+pub(crate) fn get_route(to: IpAddr) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to.is_ipv6());
+    message.header.destination_prefix_length = if to.is_ipv6() { 128 } else { 32 };
+    message.attributes = vec![RouteAttribute::Destination(to.into())];
+    Message::GetRoute(message)
+}
+
+fn new_link(name: Ifname, link: &Link, place: Place) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::Address(link.mac.0.to_vec()),
+        LinkAttribute::Mtu(link.mtu),
+    ];
+    if let Place::In(namespace) = place {
+        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+    }
+    message.attributes.push(LinkAttribute::LinkInfo(match link.kind {
+        LinkKind::Bridge => vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+        ],
+        LinkKind::Vxlan { vni, local, port } => vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![
+                InfoVxlan::Id(vni),
+                match local {
+                    IpAddr::V4(local) => InfoVxlan::Local(local),
+                    IpAddr::V6(local) => InfoVxlan::Local6(local),
+                },
+                InfoVxlan::Port(port),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Proxy(true),
+            ])),
+        ],
+        LinkKind::Veth | LinkKind::Foreign => vec![LinkInfo::Kind(InfoKind::Veth)],
+    }));
+    message
+}
+
+fn up(index: u32, bridge: Option<u32>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes.extend(bridge.map(LinkAttribute::Controller));
+    message
+}
+
+fn hairpin(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+    ])];
+    message
+}
+
+fn address_of(index: u32, address: IpNetwork) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.is_ipv6());
+    message.header.prefix_len = address.prefix();
+    message.header.index = index;
+    if is_link_local(address.ip()) {
+        message.header.scope = AddressScope::Link;
+    }
+    message.attributes = vec![AddressAttribute::Local(address.ip()), AddressAttribute::Address(address.ip())];
+    if address.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
+fn forwarding(index: u32, mac: MacAddr, vtep: IpAddr) -> NeighbourMessage {
+    let mut message = neighbour(index, vtep, mac);
+    message.header.family = AddressFamily::Bridge;
+    message.header.state = NeighbourState::Other(FDB_STATE);
+    message.header.flags = NeighbourFlags::Own;
+    message
+}
+
+fn neighbour(index: u32, address: IpAddr, mac: MacAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address.is_ipv6());
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(address.into()),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    message
+}
+
+fn route(table: u32, destination: IpNetwork, hop: NextHop, index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination.is_ipv6());
+    message.header.destination_prefix_length = destination.prefix();
+    // Numbers above a byte go into the attribute alone.
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = match hop.via {
+        None if destination.is_ipv4() => RouteScope::Link,
+        _ => RouteScope::Universe,
+    };
+    message.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(index)];
+    if destination.prefix() > 0 {
+        message.attributes.push(RouteAttribute::Destination(destination.ip().into()));
+    }
+    match hop.via {
+        Some(IpAddr::V6(via)) if destination.is_ipv4() => {
+            message.attributes.push(RouteAttribute::Via(RouteVia::Inet6(via)));
+        }
+        Some(via) => message.attributes.push(RouteAttribute::Gateway(via.into())),
+        None => {}
+    }
+    if hop.via.is_some_and(is_link_local) {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    message
+}
+
+fn rule(selector: Selector, table: u32) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(selector.is_ipv6());
+    message.header.action = RuleAction::ToTable;
+    message.header.table = u8::try_from(table).unwrap_or_default();
+    message.attributes = vec![
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+        RuleAttribute::Table(table),
+    ];
+    match selector {
+        Selector::Mark { mark, .. } => message.attributes.push(RuleAttribute::FwMark(mark)),
+        Selector::From(address) => {
+            message.header.src_len = if address.is_ipv6() { 128 } else { 32 };
+            message.attributes.push(RuleAttribute::Source(address));
+        }
+    }
+    message
+}
+
+fn family(ipv6: bool) -> AddressFamily {
+    if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}

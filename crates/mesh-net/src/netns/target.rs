@@ -1,0 +1,52 @@
+//! What endpoints are attached to: namespaces that belong to somebody else.
+
+use super::{Namespace, within};
+use crate::error::{Error, Result};
+use mesh_model::Target;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// The network namespace of a target, checked. Hold it for a moment only: a namespace that is held open never ends,
+/// and its interfaces with it.
+#[derive(Debug)]
+pub struct TargetNamespace {
+    namespace: Namespace,
+}
+
+impl TargetNamespace {
+    /// Opens a target's namespace.
+    ///
+    /// # Errors
+    /// It does not exist, is no network namespace, or is the one that the calling thread is in, which is the host's.
+    pub fn open(target: &Target) -> Result<Self> {
+        let path = target.namespace_path();
+        let namespace = match Namespace::open(&path) {
+            Err(Error::Namespace { source, .. }) if is_gone(&source) => {
+                return Err(Error::TargetGone { target: target.to_string(), path });
+            }
+            other => other?,
+        };
+        if namespace.inode() == Namespace::current()?.inode() {
+            return Err(Error::HostNamespace { target: target.to_string() });
+        }
+        // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
+        within(&namespace, || ()).map_err(|_| Error::NotANamespace { path })?;
+        Ok(Self { namespace })
+    }
+
+    /// Its inode number: what an endpoint's record remembers it by.
+    pub fn inode(&self) -> u64 {
+        self.namespace.inode()
+    }
+}
+
+impl AsFd for TargetNamespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+}
+
+/// ESRCH is what `/proc/PID/ns/net` answers once the process has ended but not yet been waited for.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOTDIR))
+}

@@ -1,0 +1,200 @@
+//! The netlink socket: transactions and dumps.
+
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
+
+use super::attr::{self, Attributes, Buffer, Header};
+use super::batch::Batch;
+use super::error::NftError;
+use super::table::Family;
+use super::uapi::{SUBSYSTEM, message, nfta};
+
+/// `NLMSG_ERROR` and `NLMSG_DONE` of `linux/netlink.h`, and flags of messages.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const REQUEST: u16 = 0x1;
+const DUMP: u16 = 0x300;
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// `NLMSGERR_ATTR_MSG`, and where attributes begin in a capped `struct nlmsgerr`.
+const ERROR_MESSAGE: u16 = 1;
+const ERROR_ATTRIBUTES: usize = 20;
+/// The kernel fills dump datagrams up to 32 KiB if the reader takes as much.
+const DATAGRAM: usize = 64 * 1024;
+/// How often a dump is tried that other changes cut short.
+const DUMP_TRIES: u32 = 8;
+
+/// nf_tables of one network namespace: that of the thread which opened it. The value may then be
+/// used on any thread.
+pub struct Nft {
+    socket: Socket,
+    received: Vec<u8>,
+}
+
+impl Nft {
+    /// Opens nf_tables of the calling thread's network namespace.
+    pub fn open() -> Result<Self, NftError> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
+        Ok(Nft { socket, received: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Applies a batch: all of it, or nothing and an error that names the first object refused.
+    pub fn commit(&mut self, batch: &Batch) -> Result<(), NftError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let sealed = batch.sealed();
+        // The whole transaction is one datagram, which has to fit the send buffer.
+        setsockopt(&self.socket, SndBufForce, &(sealed.len() + DATAGRAM)).map_err(io::Error::from)?;
+        self.socket.send(sealed.bytes(), 0)?;
+        self.answers(batch)
+    }
+
+    /// Removes a table; one that is not there is fine.
+    pub fn delete_table(&mut self, family: Family, name: &str) -> Result<(), NftError> {
+        let mut batch = Batch::default();
+        batch.remove(family, name);
+        self.commit(&batch)
+    }
+
+    /// The kernel's count of transactions in this network namespace, by anyone. As long as it
+    /// stays, no table has changed: far cheaper than a fingerprint.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let mut generation = 0;
+        self.request(message::GETGEN, 0, Family::Ip, |_| {})?;
+        self.replies(|message| {
+            let bytes = message.attributes().get(nfta::GEN_ID).and_then(|id| id.try_into().ok());
+            generation = bytes.map_or(0, u32::from_be_bytes);
+        })?;
+        Ok(generation)
+    }
+
+    /// The kernel has answered everything by the time `send` returns, so that answers are read until
+    /// there are none. Acknowledgements come for an aborted batch too: only errors decide.
+    fn answers(&mut self, batch: &Batch) -> Result<(), NftError> {
+        let mut first_error: Option<(u32, NftError)> = None;
+        let mut acknowledged = false;
+        while self.receive(libc::MSG_DONTWAIT)? {
+            for message in attr::messages(&self.received).filter(|message| message.kind == ERROR) {
+                match refusal(&message) {
+                    None => acknowledged = true,
+                    Some((source, hint)) => {
+                        let object = batch.object(message.sequence).to_owned();
+                        if first_error.as_ref().is_none_or(|(sequence, _)| message.sequence < *sequence) {
+                            let error = NftError::Refused { object, source, hint };
+                            first_error = Some((message.sequence, error));
+                        }
+                    }
+                }
+            }
+        }
+        match first_error {
+            Some((_, error)) => Err(error),
+            None if acknowledged => Ok(()),
+            None => Err(NftError::Unanswered(batch.len())),
+        }
+    }
+
+    /// Dumps one kind of object; `request` narrows it down. A dump that others disturb starts anew.
+    pub(super) fn dump<T: Default>(
+        &mut self,
+        kind: u16,
+        family: Family,
+        request: impl Fn(&mut Buffer),
+        mut each: impl FnMut(&mut T, Attributes<'_>),
+    ) -> Result<T, NftError> {
+        for _ in 0..DUMP_TRIES {
+            let mut collected = T::default();
+            self.request(kind, DUMP, family, &request)?;
+            let whole = self.replies(|message| each(&mut collected, message.attributes()))?;
+            if whole {
+                return Ok(collected);
+            }
+        }
+        Err(NftError::Interrupted(DUMP_TRIES))
+    }
+
+    /// Whether an object that is asked for by name exists.
+    pub(super) fn exists(
+        &mut self,
+        kind: u16,
+        family: Family,
+        name: impl Fn(&mut Buffer),
+    ) -> Result<bool, NftError> {
+        self.request(kind, 0, family, name)?;
+        match self.replies(|_| {}) {
+            Ok(_) => Ok(true),
+            Err(NftError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: Family,
+        fill: impl FnOnce(&mut Buffer),
+    ) -> Result<(), NftError> {
+        let header = Header {
+            kind: SUBSYSTEM << 8 | kind,
+            flags: REQUEST | flags,
+            sequence: 0,
+            family: family.number(),
+            resource: 0,
+        };
+        let mut buffer = Buffer::default();
+        buffer.message(header, fill);
+        self.socket.send(buffer.bytes(), 0)?;
+        Ok(())
+    }
+
+    /// Reads the replies to a request; whether they end a dump that nothing interrupted.
+    fn replies(&mut self, mut each: impl FnMut(attr::Message<'_>)) -> Result<bool, NftError> {
+        let (mut done, mut interrupted) = (false, false);
+        let mut refused = None;
+        while self.receive(libc::MSG_DONTWAIT)? {
+            for message in attr::messages(&self.received) {
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    DONE => done = true,
+                    ERROR => refused = refusal(&message).or(refused),
+                    _ => each(message),
+                }
+            }
+        }
+        match refused {
+            Some((source, hint)) => Err(NftError::Refused { object: "query".to_owned(), source, hint }),
+            None => Ok(done && !interrupted),
+        }
+    }
+
+    /// Receives one datagram; false if there is none now.
+    fn receive(&mut self, flags: i32) -> Result<bool, NftError> {
+        loop {
+            self.received.clear();
+            match self.socket.recv(&mut self.received, flags) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The error in an `NLMSG_ERROR` message, with the kernel's words for it; nothing in an acknowledgement.
+fn refusal(message: &attr::Message<'_>) -> Option<(io::Error, String)> {
+    let number = attr::word(message.payload, 0)? as i32;
+    if number == 0 {
+        return None;
+    }
+    let attributes = Attributes(message.payload.get(ERROR_ATTRIBUTES..).unwrap_or_default());
+    let hint = attributes.text(ERROR_MESSAGE).map(|text| format!(": {text}")).unwrap_or_default();
+    Some((io::Error::from_raw_os_error(-number), hint))
+}

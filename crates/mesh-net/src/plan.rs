@@ -1,0 +1,200 @@
+//! The steps that lead from what the kernel holds to what it should hold. Pure.
+
+use crate::{
+    desired::{Desired, Owner, PairEnd, Part},
+    object::{Ifname, Key, Link, Name, Object, Objects, Space},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One change to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make what is not there.
+    Make(Space, Object),
+    /// Make a veth pair, the second end from the first.
+    MakePair([(Space, Ifname, Link); 2]),
+    /// Give what is there its new content.
+    Change(Space, Object),
+    /// Delete what is there. A link takes along what lives on it, a namespace everything in it.
+    Delete(Space, Object),
+}
+
+/// The steps of one owner, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// Who they are for.
+    pub owner: Owner,
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// Compares what the kernel holds with what it should hold. Work comes in the order in which it can be done: what is
+/// in nobody's way any more is deleted first, then networks, then endpoints. Nothing to do gives nothing.
+pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {
+    let wanted: BTreeMap<&Key, &Object> = desired.parts.iter().flat_map(|part| part.objects.iter()).collect();
+    let gone = Gone::new(actual, desired, &wanted);
+    let mut works = deletions(actual, &wanted, &gone);
+    for part in &desired.parts {
+        let steps = make(part, actual, &gone);
+        match works.iter_mut().find(|work| work.owner == part.owner) {
+            // What is in an owner's own way is cleared before it is made whole.
+            Some(work) => work.steps.extend(steps),
+            None => works.push(Work { owner: part.owner, steps }),
+        }
+    }
+    works.retain(|work| !work.steps.is_empty());
+    let built: BTreeSet<Owner> = desired.parts.iter().map(|part| part.owner).collect();
+    works.sort_by_key(|work| (built.contains(&work.owner), work.owner));
+    works
+}
+
+/// Spaces and links that are deleted, and all that lives on them with them.
+struct Gone {
+    spaces: BTreeSet<Space>,
+    links: BTreeSet<PairEnd>,
+}
+
+impl Gone {
+    fn new(actual: &Objects, desired: &Desired, wanted: &BTreeMap<&Key, &Object>) -> Self {
+        let (mut spaces, mut links) = (BTreeSet::new(), BTreeSet::new());
+        for (key, object) in actual.iter() {
+            match (object, wanted.get(key)) {
+                (Object::Namespace, None) => drop(spaces.insert(key.0)),
+                (Object::Link(name, link), wish) => {
+                    let fits = matches!(wish, Some(Object::Link(_, wish)) if wish.kind == link.kind);
+                    if !fits {
+                        links.insert((key.0, *name));
+                    }
+                }
+                _ => {}
+            }
+        }
+        // Half a pair is no pair: what is left of it goes, and both ends are made anew. So do ends with other MAC
+        // addresses, which are of two pairs.
+        for part in &desired.parts {
+            let whole = part.pair.iter().all(|(space, name)| {
+                let key = (*space, Name::Link(*name));
+                let mac = |objects: &Objects| match objects.get(&key) {
+                    Some(Object::Link(_, link)) => Some(link.mac),
+                    _ => None,
+                };
+                mac(actual).is_some()
+                    && mac(actual) == mac(&part.objects)
+                    && !links.contains(&(*space, *name))
+            });
+            if !whole {
+                links.extend(part.pair);
+            }
+        }
+        Self { spaces, links }
+    }
+
+    /// Whether an object vanishes with its link or its namespace, or loses the bridge it is a port of.
+    fn takes(&self, space: Space, object: &Object) -> bool {
+        let gone = |link: Ifname| self.links.contains(&(space, link));
+        self.spaces.contains(&space) || object.link().is_some_and(gone) || object.bridge().is_some_and(gone)
+    }
+}
+
+/// What is there and should not be, owner by owner.
+fn deletions(actual: &Objects, wanted: &BTreeMap<&Key, &Object>, gone: &Gone) -> Vec<Work> {
+    let mut by_owner: BTreeMap<Owner, Vec<Step>> = BTreeMap::new();
+    for (key, object) in actual.iter() {
+        let space = key.0;
+        let delete = match object {
+            Object::Link(name, _) => gone.links.contains(&(space, *name)),
+            Object::Namespace => gone.spaces.contains(&space),
+            _ => !wanted.contains_key(key) && !gone.takes(space, object),
+        };
+        if delete && is_deletable(space, object) {
+            by_owner.entry(owner_of(space)).or_default().push(Step::Delete(space, object.clone()));
+        }
+    }
+    for steps in by_owner.values_mut() {
+        // Rules before the routes that they lead to, links before their namespace.
+        steps.reverse();
+    }
+    by_owner.into_iter().map(|(owner, steps)| Work { owner, steps }).collect()
+}
+
+/// Settings have no absence. The end of a pair in a target goes with its port: by then the name may be somebody else's.
+fn is_deletable(space: Space, object: &Object) -> bool {
+    match object {
+        Object::Sysctl(..) | Object::LinkSysctl(..) | Object::Up(..) | Object::Hairpin(..) => false,
+        Object::Link(..) => !matches!(space, Space::Target(_)),
+        _ => true,
+    }
+}
+
+fn owner_of(space: Space) -> Owner {
+    match space {
+        Space::Host => Owner::Host,
+        Space::Overlay(network) => Owner::Network(network),
+        Space::Target(endpoint) => Owner::Endpoint(endpoint),
+    }
+}
+
+/// What a part lacks.
+fn make(part: &Part, actual: &Objects, gone: &Gone) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (key, object) in part.objects.iter() {
+        let space = key.0;
+        let found = actual.get(key).filter(|found| !gone.takes(space, found));
+        match (object, found) {
+            (wish, Some(found)) if wish == found => {}
+            (Object::Link(name, _), None) if (space, *name) == part.pair[0] => {
+                steps.extend(make_pair(part));
+            }
+            // Made with its peer.
+            (Object::Link(name, _), None) if (space, *name) == part.pair[1] => {}
+            (wish, None) => steps.push(Step::Make(space, wish.clone())),
+            (wish, Some(_)) => steps.push(Step::Change(space, wish.clone())),
+        }
+    }
+    steps.sort_by_key(stage);
+    steps
+}
+
+fn make_pair(part: &Part) -> Option<Step> {
+    let end = |(space, name): PairEnd| match part.objects.get(&(space, Name::Link(name))) {
+        Some(Object::Link(_, link)) => Some((space, name, *link)),
+        _ => None,
+    };
+    Some(Step::MakePair([end(part.pair[0])?, end(part.pair[1])?]))
+}
+
+/// Across spaces: namespaces first, then links, then what needs both.
+fn stage(step: &Step) -> (u8, Space) {
+    let (space, object) = match step {
+        Step::MakePair(ends) => return (3, ends[0].0),
+        Step::Make(space, object) | Step::Change(space, object) | Step::Delete(space, object) => {
+            (*space, object)
+        }
+    };
+    let stage = match object {
+        Object::Namespace => 0,
+        Object::Sysctl(..) => 1,
+        Object::Link(..) => 2,
+        Object::LinkSysctl(..) => 4,
+        _ => 5,
+    };
+    (stage, space)
+}
+
+/// What the kernel holds after a step, if it succeeds: how the data plane keeps track of what it did.
+pub fn record(step: &Step, objects: &mut Objects) {
+    match step {
+        Step::Make(space, object) | Step::Change(space, object) => objects.put(*space, object.clone()),
+        Step::MakePair(ends) => {
+            for (space, name, link) in ends {
+                // An end that went with its peer took along what lived on it.
+                objects.remove(&(*space, Name::Link(*name)));
+                objects.put(*space, Object::Link(*name, *link));
+            }
+        }
+        Step::Delete(space, object) => objects.remove(&(*space, object.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! Plans are carried out on a model of the kernel, which refuses what the kernel would.
+
+use super::*;
+use crate::desired::{Attachment, Facts, desired};
+use ipnetwork::IpNetwork;
+use mesh_model::{
+    Availability, Balance, Cluster, ClusterId, Endpoint, EndpointId, EndpointMode, MacAddr, Network,
+    NetworkId, Node, NodeId, Role, Service, ServiceId, ServiceNetwork, Snapshot, Subnet, Target,
+};
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// A kernel that holds objects and veth pairs.
+#[derive(Clone, Default)]
+struct Model {
+    objects: Objects,
+    pairs: Vec<[PairEnd; 2]>,
+}
+
+impl Model {
+    fn apply(&mut self, works: &[Work]) -> Result<(), String> {
+        works.iter().flat_map(|work| &work.steps).try_for_each(|step| self.step(step))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Make(space, object) => {
+                if self.objects.contains(&(*space, object.name())) {
+                    return Err(format!("EEXIST: {step:?}"));
+                }
+                self.admit(*space, object)?;
+                self.objects.put(*space, object.clone());
+            }
+            Step::Change(space, object) => {
+                let is_link_of_other_kind = match (object, self.objects.get(&(*space, object.name()))) {
+                    (_, None) => return Err(format!("ENOENT: {step:?}")),
+                    (Object::Link(_, new), Some(Object::Link(_, old))) => new.kind != old.kind,
+                    _ => false,
+                };
+                if is_link_of_other_kind {
+                    return Err(format!("EOPNOTSUPP: {step:?}"));
+                }
+                self.objects.put(*space, object.clone());
+            }
+            Step::MakePair(ends) => {
+                for (space, name, link) in ends {
+                    let link = Object::Link(*name, *link);
+                    self.step(&Step::Make(*space, link))?;
+                }
+                self.pairs.push([(ends[0].0, ends[0].1), (ends[1].0, ends[1].1)]);
+            }
+            Step::Delete(space, object) => self.delete(*space, object.name()),
+        }
+        Ok(())
+    }
+
+    fn admit(&self, space: Space, object: &Object) -> Result<(), String> {
+        let has = |name: Name| self.objects.contains(&(space, name));
+        let needs = |holds: bool, what: &str| {
+            if holds { Ok(()) } else { Err(format!("{what}: {space:?} {object:?}")) }
+        };
+        let overlay = matches!(space, Space::Overlay(_)) && !matches!(object, Object::Namespace);
+        needs(!overlay || has(Name::Namespace), "no namespace")?;
+        match object {
+            Object::Link(..) | Object::Namespace | Object::Sysctl(..) | Object::Rule(..) => Ok(()),
+            Object::Up(_, Some(bridge)) => needs(has(Name::Link(*bridge)), "no bridge"),
+            Object::Hairpin(port, _) => needs(has(Name::Up(*port)), "no port yet"),
+            Object::Route(_, _, hop) => needs(has(Name::Up(hop.link)), "link is not up"),
+            Object::Up(..) | Object::Address(..)
+                if object.link().is_some_and(|link| link.as_str() == "lo") =>
+            {
+                Ok(())
+            }
+            other => needs(other.link().is_some_and(|link| has(Name::Link(link))), "no link"),
+        }
+    }
+
+    /// The other end of a pair goes with the one that is deleted.
+    fn delete(&mut self, space: Space, name: Name) {
+        let gone: Vec<PairEnd> = match &name {
+            Name::Link(link) => vec![(space, *link)],
+            Name::Namespace => self.pairs.iter().flatten().filter(|end| end.0 == space).copied().collect(),
+            _ => vec![],
+        };
+        self.objects.remove(&(space, name));
+        for end in gone {
+            if let Some(at) = self.pairs.iter().position(|pair| pair.contains(&end)) {
+                for (space, link) in self.pairs.swap_remove(at) {
+                    self.objects.remove(&(space, Name::Link(link)));
+                }
+            }
+        }
+    }
+
+    /// What is read of it: targets are looked at only where an endpoint is desired.
+    fn read(&self, desired: &Desired) -> Objects {
+        let mut objects = self.objects.clone();
+        objects.retain(|(space, _), _| match space {
+            Space::Target(id) => desired.parts.iter().any(|part| part.owner == Owner::Endpoint(*id)),
+            _ => true,
+        });
+        objects
+    }
+
+    fn holds(&self, desired: &Desired) -> Result<(), String> {
+        let wanted: BTreeMap<_, _> = desired.parts.iter().flat_map(|part| part.objects.iter()).collect();
+        let found: BTreeMap<_, _> = self.objects.iter().collect();
+        let is_setting = |object: &Object| matches!(object, Object::LinkSysctl(..) | Object::Sysctl(..));
+        for (key, object) in &wanted {
+            if found.get(key) != Some(object) {
+                return Err(format!("wanted {object:?}, found {:?}", found.get(key)));
+            }
+        }
+        match found
+            .iter()
+            .find(|(key, object)| !wanted.contains_key(*key) && !is_setting(object) && !is_lo_up(object))
+        {
+            Some(extra) => Err(format!("left over: {extra:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A target's loopback stays up when its endpoint goes.
+fn is_lo_up(object: &Object) -> bool {
+    matches!(object, Object::Up(link, None) if link.as_str() == "lo")
+}
+
+const ME: NodeId = NodeId::from_bits(1);
+
+fn address(text: String) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn prefix(text: String) -> IpNetwork {
+    text.parse().expect("a prefix")
+}
+
+fn node(index: u32, underlay: u8) -> Node {
+    Node {
+        id: NodeId::from_bits(index.into()),
+        name: format!("n{index}").parse().expect("a name"),
+        role: Role::Worker,
+        index,
+        advertise: format!("10.77.{underlay}.{index}:7443").parse().expect("an address"),
+        addresses: vec![address(format!("10.200.0.{index}")), address(format!("fd20::{index}"))],
+        availability: Availability::Active,
+        labels: BTreeMap::new(),
+        created: 0,
+    }
+}
+
+fn network(number: u32, vni: u32, mtu: Option<u32>, internal: bool) -> Network {
+    let subnet = |cidr, gateway| Subnet { cidr: prefix(cidr), gateway: address(gateway), range: None };
+    Network {
+        id: NetworkId::from_bits(number.into()),
+        name: format!("net{number}").parse().expect("a name"),
+        vni,
+        subnets: vec![
+            subnet(format!("10.{number}.0.0/24"), format!("10.{number}.0.1")),
+            subnet(format!("fd{number}::/64"), format!("fd{number}::1")),
+        ],
+        internal,
+        mtu,
+        labels: BTreeMap::new(),
+        created: 0,
+    }
+}
+
+fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endpoint {
+    Endpoint {
+        id: EndpointId::from_bits(u64::from(number) << 40),
+        name: format!("c{number}").parse().expect("a name"),
+        network: NetworkId::from_bits(network.into()),
+        node: NodeId::from_bits(node.into()),
+        addresses: vec![
+            address(format!("10.{network}.0.{}", 10 + number)),
+            address(format!("fd{network}::{}", 10 + number)),
+        ],
+        mac: MacAddr::endpoint(u64::from(number) << 8 | u64::from(mac)),
+        service: None,
+        aliases: vec![],
+        target: Target::Pid(number as i32 + 1),
+        namespace_inode: 0,
+        ifname: ifname.into(),
+        draining: false,
+        created: 0,
+    }
+}
+
+fn service(number: u32, vip: u8) -> Service {
+    let on = ServiceNetwork {
+        network: NetworkId::from_bits(number.into()),
+        vips: vec![address(format!("10.{number}.0.{vip}")), address(format!("fd{number}::{vip}"))],
+    };
+    Service {
+        id: ServiceId::from_bits(number.into()),
+        name: format!("s{number}").parse().expect("a name"),
+        networks: vec![on],
+        aliases: vec![],
+        endpoint_mode: EndpointMode::Vip,
+        ports: vec![],
+        health: None,
+        balance: Balance::Roundrobin,
+        drain_timeout_ms: 0,
+        created: 0,
+    }
+}
+
+/// States that are near each other, so that a change from one to another keeps a part, changes a part.
+fn state() -> impl Strategy<Value = Desired> {
+    let endpoints =
+        prop::collection::btree_map(0..6u32, (1..=2u32, 1..=3u32, 0..2u8, any::<[bool; 2]>()), 0..6);
+    let networks = (any::<bool>(), prop::option::of(Just(1400)), any::<bool>());
+    (endpoints, networks, 0..2u8, prop::option::of(100..102u8), 1..=3u32).prop_map(
+        |(endpoints, (swap_vnis, mtu, internal), underlay, vip, nodes)| {
+            let cluster = Cluster {
+                id: ClusterId::from_bits(1),
+                data_path_port: 4789,
+                address_pools: vec![],
+                node_pools: vec![],
+            };
+            let mut snapshot = Snapshot { cluster: Some(Arc::new(cluster)), ..Snapshot::default() };
+            for index in 1..=nodes {
+                snapshot.nodes.insert(NodeId::from_bits(index.into()), Arc::new(node(index, underlay)));
+            }
+            for number in 1..=2 {
+                let vni = 4096 + if swap_vnis { 3 - number } else { number };
+                let network = network(number, vni, mtu, internal);
+                snapshot.networks.insert(network.id, Arc::new(network));
+            }
+            snapshot.services.extend(vip.map(|vip| (ServiceId::from_bits(1), Arc::new(service(1, vip)))));
+            let mut facts = Facts { mtu: 1450, ..Facts::default() };
+            for (number, (network, on, mac, [default_ipv4, default_ipv6])) in endpoints {
+                let endpoint = endpoint(number, network, on, mac, if mac == 0 { "eth0" } else { "eth1" });
+                if endpoint.node == ME {
+                    facts.attachments.insert(endpoint.id, Attachment { default_ipv4, default_ipv6 });
+                }
+                snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
+            }
+            desired(&snapshot, &node(1, underlay), &facts)
+        },
+    )
+}
+
+fn reached(model: &mut Model, desired: &Desired) -> Result<(), TestCaseError> {
+    model.apply(&plan(&model.read(desired), desired)).map_err(TestCaseError::fail)?;
+    model.holds(desired).map_err(TestCaseError::fail)?;
+    prop_assert_eq!(plan(&model.read(desired), desired), vec![]);
+    Ok(())
+}
+
+/// Forgets the targets of endpoints that are no longer there: their containers are somebody else's.
+fn forget_targets(model: &mut Model, desired: &Desired) {
+    let kept = model.read(desired);
+    let stale_rules_stay = |space: &Space| matches!(space, Space::Target(_));
+    model.objects.retain(|key, _| kept.contains(key) || !stale_rules_stay(&key.0));
+}
+
+proptest! {
+    #[test]
+    fn any_state_is_reached_from_any_other(states in prop::collection::vec(state(), 1..4)) {
+        let mut model = Model::default();
+        for desired in &states {
+            let actual = model.objects.clone();
+            model.apply(&plan(&actual, desired)).map_err(TestCaseError::fail)?;
+            forget_targets(&mut model, desired);
+            model.holds(desired).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(plan(&model.read(desired), desired), vec![]);
+        }
+    }
+
+    #[test]
+    fn any_damage_is_repaired(desired in state(), damage in prop::collection::vec(any::<prop::sample::Index>(), 1..5)) {
+        let mut model = Model::default();
+        reached(&mut model, &desired)?;
+        for index in damage {
+            let keys: Vec<Key> = model.objects.iter().map(|(key, _)| key.clone()).collect();
+            if !keys.is_empty() {
+                let (space, name) = index.get(&keys).clone();
+                model.delete(space, name);
+            }
+        }
+        reached(&mut model, &desired)?;
+    }
+
+    #[test]
+    fn what_a_data_plane_records_is_what_the_kernel_holds(from in state(), to in state()) {
+        let mut model = Model::default();
+        reached(&mut model, &from)?;
+        let mut recorded = model.objects.clone();
+        let works = plan(&recorded, &to);
+        model.apply(&works).map_err(TestCaseError::fail)?;
+        works.iter().flat_map(|work| &work.steps).for_each(|step| record(step, &mut recorded));
+        prop_assert_eq!(plan(&recorded, &to), vec![]);
+        model.holds(&to).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn one_endpoint_elsewhere_costs_its_entries_only() {
+    let state = |count: u32| {
+        let mut snapshot = Snapshot::default();
+        for index in 1..=2 {
+            snapshot.nodes.insert(NodeId::from_bits(index.into()), Arc::new(node(index, 0)));
+        }
+        snapshot.networks.insert(NetworkId::from_bits(1), Arc::new(network(1, 4097, None, false)));
+        for number in 0..count {
+            let endpoint = endpoint(number, 1, if number == 0 { 1 } else { 2 }, 0, "eth0");
+            snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
+        }
+        let attachments = [(EndpointId::from_bits(0), Attachment::default())].into();
+        desired(&snapshot, &node(1, 0), &Facts { mtu: 1450, attachments })
+    };
+    let mut model = Model::default();
+    model.apply(&plan(&Objects::default(), &state(5))).expect("a possible plan");
+    let works = plan(&model.objects, &state(6));
+    let steps: Vec<_> = works.iter().flat_map(|work| &work.steps).collect();
+    // A forwarding entry, and for each family a neighbour on the bridge and one on the VXLAN link.
+    assert_eq!(steps.len(), 5, "{steps:#?}");
+    assert!(steps.iter().all(|step| matches!(step, Step::Make(_, Object::Fdb(..) | Object::Neighbour(..)))));
+}

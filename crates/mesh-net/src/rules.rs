@@ -1,0 +1,60 @@
+//! The nftables rules of a node, derived from the cluster's state. Pure.
+//!
+//! The host's namespace has the tables `ip meshd` and `ip6 meshd`: published ports, the way out of the
+//! overlays, and the door that is shut to everything else. Each network's own namespace has `ip mesh`,
+//! `ip6 mesh` and `bridge mesh`: VIPs, and the way back for connections that another node took.
+//!
+//! The tables name interfaces that need not exist yet. Commit the host's before the links of a new
+//! network are made, so that there is no moment in which the host forwards into it unasked.
+
+mod balance;
+mod host;
+mod overlay;
+mod version;
+
+#[cfg(test)]
+mod tests;
+
+use crate::nft::Table;
+use mesh_model::{Endpoint, Network, NetworkId, Node, ServiceId, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use version::IpVersion;
+
+/// Name of the tables in the host's namespace.
+pub const HOST_TABLE: &str = "meshd";
+/// Name of the tables in the namespace of each network.
+pub const OVERLAY_TABLE: &str = "mesh";
+
+/// What the rules of one node are derived from.
+pub struct Rules<'a> {
+    snapshot: &'a Snapshot,
+    me: &'a Node,
+    backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
+}
+
+impl<'a> Rules<'a> {
+    /// Looks through the endpoints once.
+    pub fn new(snapshot: &'a Snapshot, me: &'a Node) -> Self {
+        Rules { snapshot, me, backends: snapshot.backends_by_service() }
+    }
+
+    /// The tables of the host's namespace.
+    ///
+    /// `closed` are the names of the interfaces that were there when meshd turned forwarding on: the
+    /// host does not become a router between them.
+    pub fn host(&self, closed: &BTreeSet<String>) -> [Table; 2] {
+        IpVersion::BOTH.map(|version| host::table(self, version, closed))
+    }
+
+    /// The tables of one network's namespace.
+    pub fn overlay(&self, network: &Network) -> [Table; 3] {
+        let [ip, ip6] = IpVersion::BOTH.map(|version| overlay::table(self, version, network));
+        [ip, ip6, overlay::bridge_table(self)]
+    }
+
+    /// The endpoints of a service that new connections may go to.
+    fn backends(&self, service: ServiceId, network: NetworkId) -> &[&'a Arc<Endpoint>] {
+        self.backends.get(&(service, network)).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,221 @@
+//! Tables of the host's namespace.
+
+use super::{HOST_TABLE, IpVersion, Rules, balance};
+use crate::desired::{data_path_port, uplink};
+use crate::nft::{
+    Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Table, Type, Verdict, ct_status,
+};
+use mesh_model::{NetworkId, Protocol, PublishMode, PublishedPort, Service};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// `IPPROTO_TCP` and `IPPROTO_UDP`.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// The whole table for one version.
+pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) -> Table {
+    let mut table = Table::new(version.family(), HOST_TABLE);
+    published_ports(&mut table, rules, version);
+    uplinks(&mut table, rules);
+    ways_out(&mut table);
+    door(&mut table, rules, closed);
+    table
+}
+
+/// Published ports: for anybody's packets to an address of this host, and for the host's own.
+fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let mut ports = Ports {
+        version,
+        ports: Set::verdicts(&[Type::Proto, Type::Port]),
+        bound: Set::verdicts(&[version.address(), Type::Proto, Type::Port]),
+        refused: Set::plain(&[Type::Port]),
+        refused_bound: Set::plain(&[version.address(), Type::Port]),
+    };
+    for service in rules.snapshot.services.values() {
+        let Some(network) = service.ingress_network() else { continue };
+        for port in service.ports.iter().filter(|port| in_kernel(port)) {
+            ports.publish(table, rules, service, network, port);
+        }
+    }
+    table.set("ports", ports.ports);
+    table.set("bound", ports.bound);
+    table.set("refused", ports.refused);
+    table.set("refused_bound", ports.refused_bound);
+    let daddr = version.daddr();
+    // An address and port come before the port alone.
+    table.chain(
+        "published",
+        vec![
+            Rule::new().vmap(&[daddr, Field::L4proto, Field::ThDport], "bound"),
+            Rule::new().vmap(&[Field::L4proto, Field::ThDport], "ports"),
+        ],
+    );
+    table.hook(
+        "prerouting",
+        Base::new(ChainKind::Nat, Hook::Prerouting, -100),
+        vec![Rule::new().daddr_is_local().jump("published")],
+    );
+    // 127.0.0.1 and ::1 are served by meshd's own sockets: the kernel can't route from them.
+    table.hook(
+        "output",
+        Base::new(ChainKind::Nat, Hook::Output, -100),
+        vec![version.not_loopback().daddr_is_local().jump("published")],
+    );
+    // Containers reach what the host serves, as with Docker; those of internal networks reach nothing, whatever routes
+    // they give themselves. A port without a backend: TCP is refused by the socket that reserves it, which leaves UDP
+    // unanswered.
+    let udp = || Rule::new().protocol(UDP).daddr_is_local();
+    table.hook(
+        "input",
+        Base::new(ChainKind::Filter, Hook::Input, 0),
+        vec![
+            forged(rules).drop(),
+            Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
+            udp().is_in(&[daddr, Field::ThDport], "refused_bound").reject_port_unreachable(),
+            udp().is_in(&[Field::ThDport], "refused").reject_port_unreachable(),
+        ],
+    );
+}
+
+/// Whether a port needs no process to serve it.
+fn in_kernel(port: &PublishedPort) -> bool {
+    port.protocol != Protocol::Http && port.proxy_protocol.is_none()
+}
+
+/// The sets and maps of published ports under construction.
+struct Ports {
+    version: IpVersion,
+    ports: Set,
+    bound: Set,
+    refused: Set,
+    refused_bound: Set,
+}
+
+impl Ports {
+    fn publish(
+        &mut self,
+        table: &mut Table,
+        rules: &Rules<'_>,
+        service: &Service,
+        network: NetworkId,
+        port: &PublishedPort,
+    ) {
+        let here_only = port.mode == PublishMode::Host;
+        let here = |node| !here_only || node == rules.me.id;
+        let elsewhere = here_only && !rules.snapshot.replicas(service.id, network).any(|e| here(e.node));
+        if elsewhere || port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
+            return;
+        }
+        let backends: Vec<Data> = rules
+            .backends(service.id, network)
+            .iter()
+            .filter(|backend| here(backend.node))
+            .filter_map(|backend| Some(vec![self.version.address_of(backend)?, Datum::Port(port.target)]))
+            .collect();
+        match balance::choice(service.balance, backends) {
+            Some(choice) => {
+                let chain = chain_name(port);
+                let protocol = protocol_number(port);
+                table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(choice)]);
+                self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
+            }
+            None if port.protocol == Protocol::Udp => self.refuse(port.ip, port.published),
+            None => {}
+        }
+    }
+
+    fn lead(&mut self, bound: Option<IpAddr>, protocol: u8, port: u16, to: Verdict) {
+        let key = vec![Datum::Proto(protocol), Datum::Port(port)];
+        match bound {
+            Some(ip) => self.bound.insert_verdict([vec![ip.into()], key].concat(), to),
+            None => self.ports.insert_verdict(key, to),
+        }
+    }
+
+    fn refuse(&mut self, bound: Option<IpAddr>, port: u16) {
+        match bound {
+            Some(ip) => self.refused_bound.add(vec![ip.into(), Datum::Port(port)]),
+            None => self.refused.add(vec![Datum::Port(port)]),
+        }
+    }
+}
+
+fn protocol_number(port: &PublishedPort) -> u8 {
+    if port.protocol == Protocol::Udp { UDP } else { TCP }
+}
+
+/// `tcp_80`, or `tcp_80_at_10.0.0.1`. nft takes no colon in a name.
+fn chain_name(port: &PublishedPort) -> String {
+    let name = format!("{}_{}", port.protocol, port.published);
+    match port.ip {
+        Some(ip) => format!("{name}_at_{ip}").replace(':', "_"),
+        None => name,
+    }
+}
+
+/// The host's ends of the networks' uplinks. They are matched by their whole names, for a host may well have an
+/// interface of its own that is called `uplink`.
+fn uplinks(table: &mut Table, rules: &Rules<'_>) {
+    let mut overlays = Set::plain(&[Type::Ifname]);
+    let mut internal = Set::plain(&[Type::Ifname]);
+    let mut same = Set::plain(&[Type::Ifname, Type::Ifname]);
+    for network in rules.snapshot.networks.values() {
+        let name = Datum::Ifname(uplink(network.vni).to_string());
+        overlays.add(vec![name.clone()]);
+        if network.internal {
+            internal.add(vec![name.clone()]);
+        }
+        same.add(vec![name.clone(), name]);
+    }
+    table.set("overlays", overlays);
+    table.set("internal", internal);
+    table.set("same", same);
+}
+
+/// What leaves the overlays bears the host's address. So does what a container sends to a published port of its own
+/// network: the replica would answer it directly, past the address translation.
+fn ways_out(table: &mut Table) {
+    table.hook(
+        "postrouting",
+        Base::new(ChainKind::Nat, Hook::Postrouting, 100),
+        vec![
+            Rule::new()
+                .is_in(&[Field::Iifname], "overlays")
+                .not_in(&[Field::Oifname], "overlays")
+                .masquerade(),
+            Rule::new().is_in(&[Field::Iifname, Field::Oifname], "same").masquerade(),
+        ],
+    );
+}
+
+/// What a container sends to the VXLAN port of a node: frames for any network, and masqueraded they would bear a node's
+/// address.
+fn forged(rules: &Rules<'_>) -> Rule {
+    let port = Datum::Port(data_path_port(rules.snapshot));
+    Rule::new().is_in(&[Field::Iifname], "overlays").protocol(UDP).eq(Field::ThDport, port)
+}
+
+/// The host is no door: into an overlay goes what came by a published port, and answers. All else is dropped, also what
+/// connection tracking makes nothing of.
+fn door(table: &mut Table, rules: &Rules<'_>, closed: &BTreeSet<String>) {
+    let mut names = Set::plain(&[Type::Ifname]);
+    for name in closed {
+        names.add(vec![Datum::Ifname(name.clone())]);
+    }
+    table.set("closed", names);
+    table.hook(
+        "forward",
+        Base::new(ChainKind::Filter, Hook::Forward, 0),
+        vec![
+            forged(rules).not_in(&[Field::Oifname], "overlays").drop(),
+            Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
+            Rule::new().is_in(&[Field::Oifname], "overlays").goto("into_overlay"),
+            Rule::new().is_in(&[Field::Iifname], "closed").is_in(&[Field::Oifname], "closed").drop(),
+        ],
+    );
+    let answers = || Rule::new().direction(CtDirection::Reply).accept();
+    table.chain("out_of_internal", vec![answers(), Rule::new().drop()]);
+    let published = Rule::new().any_bit(Field::CtStatus, ct_status::DNAT).accept();
+    table.chain("into_overlay", vec![answers(), published, Rule::new().drop()]);
+}

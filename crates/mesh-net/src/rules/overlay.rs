@@ -1,0 +1,167 @@
+//! Tables of a network's own namespace.
+
+use super::{IpVersion, OVERLAY_TABLE, Rules, balance};
+use crate::nft::{
+    Base, ChainKind, CtDirection, Data, Datum, Family, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
+    icmpv6,
+};
+use mesh_model::{Balance, Network, Service};
+use std::net::IpAddr;
+
+/// `IPPROTO_ICMPV6`.
+const ICMPV6: u8 = 58;
+
+/// The whole table for one version.
+pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) -> Table {
+    let mut table = Table::new(version.family(), OVERLAY_TABLE);
+    marks(&mut table);
+    vips(&mut table, rules, version, network);
+    hairpin(&mut table, rules, version, network);
+    table.hook(
+        "forward",
+        Base::new(ChainKind::Filter, Hook::Forward, -150),
+        vec![Rule::new().clamp_mss_to_path()],
+    );
+    if version == IpVersion::V6 {
+        // Containers believe redirects, and answers of published ports would leave by the wrong node. There is no
+        // sysctl against sending them.
+        let redirect = Rule::new().protocol(ICMPV6).eq(Field::Icmpv6Type, Datum::Proto(icmpv6::ND_REDIRECT));
+        table.hook("output", Base::new(ChainKind::Filter, Hook::Output, 0), vec![redirect.drop()]);
+    }
+    table
+}
+
+/// Frames from another node's bridge are marked with that node: it routed them here, from its ingress or a VIP. Before
+/// priority 0, at which a bridge hands packets to the IP hooks.
+pub(super) fn bridge_table(rules: &Rules<'_>) -> Table {
+    let mut table = Table::new(Family::Bridge, OVERLAY_TABLE);
+    let mut nodes = Set::map(&[Type::Ether], &[Type::Number]);
+    for node in rules.snapshot.nodes.values().filter(|node| node.id != rules.me.id) {
+        nodes.insert(vec![Datum::Ether(node.bridge_mac().0)], vec![Datum::Number(node.mark())]);
+    }
+    table.set("nodes", nodes);
+    let mark = Source::Map { key: vec![Field::EtherSaddr], map: "nodes".into() };
+    table.hook(
+        "prerouting",
+        Base::new(ChainKind::Filter, Hook::Prerouting, -300),
+        vec![Rule::new().begins(Field::Iifname, "vx").set_mark(mark)],
+    );
+    table
+}
+
+/// A connection remembers the node that it came by, and what goes back is marked with it for policy routing.
+///
+/// What goes back gets the connection's mark also when that is 0, and what belongs to no connection gets none: else
+/// packets would loop between two nodes.
+fn marks(table: &mut Table) {
+    table.hook(
+        "marks",
+        Base::new(ChainKind::Filter, Hook::Prerouting, -150),
+        vec![
+            Rule::new().direction(CtDirection::Reply).set_mark(Source::Field(Field::CtMark)).accept(),
+            Rule::new()
+                .direction(CtDirection::Original)
+                .ne(Field::Mark, Datum::Number(0))
+                .set_ct_mark(Source::Field(Field::Mark)),
+            Rule::new().set_mark(Source::Constant(vec![Datum::Number(0)])),
+        ],
+    );
+}
+
+/// VIPs. The key is the address alone: a VIP stands for every protocol and port.
+fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
+    let mut vips = Vips {
+        version,
+        vips: Set::verdicts(&[version.address()]),
+        slots: Set::map(&[version.address(), Type::Number], &[version.address()]),
+        refused: Set::plain(&[version.address()]),
+    };
+    for service in rules.snapshot.services.values() {
+        for vip in service.vips(network.id).iter().filter(|vip| version.is_of(vip)) {
+            let backends = rules.backends(service.id, network.id).iter();
+            let backends = backends.filter_map(|backend| Some(vec![version.address_of(backend)?])).collect();
+            vips.add(table, service, *vip, backends);
+        }
+    }
+    table.set("vips", vips.vips);
+    table.set("slots", vips.slots);
+    table.set("refused", vips.refused);
+    table.hook(
+        "prerouting",
+        Base::new(ChainKind::Nat, Hook::Prerouting, -100),
+        vec![Rule::new().vmap(&[version.daddr()], "vips")],
+    );
+    table.hook("input", Base::new(ChainKind::Filter, Hook::Input, 0), refusals(version));
+}
+
+/// A VIP is an address of this namespace: what is not translated, as there is no backend, arrives at the input hook.
+/// A ping is told that the port is unreachable.
+fn refusals(version: IpVersion) -> Vec<Rule> {
+    let refused = || Rule::new().is_in(&[version.daddr()], "refused");
+    let mut rules = vec![refused().reject_tcp_reset(), refused().reject_port_unreachable()];
+    if version == IpVersion::V6 {
+        // Neighbour discovery goes on.
+        let echo = Datum::Proto(icmpv6::ECHO_REQUEST);
+        rules.insert(0, refused().protocol(ICMPV6).ne(Field::Icmpv6Type, echo).accept());
+    }
+    rules
+}
+
+/// The sets and maps of VIPs under construction.
+struct Vips {
+    version: IpVersion,
+    vips: Set,
+    slots: Set,
+    refused: Set,
+}
+
+impl Vips {
+    fn add(&mut self, table: &mut Table, service: &Service, vip: IpAddr, backends: Vec<Data>) {
+        let chain = match (service.balance, backends.len()) {
+            (_, 0) => return self.refused.add(vec![vip.into()]),
+            (Balance::Random, count) => {
+                self.share(vip, backends);
+                let name = format!("random_{count}");
+                let key = vec![self.version.daddr(), Field::NumgenRandom(count as u32)];
+                table.chain(&name, vec![Rule::new().dnat(Source::Map { key, map: "slots".into() })]);
+                name
+            }
+            (balance, _) => {
+                let name = format!("vip_{vip}").replace(':', "_");
+                let choice = balance::choice(balance, backends);
+                table.chain(&name, choice.map(|choice| Rule::new().dnat(choice)).into_iter().collect());
+                name
+            }
+        };
+        self.vips.insert_verdict(vec![vip.into()], Verdict::Goto(chain));
+    }
+
+    /// A chain for each number of backends is enough for all services that choose at random: a change of backends is
+    /// then one of elements only.
+    fn share(&mut self, vip: IpAddr, backends: Vec<Data>) {
+        for (slot, backend) in (0u32..).zip(backends) {
+            self.slots.insert(vec![vip.into(), Datum::Number(slot)], backend);
+        }
+    }
+}
+
+/// A container that is balanced to itself would answer itself: its packets come from the gateway instead. Needed on its
+/// own node only, which is where a VIP is translated.
+fn hairpin(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
+    let mut pairs = Set::map(&[version.address(), version.address()], &[version.address()]);
+    let here = |node| node == rules.me.id;
+    for endpoint in rules.snapshot.endpoints.values().filter(|e| e.network == network.id && here(e.node)) {
+        for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
+            if let Some(subnet) = network.subnet_of(*address) {
+                pairs.insert(vec![(*address).into(), (*address).into()], vec![subnet.gateway.into()]);
+            }
+        }
+    }
+    table.set("hairpin", pairs);
+    let key = vec![version.saddr(), version.daddr()];
+    table.hook(
+        "postrouting",
+        Base::new(ChainKind::Nat, Hook::Postrouting, 100),
+        vec![Rule::new().snat(Source::Map { key, map: "hairpin".into() })],
+    );
+}

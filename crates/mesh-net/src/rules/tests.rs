@@ -1,0 +1,7 @@
+//! Tests of the rules: as text, as properties of random clusters, and with packets.
+
+mod balancing;
+mod cluster;
+mod lab;
+mod packets;
+mod text;

@@ -1,0 +1,127 @@
+//! Whatever the cluster: each backend that may take traffic is in its service's slots exactly once, and no other is.
+
+use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id, published};
+use crate::nft::{Data, Datum, Source, Statement, Table, Value, Verdict};
+use crate::rules::Rules;
+use mesh_model::{Balance, Health, Protocol, PublishMode, Snapshot};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+#[derive(Debug, Clone)]
+struct Replica {
+    node: u32,
+    health: Health,
+    draining: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Recipe {
+    balance: Balance,
+    mode: PublishMode,
+    replicas: Vec<Replica>,
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let health = prop::sample::select(vec![Health::Healthy, Health::Unhealthy, Health::Starting]);
+    let replica = (1u32..4, health, prop::bool::weighted(0.2)).prop_map(|(node, health, draining)| Replica {
+        node,
+        health,
+        draining,
+    });
+    (
+        prop::sample::select(vec![Balance::Roundrobin, Balance::Random]),
+        prop::sample::select(vec![PublishMode::Ingress, PublishMode::Host]),
+        prop::collection::vec(replica, 0..7),
+    )
+        .prop_map(|(balance, mode, replicas)| Recipe { balance, mode, replicas })
+}
+
+/// Service `n` has VIP `200 + n`, port `80 + n`, and replicas from address `10 n` on.
+fn cook(recipes: &[Recipe]) -> Snapshot {
+    let mut snapshot = cluster(3);
+    for (number, recipe) in (1u8..).zip(recipes) {
+        let mut port = published(80 + u16::from(number), 8080, Protocol::Tcp);
+        port.mode = recipe.mode;
+        let service = add_service(&mut snapshot, number.into(), 200 + number, recipe.balance, vec![port]);
+        for (host, replica) in (number * 10..).zip(&recipe.replicas) {
+            add_replica(&mut snapshot, service, replica.node, host, replica.health);
+            edit(snapshot.endpoints.values_mut().find(|e| e.addresses == addresses(host)), |endpoint| {
+                endpoint.draining = replica.draining;
+            });
+        }
+    }
+    snapshot
+}
+
+/// The addresses that should be chosen from.
+fn expected(number: u8, recipe: &Recipe, here_only: bool, ipv6: bool) -> Vec<Datum> {
+    (number * 10..)
+        .zip(&recipe.replicas)
+        .filter(|(_, replica)| replica.health == Health::Healthy && !replica.draining)
+        .filter(|(_, replica)| !here_only || replica.node == 1)
+        .map(|(host, _)| addresses(host)[usize::from(ipv6)].into())
+        .collect()
+}
+
+/// What a chain's only rule chooses from for a VIP, slot by slot.
+fn slots(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Data> {
+    let Some(Value::Verdict(Verdict::Goto(chain))) = verdict else { return Vec::new() };
+    let [rule] = &table.chains[chain].rules[..] else { panic!("{chain} has one rule") };
+    let Some(Statement::Nat(_, source)) = rule.statements.last() else { panic!("{chain} translates") };
+    let (elements, modulus): (Vec<(&Data, &Value)>, _) = match source {
+        Source::Constant(data) => return vec![data.clone()],
+        Source::Inline { key, map } => (map.elements.iter().collect(), *key),
+        Source::Map { key, map } => {
+            let of_vip = |(key, _): &(&Data, &Value)| key.first() == vip;
+            (table.sets[map].elements.iter().filter(of_vip).collect(), key[1])
+        }
+        Source::Field(_) => panic!("{chain} chooses an address"),
+    };
+    let numbers: Vec<Option<&Datum>> = elements.iter().map(|(key, _)| key.last()).collect();
+    let wanted: Vec<Datum> = (0..elements.len() as u32).map(Datum::Number).collect();
+    assert_eq!(numbers, wanted.iter().map(Some).collect::<Vec<_>>(), "slots are numbered without a gap");
+    let count = elements.len() as u32;
+    assert!(
+        [crate::nft::Field::NumgenInc(count), crate::nft::Field::NumgenRandom(count)].contains(&modulus),
+        "as many slots as the generator makes numbers"
+    );
+    elements
+        .into_iter()
+        .map(|(_, value)| match value {
+            Value::Data(data) => data.clone(),
+            other => panic!("{other:?} is no address"),
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_backend_is_in_its_slots_exactly_once(recipes in prop::collection::vec(recipe(), 0..5)) {
+        let snapshot = cook(&recipes);
+        let rules = Rules::new(&snapshot, &snapshot.nodes[&node_id(1)]);
+        let host = rules.host(&BTreeSet::new());
+        let overlay = rules.overlay(&snapshot.networks[&network_id()]);
+        for ipv6 in [false, true] {
+            let (host, overlay) = (&host[usize::from(ipv6)], &overlay[usize::from(ipv6)]);
+            for (number, recipe) in (1u8..).zip(&recipes) {
+                let vip: Datum = addresses(200 + number)[usize::from(ipv6)].into();
+                let wanted = expected(number, recipe, false, ipv6);
+                let found = slots(overlay, overlay.sets["vips"].elements.get(&vec![vip.clone()]), Some(&vip));
+                prop_assert_eq!(&found, &wanted.iter().map(|a| vec![a.clone()]).collect::<Vec<_>>());
+                let refused = overlay.sets["refused"].elements.contains_key(&vec![vip]);
+                prop_assert_eq!(refused, wanted.is_empty(), "a VIP leads somewhere or is refused");
+
+                let key = vec![Datum::Proto(6), Datum::Port(80 + u16::from(number))];
+                let wanted: Vec<Data> = expected(number, recipe, recipe.mode == PublishMode::Host, ipv6)
+                    .into_iter()
+                    .map(|address| vec![address, Datum::Port(8080)])
+                    .collect();
+                prop_assert_eq!(slots(host, host.sets["ports"].elements.get(&key), None), wanted);
+            }
+            let leads = overlay.sets["vips"].elements.len() + overlay.sets["refused"].elements.len();
+            prop_assert_eq!(leads, recipes.len());
+        }
+    }
+}

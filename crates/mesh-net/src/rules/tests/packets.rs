@@ -1,0 +1,175 @@
+//! What the tables do to packets.
+
+use super::cluster::{add_replica, add_service, cluster, edit, network_id, node_id, published};
+use super::lab::{Lab, Namespace, Plan};
+use crate::nft::tests::namespace::load;
+use crate::rules::Rules;
+use mesh_model::{Balance, Health, Protocol, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+/// Host parts of the VIPs of a service with two replicas and of one without.
+const WEB: u8 = 100;
+const EMPTY: u8 = 101;
+
+fn state() -> Snapshot {
+    let mut snapshot = cluster(2);
+    let ports = vec![published(8080, 80, Protocol::Tcp)];
+    let web = add_service(&mut snapshot, 1, WEB, Balance::Roundrobin, ports);
+    add_replica(&mut snapshot, web, 1, 0x11, Health::Healthy);
+    add_replica(&mut snapshot, web, 2, 0x12, Health::Healthy);
+    // The lab writes host parts in decimal in both versions.
+    for (endpoint, host) in snapshot.endpoints.values_mut().zip([11, 12]) {
+        edit(Some(endpoint), |endpoint| endpoint.addresses = both(host));
+    }
+    let ports = vec![published(5353, 53, Protocol::Udp)];
+    add_service(&mut snapshot, 2, EMPTY, Balance::Roundrobin, ports);
+    for (service, vip) in snapshot.services.values_mut().zip([WEB, EMPTY]) {
+        edit(Some(service), |service| service.networks[0].vips = both(vip.into()));
+    }
+    snapshot
+}
+
+fn both(host: u16) -> Vec<IpAddr> {
+    Plan::BOTH.map(|plan| plan.overlay(host)).to_vec()
+}
+
+fn apply(lab: &Lab, snapshot: &Snapshot) {
+    for (index, overlay) in (1..).zip(&lab.overlays) {
+        let rules = Rules::new(snapshot, &snapshot.nodes[&node_id(index)]);
+        let tables = rules.overlay(&snapshot.networks[&network_id()]);
+        overlay.run(|| load(&tables.each_ref()));
+    }
+    let closed = BTreeSet::from(["eth0".to_owned()]);
+    let tables = Rules::new(snapshot, &snapshot.nodes[&node_id(1)]).host(&closed);
+    lab.host.run(|| load(&tables.each_ref()));
+}
+
+/// Asks eight times; how often each server answered, and all addresses that servers saw.
+#[track_caller]
+fn ask(from: &Namespace, to: IpAddr, port: u16) -> (BTreeMap<String, u32>, BTreeSet<IpAddr>) {
+    let mut counts = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for _ in 0..8 {
+        let (name, address) =
+            from.ask(to, port).unwrap_or_else(|error| panic!("[{to}]:{port}: {error}; got {counts:?}"));
+        *counts.entry(name).or_default() += 1;
+        seen.insert(address);
+    }
+    (counts, seen)
+}
+
+fn evenly() -> BTreeMap<String, u32> {
+    BTreeMap::from([("one".to_owned(), 4), ("two".to_owned(), 4)])
+}
+
+#[test]
+fn published_ports_and_vips_reach_every_replica_in_turn() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    apply(&lab, &state());
+    for plan in Plan::BOTH {
+        let (counts, seen) = ask(&lab.client, plan.lan(1), 8080);
+        assert_eq!((counts, seen), (evenly(), [plan.lan(2)].into()), "the client's address is kept");
+        let (counts, _) = ask(&lab.host, plan.lan(1), 8080);
+        assert_eq!(counts, evenly(), "the host's own clients");
+        let (counts, seen) = ask(&lab.replicas[0], plan.overlay(WEB.into()), 80);
+        assert_eq!(counts, evenly(), "a replica among the backends of its own VIP");
+        assert_eq!(seen, [plan.overlay(1), plan.overlay(11)].into(), "itself it sees as the gateway");
+        let (counts, _) = ask(&lab.replicas[0], plan.lan(1), 8080);
+        assert_eq!(counts, evenly(), "a container and a published port of its own network");
+        let (counts, seen) = ask(&lab.replicas[0], plan.lan(2), 80);
+        assert_eq!(counts["client"], 8);
+        assert_eq!(seen, [plan.lan(1)].into(), "what leaves the overlay bears the host's address");
+    }
+}
+
+#[test]
+fn a_vip_answers_a_ping_as_long_as_there_is_a_backend() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    let mut snapshot = state();
+    for balance in [Balance::Roundrobin, Balance::Random] {
+        edit(snapshot.services.values_mut().next(), |web| web.balance = balance);
+        apply(&lab, &snapshot);
+        for (plan, replica) in Plan::BOTH.into_iter().zip(&lab.replicas) {
+            assert!((0..4).all(|_| replica.ping(plan.overlay(WEB.into()))), "{balance}");
+            assert!(!replica.ping(plan.overlay(EMPTY.into())));
+        }
+    }
+}
+
+#[test]
+fn the_host_is_no_door() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    let mut snapshot = state();
+    for plan in Plan::BOTH {
+        assert!(lab.client.ask(plan.overlay(11), 80).is_ok(), "without rules the door is open");
+    }
+    apply(&lab, &snapshot);
+    for plan in Plan::BOTH {
+        for host in [1, 11, u16::from(WEB)] {
+            let refused = lab.client.ask_in_vain(plan.overlay(host), 80);
+            assert_eq!(refused, ErrorKind::TimedOut, "{}", plan.overlay(host));
+        }
+    }
+    for plan in Plan::BOTH {
+        assert!(lab.replicas[0].ask(plan.lan(1), 22).is_ok(), "containers reach what the host serves");
+    }
+    edit(snapshot.networks.get_mut(&network_id()), |network| network.internal = true);
+    apply(&lab, &snapshot);
+    for plan in Plan::BOTH {
+        for (to, port) in [(plan.lan(2), 80), (plan.lan(1), 22)] {
+            let refused = lab.replicas[0].ask_in_vain(to, port);
+            assert_eq!(refused, ErrorKind::TimedOut, "an internal network has no way out");
+        }
+        let (counts, _) = ask(&lab.client, plan.lan(1), 8080);
+        assert_eq!(counts, evenly(), "its published ports answer all the same");
+    }
+}
+
+#[test]
+fn containers_send_nobody_frames() {
+    const VXLAN: u16 = 4789;
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    apply(&lab, &state());
+    for plan in Plan::BOTH {
+        for (receiver, to) in [(&lab.client, plan.lan(2)), (&lab.host, plan.lan(1))] {
+            let sent = |port| {
+                let socket = receiver.run(|| UdpSocket::bind((to, port))).unwrap();
+                socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+                lab.replicas[0]
+                    .run(|| UdpSocket::bind((plan.overlay(11), 0))?.send_to(b"frame", (to, port)))
+                    .unwrap();
+                socket.recv(&mut [0; 8]).map_err(|error| error.kind())
+            };
+            assert_eq!(sent(VXLAN + 1), Ok(5), "{to}: other ports are fine");
+            assert_eq!(sent(VXLAN), Err(ErrorKind::WouldBlock), "{to}");
+        }
+    }
+}
+
+#[test]
+fn without_a_backend_clients_are_told_at_once() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    apply(&lab, &state());
+    for plan in Plan::BOTH {
+        let refused = lab.replicas[0].ask(plan.overlay(EMPTY.into()), 80).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        for (from, to) in [
+            (&lab.replicas[0], (plan.overlay(EMPTY.into()), 53)),
+            (&lab.client, (plan.lan(1), 5353)),
+            (&lab.host, (plan.lan(1), 5353)),
+        ] {
+            let answer = from.run(|| {
+                let unspecified: IpAddr = if to.0.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+                let socket = UdpSocket::bind((unspecified, 0))?;
+                socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+                socket.connect(to)?;
+                socket.send(b"?")?;
+                socket.recv(&mut [0; 1])
+            });
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to:?}");
+        }
+    }
+}

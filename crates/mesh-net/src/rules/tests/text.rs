@@ -1,0 +1,278 @@
+//! Small clusters and their tables, word for word, and as the kernel lists them.
+
+use super::cluster::{add_replica, add_service, cluster, edit, network_id, node_id, published};
+use crate::nft::Table;
+use crate::nft::tests::namespace::{in_namespace, list, load, load_text};
+use crate::rules::Rules;
+use mesh_model::{Balance, Health, Network, Protocol, ProxyProtocol, PublishMode, Snapshot};
+use std::collections::BTreeSet;
+
+fn host(snapshot: &Snapshot) -> [Table; 2] {
+    let closed = BTreeSet::from(["eth0".to_owned(), "wlan0".to_owned()]);
+    Rules::new(snapshot, &snapshot.nodes[&node_id(1)]).host(&closed)
+}
+
+fn overlay(snapshot: &Snapshot) -> [Table; 3] {
+    let network: &Network = &snapshot.networks[&network_id()];
+    Rules::new(snapshot, &snapshot.nodes[&node_id(1)]).overlay(network)
+}
+
+/// Three nodes; `web` has two healthy replicas and a sick one, `dns` has none that takes traffic.
+fn small() -> Snapshot {
+    let mut snapshot = cluster(3);
+    let ports = vec![published(80, 8080, Protocol::Tcp)];
+    let web = add_service(&mut snapshot, 1, 100, Balance::Roundrobin, ports);
+    let ports = vec![published(53, 53, Protocol::Udp), published(53, 53, Protocol::Tcp)];
+    let dns = add_service(&mut snapshot, 2, 101, Balance::Roundrobin, ports);
+    add_replica(&mut snapshot, web, 1, 11, Health::Healthy);
+    add_replica(&mut snapshot, web, 2, 12, Health::Healthy);
+    add_replica(&mut snapshot, web, 3, 13, Health::Unhealthy);
+    add_replica(&mut snapshot, dns, 1, 14, Health::Starting);
+    snapshot
+}
+
+/// What follows `name {` up to the line that closes it.
+#[track_caller]
+fn body<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let start = text.find(&format!("{name} {{\n")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    text[start..].lines().skip(1).take_while(|line| *line != "\t}").map(str::trim).collect()
+}
+
+#[test]
+fn the_host_table_word_for_word() {
+    let [ip, _] = host(&small());
+    let expected = r#"table ip meshd {
+	map bound {
+		type ipv4_addr . inet_proto . inet_service : verdict
+	}
+	set closed {
+		type ifname
+		elements = { "eth0", "wlan0" }
+	}
+	set internal {
+		type ifname
+	}
+	set overlays {
+		type ifname
+		elements = { "up4096" }
+	}
+	map ports {
+		type inet_proto . inet_service : verdict
+		elements = { tcp . 80 : goto tcp_80 }
+	}
+	set refused {
+		type inet_service
+		elements = { 53 }
+	}
+	set refused_bound {
+		type ipv4_addr . inet_service
+	}
+	set same {
+		type ifname . ifname
+		elements = { "up4096" . "up4096" }
+	}
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		iifname @overlays meta l4proto udp th dport 4789 oifname != @overlays drop
+		iifname @internal goto out_of_internal
+		oifname @overlays goto into_overlay
+		iifname @closed oifname @closed drop
+	}
+	chain input {
+		type filter hook input priority 0; policy accept;
+		iifname @overlays meta l4proto udp th dport 4789 drop
+		iifname @internal goto out_of_internal
+		meta l4proto udp fib daddr type local ip daddr . th dport @refused_bound reject
+		meta l4proto udp fib daddr type local th dport @refused reject
+	}
+	chain into_overlay {
+		ct direction reply accept
+		ct status & dnat != 0 accept
+		drop
+	}
+	chain out_of_internal {
+		ct direction reply accept
+		drop
+	}
+	chain output {
+		type nat hook output priority -100; policy accept;
+		ip daddr & 255.0.0.0 != 127.0.0.0 fib daddr type local jump published
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		iifname @overlays oifname != @overlays masquerade
+		iifname . oifname @same masquerade
+	}
+	chain prerouting {
+		type nat hook prerouting priority -100; policy accept;
+		fib daddr type local jump published
+	}
+	chain published {
+		ip daddr . meta l4proto . th dport vmap @bound
+		meta l4proto . th dport vmap @ports
+	}
+	chain tcp_80 {
+		meta l4proto tcp dnat to numgen inc mod 2 map { 0 : 10.78.0.11 . 8080, 1 : 10.78.0.12 . 8080 }
+	}
+}
+"#;
+    assert_eq!(ip.to_string(), expected);
+}
+
+#[test]
+fn the_overlay_tables_word_for_word() {
+    let [ip, ip6, bridge] = overlay(&small());
+    let expected = r#"table ip mesh {
+	map hairpin {
+		type ipv4_addr . ipv4_addr : ipv4_addr
+		elements = { 10.78.0.11 . 10.78.0.11 : 10.78.0.1, 10.78.0.14 . 10.78.0.14 : 10.78.0.1 }
+	}
+	set refused {
+		type ipv4_addr
+		elements = { 10.78.0.101 }
+	}
+	map slots {
+		type ipv4_addr . mark : ipv4_addr
+	}
+	map vips {
+		type ipv4_addr : verdict
+		elements = { 10.78.0.100 : goto vip_10.78.0.100 }
+	}
+	chain forward {
+		type filter hook forward priority -150; policy accept;
+		meta l4proto tcp tcp flags & 6 == 2 tcp option maxseg size set rt mtu
+	}
+	chain input {
+		type filter hook input priority 0; policy accept;
+		ip daddr @refused meta l4proto tcp reject with tcp reset
+		ip daddr @refused reject
+	}
+	chain marks {
+		type filter hook prerouting priority -150; policy accept;
+		ct direction reply meta mark set ct mark accept
+		ct direction original meta mark != 0 ct mark set meta mark
+		meta mark set 0
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		snat to ip saddr . ip daddr map @hairpin
+	}
+	chain prerouting {
+		type nat hook prerouting priority -100; policy accept;
+		ip daddr vmap @vips
+	}
+	chain vip_10.78.0.100 {
+		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
+	}
+}
+"#;
+    assert_eq!(ip.to_string(), expected);
+    let ip6 = ip6.to_string();
+    assert_eq!(body(&ip6, "chain output").last(), Some(&"meta l4proto ipv6-icmp icmpv6 type 137 drop"));
+    assert_eq!(
+        body(&ip6, "chain vip_fd78__64"),
+        ["dnat to numgen inc mod 2 map { 0 : fd78::b, 1 : fd78::c }"]
+    );
+    let expected = r#"table bridge mesh {
+	map nodes {
+		type ether_addr : mark
+		elements = { 06:6d:00:00:00:02 : 2, 06:6d:00:00:00:03 : 3 }
+	}
+	chain prerouting {
+		type filter hook prerouting priority -300; policy accept;
+		iifname "vx*" meta mark set ether saddr map @nodes
+	}
+}
+"#;
+    assert_eq!(bridge.to_string(), expected);
+}
+
+#[test]
+fn the_kernel_takes_the_tables_and_lists_what_nft_would_have_made() {
+    let snapshot = small();
+    for tables in [host(&snapshot).to_vec(), overlay(&snapshot).to_vec()] {
+        let ours = in_namespace(|| {
+            load(&tables.iter().collect::<Vec<_>>());
+            list()
+        });
+        let theirs = in_namespace(|| {
+            load_text(&tables.iter().map(Table::to_string).collect::<String>());
+            list()
+        });
+        assert_eq!(ours, theirs);
+    }
+}
+
+#[test]
+fn a_port_bound_to_an_address_is_published_there_only() {
+    let mut snapshot = small();
+    edit(snapshot.services.values_mut().next(), |web| {
+        web.ports[0].ip = Some("fd00:9::1".parse().unwrap());
+    });
+    edit(snapshot.services.values_mut().nth(1), |dns| dns.ports[0].ip = Some("10.9.0.1".parse().unwrap()));
+    let [ip, ip6] = host(&snapshot).map(|table| table.to_string());
+    assert_eq!(body(&ip6, "map bound")[1], "elements = { fd00:9::1 . tcp . 80 : goto tcp_80_at_fd00_9__1 }");
+    assert_eq!(body(&ip6, "map ports").len(), 1, "no elements");
+    assert!(!ip.contains("tcp_80"), "{ip}");
+    assert_eq!(body(&ip, "set refused_bound")[1], "elements = { 10.9.0.1 . 53 }");
+    assert_eq!(body(&ip, "set refused").len(), 1, "no elements");
+    assert_eq!(body(&ip6, "set refused_bound").len(), 1, "no elements");
+}
+
+#[test]
+fn a_port_in_host_mode_leads_to_replicas_here_and_is_closed_where_none_runs() {
+    let mut snapshot = small();
+    for service in snapshot.services.values_mut() {
+        edit(Some(service), |service| {
+            service.ports.iter_mut().for_each(|port| port.mode = PublishMode::Host)
+        });
+    }
+    let [ip, _] = host(&snapshot);
+    let text = ip.to_string();
+    assert_eq!(body(&text, "chain tcp_80"), ["meta l4proto tcp dnat to 10.78.0.11:8080"]);
+    assert_eq!(body(&text, "set refused")[1], "elements = { 53 }", "its replica here is not healthy");
+
+    let [ip, _] = Rules::new(&snapshot, &snapshot.nodes[&node_id(3)]).host(&BTreeSet::new());
+    let text = ip.to_string();
+    assert!(!text.contains("tcp_80"), "the replica there is not healthy");
+    assert_eq!(body(&text, "set refused").len(), 1, "no replica there, so the port is none of ours");
+}
+
+#[test]
+fn ports_that_a_process_serves_are_not_in_the_kernel() {
+    let mut snapshot = small();
+    edit(snapshot.services.values_mut().next(), |web| web.ports[0].protocol = Protocol::Http);
+    edit(snapshot.services.values_mut().nth(1), |dns| {
+        dns.ports.iter_mut().for_each(|port| port.proxy_protocol = Some(ProxyProtocol::V2));
+    });
+    for table in host(&snapshot) {
+        assert!(table.sets["ports"].elements.is_empty());
+        assert!(table.sets["refused"].elements.is_empty());
+    }
+}
+
+#[test]
+fn an_internal_network_has_no_way_out() {
+    let mut snapshot = small();
+    edit(snapshot.networks.get_mut(&network_id()), |network| network.internal = true);
+    for table in host(&snapshot) {
+        assert_eq!(body(&table.to_string(), "set internal")[1], "elements = { \"up4096\" }");
+    }
+}
+
+#[test]
+fn services_that_choose_at_random_share_a_chain_for_each_number_of_backends() {
+    let mut snapshot = cluster(1);
+    for number in 1..=3 {
+        let service = add_service(&mut snapshot, number, 100 + number as u8, Balance::Random, Vec::new());
+        for replica in 0..2 {
+            add_replica(&mut snapshot, service, 1, number as u8 * 10 + replica, Health::Healthy);
+        }
+    }
+    let [ip, ..] = overlay(&snapshot);
+    let text = ip.to_string();
+    assert_eq!(body(&text, "chain random_2"), ["dnat to ip daddr . numgen random mod 2 map @slots"]);
+    assert_eq!(text.matches("goto random_2").count(), 3);
+    assert_eq!(ip.sets["slots"].elements.len(), 6);
+    in_namespace(|| load(&[&ip]));
+}

@@ -1,0 +1,79 @@
+//! The targets of this node's endpoints: whether they are there, and whose default route leads out of each.
+
+use crate::{
+    desired::Attachment,
+    error::{Error, Result},
+    kernel::Kernel,
+    netlink::RawSpace,
+    netns::TargetNamespace,
+    object::{Ifname, Space},
+};
+use mesh_model::{Endpoint, EndpointId, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// An endpoint and the routes that were decided for it.
+#[derive(Clone)]
+pub(crate) struct Attached {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) routes: Attachment,
+}
+
+/// The namespace that an endpoint's record means. Another one at the same path means that the target is gone.
+pub(crate) fn check(endpoint: &Endpoint) -> Result<TargetNamespace> {
+    let namespace = TargetNamespace::open(&endpoint.target)?;
+    // 0: the record was written by somebody who did not look.
+    if endpoint.namespace_inode != 0 && endpoint.namespace_inode != namespace.inode() {
+        let path = endpoint.target.namespace_path();
+        return Err(Error::TargetGone { target: endpoint.target.to_string(), path });
+    }
+    if Ifname::new(&endpoint.ifname).is_none() {
+        return Err(Error::BadIfname(endpoint.ifname.clone()));
+    }
+    Ok(namespace)
+}
+
+/// Makes an endpoint's target usable, until it is closed.
+pub(crate) fn open(kernel: &mut Kernel, endpoint: &Endpoint) -> Result<()> {
+    let namespace = check(endpoint)?;
+    kernel.open_target(endpoint.id, namespace)
+}
+
+/// Decides for the endpoints of one target which of them has the default route: the one that has it, else the first,
+/// unless another interface has one. Internal networks lead nowhere. What was decided stays while the group does.
+pub(crate) fn decide_routes(
+    kernel: &mut Kernel,
+    group: &[&Arc<Endpoint>],
+    snapshot: &Snapshot,
+    known: &BTreeMap<EndpointId, Attached>,
+) -> Result<Vec<Attached>> {
+    let unchanged: Option<Vec<Attached>> =
+        group.iter().map(|endpoint| known.get(&endpoint.id).cloned()).collect();
+    if let Some(unchanged) = unchanged {
+        return Ok(unchanged);
+    }
+    let Some(first) = group.first() else { return Ok(Vec::new()) };
+    open(kernel, first)?;
+    let raw = kernel.netlink(Space::Target(first.id)).and_then(RawSpace::read_routing_only);
+    kernel.close_target(first.id);
+    let defaults = raw?.defaults;
+
+    let has_one = |endpoint: &Endpoint| defaults.iter().any(|(_, link)| link.as_str() == endpoint.ifname);
+    let elsewhere = |link: &Ifname| group.iter().all(|endpoint| endpoint.ifname != link.as_str());
+    let mut taken: BTreeSet<bool> =
+        defaults.iter().filter(|(_, link)| elsewhere(link)).map(|(ipv6, _)| *ipv6).collect();
+    let mut order: Vec<&Arc<Endpoint>> = group.to_vec();
+    order.sort_by_key(|endpoint| (!has_one(endpoint), endpoint.id));
+    let mut decide = |endpoint: &Arc<Endpoint>| {
+        let leads_out = snapshot.networks.get(&endpoint.network).is_some_and(|network| !network.internal);
+        let mut take = |ipv6: bool| {
+            let has_family = endpoint.addresses.iter().any(|address| address.is_ipv6() == ipv6);
+            leads_out && has_family && taken.insert(ipv6)
+        };
+        let routes = Attachment { default_ipv4: take(false), default_ipv6: take(true) };
+        Attached { endpoint: endpoint.clone(), routes }
+    };
+    Ok(order.into_iter().map(&mut decide).collect())
+}

@@ -1,0 +1,227 @@
+//! The data plane from outside: hosts on a LAN, containers on overlays, packets between them. Needs root.
+
+mod lab;
+mod life;
+
+use lab::{Lab, address, ask, serve};
+use mesh_net::{Error, Pass, desired};
+use std::collections::BTreeMap;
+
+fn two_containers(ipv6_underlay: bool) -> (Lab, [mesh_model::EndpointId; 2]) {
+    let mut lab = Lab::new(2, ipv6_underlay);
+    lab.network(1);
+    let ends = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    lab.reconcile(Pass::Changed);
+    (lab, ends)
+}
+
+#[test]
+fn containers_on_two_hosts_reach_each_other_in_both_families_over_both() {
+    for ipv6_underlay in [false, true] {
+        let (lab, [one, two]) = two_containers(ipv6_underlay);
+        for (from, last) in [(one, 12), (two, 11)] {
+            let from = lab.in_container(from);
+            from.reaches(&format!("10.1.0.{last}"));
+            from.reaches(&format!("fd1::{last}"));
+            from.reaches("10.1.0.1");
+            from.reaches("fd1::1");
+        }
+    }
+}
+
+#[test]
+fn a_new_data_plane_adopts_what_is_there() {
+    let (mut lab, _) = two_containers(false);
+    for pass in [Pass::Changed, Pass::Full] {
+        assert_eq!(lab.reconcile(pass), 0, "{pass:?}");
+    }
+    for host in &mut lab.hosts {
+        host.forget();
+    }
+    assert_eq!(lab.reconcile(Pass::Changed), 0);
+}
+
+#[test]
+fn a_vip_answers_ping_and_spreads_connections_over_hosts() {
+    let (mut lab, [one, two]) = two_containers(false);
+    let client = lab.container(0, 1, 20);
+    lab.service(1, &[one, two], None);
+    lab.reconcile(Pass::Changed);
+    serve(lab.in_container(one));
+    serve(lab.in_container(two));
+    let client = lab.in_container(client);
+    client.reaches("10.1.0.100");
+    client.reaches("fd1::100");
+    for vip in ["10.1.0.100:80", "[fd1::100]:80"] {
+        let mut served: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..20 {
+            let (name, seen) = ask(client, vip).expect("the VIP answers");
+            *served.entry(name).or_default() += 1;
+            assert!([address("10.1.0.20"), address("fd1::20")].contains(&seen), "{seen}");
+        }
+        assert_eq!(served.into_values().collect::<Vec<_>>(), [10, 10], "{vip} takes turns");
+    }
+    // A replica that asks its own service reaches all, itself too.
+    for _ in 0..4 {
+        ask(lab.in_container(one), "10.1.0.100:80").expect("the VIP answers a replica");
+        ask(lab.in_container(one), "[fd1::100]:80").expect("the VIP answers a replica");
+    }
+}
+
+#[test]
+fn a_published_port_answers_on_every_host_and_replicas_see_the_client() {
+    for ipv6_underlay in [false, true] {
+        let mut lab = Lab::new(3, ipv6_underlay);
+        lab.network(1);
+        let replicas = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+        lab.service(1, &replicas, Some(8080));
+        lab.reconcile(Pass::Changed);
+        replicas.iter().for_each(|replica| serve(lab.in_container(*replica)));
+        let client = lab.plug("client", 100);
+        for host in 11..=13 {
+            for (to, own) in [
+                (format!("10.77.0.{host}:8080"), "10.77.0.100"),
+                (format!("[fd77::{host}]:8080"), "fd77::100"),
+            ] {
+                let mut served = BTreeMap::new();
+                for _ in 0..6 {
+                    let (name, seen) = ask(&client, &to).unwrap_or_else(|e| panic!("{to}: {e}"));
+                    assert_eq!(seen, address(own), "{to}");
+                    *served.entry(name).or_insert(0) += 1;
+                }
+                assert_eq!(served.into_values().collect::<Vec<_>>(), [3, 3], "{to} takes turns");
+            }
+        }
+        // The host's own clients.
+        ask(&lab.hosts[2].space, "10.77.0.13:8080").expect("the host reaches its own port");
+    }
+}
+
+#[test]
+fn what_is_removed_leaves_nothing() {
+    let (mut lab, [one, two]) = two_containers(false);
+    lab.snapshot.endpoints.remove(&one);
+    lab.reconcile(Pass::Changed);
+    let (gone, host) = (lab.in_container(one), &lab.hosts[0]);
+    assert!(!gone.ip("-br link").contains("eth0"));
+    assert!(!host.space.ip("-br link").contains("up4097"));
+    assert!(
+        !mesh_net::netns::directory(&host.run_dir).read_dir().is_ok_and(|mut files| files.next().is_some())
+    );
+    assert_eq!(host.space.ip("route show proto 109"), "");
+
+    let report = lab.hosts[1].clear();
+    assert!(report.failures.is_empty(), "{report:?}");
+    let host = &lab.hosts[1].space;
+    assert!(!lab.in_container(two).ip("-br link").contains("eth0"));
+    assert_eq!(host.ok("nft list ruleset"), "");
+    assert_eq!(host.ok("cat /proc/sys/net/ipv4/ip_forward").trim(), "0");
+}
+
+#[test]
+fn drift_is_repaired_by_a_full_pass() {
+    let (mut lab, [one, _]) = two_containers(false);
+    let network = *lab.snapshot.networks.keys().next().expect("a network");
+    let damages = [
+        "ip link del br0",
+        "ip link del vx4097",
+        "ip link del up0",
+        "ip addr flush dev br0",
+        "ip neigh flush nud permanent dev vx4097",
+        "ip rule flush",
+        "ip link set br0 down",
+        "nft flush ruleset",
+        "sysctl -q net.ipv4.ip_forward=0",
+    ];
+    for damage in damages {
+        lab.hosts[0].overlay(network).ok(damage);
+        lab.reconcile(Pass::Full);
+        assert_eq!(lab.reconcile(Pass::Full), 0, "{damage}");
+        lab.in_container(one).reaches("10.1.0.12");
+        lab.in_container(one).reaches("fd1::12");
+        let overlay = lab.hosts[0].overlay(network);
+        assert!(overlay.ok("nft list ruleset").contains("table bridge mesh"), "{damage}");
+    }
+    let port = desired::port(one);
+    lab.hosts[0].overlay(network).ip(&format!("link del {port}"));
+    lab.reconcile(Pass::Full);
+    lab.in_container(one).reaches("10.1.0.12");
+    lab.hosts[0].space.ip("link del up4097");
+    lab.hosts[0].space.ok("nft flush ruleset");
+    lab.reconcile(Pass::Full);
+    assert!(lab.hosts[0].space.ok("nft list ruleset").contains("table ip6 meshd"));
+    assert_eq!(lab.reconcile(Pass::Full), 0);
+}
+
+#[test]
+fn an_attachment_that_fails_leaves_nothing_and_names_what_is_wrong() {
+    let mut lab = Lab::new(1, false);
+    lab.network(1);
+    let taken = lab.container(0, 1, 11);
+    lab.in_container(taken).ip("link add eth0 type bridge");
+    let gone = lab.container(0, 1, 12);
+    lab.change(gone, |endpoint| endpoint.namespace_inode += 1);
+    let file = lab.container(0, 1, 13);
+    lab.change(file, |endpoint| endpoint.target = mesh_model::Target::Netns("/etc/hostname".into()));
+    let host = lab.container(0, 1, 14);
+    let path = lab.hosts[0].space.path();
+    lab.change(host, |endpoint| {
+        endpoint.target = mesh_model::Target::Netns(path);
+        endpoint.namespace_inode = 0;
+    });
+    let snapshot = lab.snapshot.clone();
+    let report = lab.hosts[0].try_reconcile(&snapshot, Pass::Changed);
+    let mut vanished = report.vanished.clone();
+    vanished.sort();
+    assert_eq!(vanished, [gone, file]);
+    let errors: Vec<&Error> = report.failures.iter().map(|failure| &failure.error).collect();
+    assert!(matches!(errors[..], [Error::HostNamespace { .. }, Error::IfnameTaken { .. }]), "{errors:#?}");
+    assert!(
+        errors[1].to_string().contains(&lab.in_container(taken).path().display().to_string()),
+        "{}",
+        errors[1]
+    );
+    let network = *lab.snapshot.networks.keys().next().expect("a network");
+    assert!(!lab.hosts[0].overlay(network).ip("-br link").contains(desired::port(taken).as_str()));
+}
+
+#[test]
+fn a_target_with_a_default_route_elsewhere_keeps_it() {
+    let (mut lab, [one, two]) = two_containers(false);
+    let other = lab.container(0, 1, 30);
+    let space = lab.in_container(other);
+    space.ip("link add docker0 type bridge");
+    space.ip("addr add 172.18.0.2/16 dev docker0");
+    space.ip("link set docker0 up");
+    space.ip("route add default via 172.18.0.1");
+    lab.service(1, &[other], Some(8080));
+    lab.reconcile(Pass::Changed);
+    let space = lab.in_container(other);
+    assert!(space.ip("route show default").contains("docker0"));
+    assert!(space.ip("-6 route show default").contains("eth0"));
+    serve(space);
+    let client = lab.plug("client", 100);
+    for host in [11, 12] {
+        let (_, seen) = ask(&client, &format!("10.77.0.{host}:8080")).expect("the port answers");
+        assert_eq!(seen, address("10.77.0.100"));
+    }
+    space.reaches("10.1.0.12");
+    lab.in_container(two).reaches("10.1.0.30");
+    lab.in_container(one).reaches("10.1.0.30");
+    assert_eq!(lab.reconcile(Pass::Full), 0);
+    lab.snapshot.endpoints.remove(&other);
+    lab.reconcile(Pass::Changed);
+    assert!(!lab.in_container(other).ip("rule").contains("10.1.0.30"));
+}
+
+#[test]
+fn the_host_is_no_door() {
+    let (lab, [one, _]) = two_containers(false);
+    let neighbour = lab.plug("neighbour", 100);
+    neighbour.ip("route add 10.1.0.0/24 via 10.77.0.11");
+    neighbour.ip("route add fd1::/64 via fd77::11");
+    // The way exists: what it lacks is the permission.
+    lab.in_container(one).reaches("10.77.0.100");
+    assert!(!neighbour.pings("10.1.0.11"));
+    assert!(!neighbour.pings("fd1::11"));
+}
