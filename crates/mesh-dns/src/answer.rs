@@ -1,0 +1,145 @@
+//! The packet path: one query in, one answer out, without I/O, clock or allocation.
+
+use crate::{
+    query::{Query, Rejection},
+    response::{Response, Section, Transport, pointer},
+    spread::Spread,
+    table::{Found, Lookup, Records, Table, Task},
+    wire::{Rcode, flag, rtype},
+};
+use rand::Rng;
+use std::net::IpAddr;
+
+/// How long, in seconds, anybody may keep what we say of our own names.
+const TTL: u32 = 5;
+/// The answer to ANY: an HINFO record that says why there is nothing else (RFC 8482, 4.2).
+const ANY_REFUSED: &[u8] = b"\x07RFC8482\x00";
+
+/// What becomes of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is this many octets at the start of `out`.
+    Answer(usize),
+    /// The name is none of ours: the question is for an upstream resolver.
+    Forward,
+    /// Nothing is to be sent: not a query at all.
+    Drop,
+}
+
+/// Answers one query from a network's table.
+///
+/// `out` is where the answer is written; answers are never longer than it. 1232 octets suffice for UDP, 65535 for
+/// TCP; a buffer below 512 may have no room for the question, and then the query is dropped.
+pub fn answer(
+    table: &Table,
+    query: &[u8],
+    transport: Transport,
+    rng: &mut impl Rng,
+    out: &mut [u8],
+) -> Outcome {
+    let query = match Query::parse(query) {
+        Ok(query) => query,
+        Err(Rejection::Ignore) => return Outcome::Drop,
+        Err(Rejection::Reply { header, question, rcode }) => {
+            let response = Response::start(header, question, None, transport.limit(None), out);
+            return sent(response.map(|response| response.finish(rcode)));
+        }
+    };
+    let limit = transport.limit(query.edns);
+    if query.edns.is_some_and(|edns| edns.version != 0) {
+        return sent(Response::to(&query, limit, out).map(|response| response.finish(Rcode::BadVers)));
+    }
+    match table.find(query.name.key()) {
+        None => Outcome::Forward,
+        Some(lookup) => sent(
+            Response::to(&query, limit, out)
+                .map(|response| Authority { table, qtype: query.qtype, lookup, response }.answer(rng)),
+        ),
+    }
+}
+
+fn sent(len: Option<usize>) -> Outcome {
+    len.map_or(Outcome::Drop, Outcome::Answer)
+}
+
+/// The answer to a question about a name of ours.
+struct Authority<'a, 'o> {
+    table: &'a Table,
+    qtype: u16,
+    lookup: Lookup<'a>,
+    response: Response<'o>,
+}
+
+impl Authority<'_, '_> {
+    fn answer(mut self, rng: &mut impl Rng) -> usize {
+        self.response.set(flag::AUTHORITATIVE);
+        let answered = match (self.lookup.found, self.qtype) {
+            (Found::Missing, _) => return self.negative(Rcode::NxDomain),
+            (_, rtype::ANY) => self.single(rtype::HINFO, ANY_REFUSED),
+            (_, rtype::SOA) if self.lookup.apex == 0 => self.single(rtype::SOA, self.table.soa()),
+            (Found::Records(records), rtype::A | rtype::AAAA) => self.addresses(records, rng),
+            (Found::Tasks(port, tasks), rtype::SRV) => self.services(port, tasks, rng),
+            (Found::Pointer(name), rtype::PTR) => self.single(rtype::PTR, name),
+            _ => false,
+        };
+        if answered { self.response.finish(Rcode::NoError) } else { self.negative(Rcode::NoError) }
+    }
+
+    /// No such data, or no such name: the zone's SOA says how long that holds (RFC 2308).
+    fn negative(mut self, rcode: Rcode) -> usize {
+        let owner = pointer(self.lookup.apex);
+        if !self.response.record(Section::Authority, &owner, rtype::SOA, TTL, &[self.table.soa()]) {
+            self.response.set(flag::TRUNCATED);
+        }
+        self.response.finish(rcode)
+    }
+
+    fn single(&mut self, rtype: u16, data: &[u8]) -> bool {
+        self.add(rtype, &[data]);
+        true
+    }
+
+    fn addresses(&mut self, records: &Records, rng: &mut impl Rng) -> bool {
+        if self.qtype == rtype::A {
+            Spread::new(records.v4.len(), rng).all(|i| self.add(rtype::A, &[&records.v4[i].octets()]));
+            !records.v4.is_empty()
+        } else {
+            Spread::new(records.v6.len(), rng).all(|i| self.add(rtype::AAAA, &[&records.v6[i].octets()]));
+            !records.v6.is_empty()
+        }
+    }
+
+    /// One SRV record a task (RFC 2782), all of the same priority and weight, and the tasks' addresses as far as
+    /// there is room for them.
+    fn services(&mut self, port: u16, tasks: &[Task], rng: &mut impl Rng) -> bool {
+        let port = port.to_be_bytes();
+        let mut order = Spread::new(tasks.len(), rng);
+        let glue = order.clone();
+        if order.all(|i| self.add(rtype::SRV, &[&[0; 4], &port, &tasks[i].name])) {
+            for task in glue.map(|i| &tasks[i]) {
+                task.addresses.iter().all(|address| self.glue(&task.name, *address));
+            }
+        }
+        !tasks.is_empty()
+    }
+
+    fn add(&mut self, rtype: u16, data: &[&[u8]]) -> bool {
+        let fits = self.response.record(Section::Answer, &pointer(0), rtype, TTL, data);
+        if !fits {
+            self.response.set(flag::TRUNCATED);
+        }
+        fits
+    }
+
+    /// What does not fit here may be left out without saying so (RFC 2181, 9).
+    fn glue(&mut self, owner: &[u8], address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => {
+                self.response.record(Section::Additional, owner, rtype::A, TTL, &[&v4.octets()])
+            }
+            IpAddr::V6(v6) => {
+                self.response.record(Section::Additional, owner, rtype::AAAA, TTL, &[&v6.octets()])
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Judging and patching what an upstream sent.
+
+use crate::{
+    query::{Header, Query},
+    wire::{HEADER_LEN, Rcode, flag, rtype, skip_name, u16_at, u32_at},
+};
+
+/// Whether a message answers this query: ID, question and direction. An error may come without the question
+/// (RFC 1035 does not say; servers that can't read a query do so).
+pub(super) fn answers(reply: &[u8], id: u16, query: &Query<'_>) -> bool {
+    let Some(flags) = u16_at(reply, 2).filter(|_| reply.len() >= HEADER_LEN) else { return false };
+    if u16_at(reply, 0) != Some(id) || flags & flag::RESPONSE == 0 || flags & flag::OPCODE != 0 {
+        return false;
+    }
+    match u16_at(reply, 4) {
+        // Only the name's letters may differ in case; type and class are numbers.
+        Some(1) => reply.get(HEADER_LEN..HEADER_LEN + query.question.len()).is_some_and(|question| {
+            let (name, kind) = question.split_at(question.len() - 4);
+            let (asked_name, asked_kind) = query.question.split_at(question.len() - 4);
+            name.eq_ignore_ascii_case(asked_name) && kind == asked_kind
+        }),
+        Some(0) => reply.len() == HEADER_LEN && !is_conclusive(reply),
+        _ => false,
+    }
+}
+
+/// Whether the upstream had an answer, rather than a failure of its own that another may not share.
+pub(super) fn is_conclusive(reply: &[u8]) -> bool {
+    let rcode = u16_at(reply, 2).unwrap_or(0) & flag::RCODE;
+    rcode == Rcode::NoError as u16 || rcode == Rcode::NxDomain as u16
+}
+
+/// Whether there is more of it over TCP.
+pub(super) fn is_truncated(reply: &[u8]) -> bool {
+    u16_at(reply, 2).is_some_and(|flags| flags & flag::TRUNCATED != 0)
+}
+
+/// Makes a reply the client's own: its ID, its spelling of the question, and that recursion is to be had here.
+pub(super) fn address_to(reply: &mut [u8], header: Header, question: &[u8]) {
+    let flags = u16_at(reply, 2).unwrap_or(0) | flag::RECURSION_AVAILABLE;
+    reply[..2].copy_from_slice(&header.id.to_be_bytes());
+    reply[2..4].copy_from_slice(&flags.to_be_bytes());
+    if let Some(place) = reply.get_mut(HEADER_LEN..HEADER_LEN + question.len()) {
+        place.copy_from_slice(question);
+    }
+}
+
+/// For how many seconds a reply may be remembered: the lowest TTL of its records, or what its SOA says if there
+/// is no such data or name (RFC 2308, 5). None if not at all.
+pub(super) fn lifetime(reply: &[u8]) -> Option<u32> {
+    if !is_conclusive(reply) || is_truncated(reply) {
+        return None;
+    }
+    let mut lowest = None;
+    let mut soa = None;
+    let complete = walk(reply, |record| {
+        let ttl = effective(record.ttl);
+        lowest = Some(lowest.map_or(ttl, |lowest: u32| lowest.min(ttl)));
+        if record.rtype == rtype::SOA && record.is_authority {
+            let minimum = u32_at(reply, record.end - 4).unwrap_or(0);
+            soa = Some(ttl.min(effective(minimum)));
+        }
+    });
+    complete?;
+    let answered = u16_at(reply, 6)? > 0 && u16_at(reply, 2)? & flag::RCODE == Rcode::NoError as u16;
+    // Without an SOA nobody said that the data is not there: it may be a referral.
+    if answered { lowest } else { soa }.filter(|seconds| *seconds > 0)
+}
+
+/// Lowers every TTL by the seconds that a reply was remembered.
+pub(super) fn age(reply: &mut [u8], seconds: u32) {
+    let mut places = Vec::new();
+    walk(reply, |record| places.push((record.ttl_at, effective(record.ttl).saturating_sub(seconds))));
+    for (at, ttl) in places {
+        reply[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+    }
+}
+
+/// A TTL with its highest bit set is 0 (RFC 2181, 8).
+fn effective(ttl: u32) -> u32 {
+    if ttl >> 31 == 0 { ttl } else { 0 }
+}
+
+struct Record {
+    rtype: u16,
+    ttl: u32,
+    ttl_at: usize,
+    /// Where its data ends.
+    end: usize,
+    is_authority: bool,
+}
+
+/// Visits the records that have a TTL (OPT has none). None if the message is malformed.
+fn walk(reply: &[u8], mut visit: impl FnMut(Record)) -> Option<()> {
+    let mut at = HEADER_LEN;
+    if u16_at(reply, 4)? == 1 {
+        at = skip_name(reply, at)? + 4;
+    }
+    let [answers, authorities, additionals] = [6, 8, 10].map(|at| u16_at(reply, at).unwrap_or(0));
+    for index in 0..u32::from(answers) + u32::from(authorities) + u32::from(additionals) {
+        let fixed = skip_name(reply, at)?;
+        let end = fixed + 10 + usize::from(u16_at(reply, fixed + 8)?);
+        reply.get(fixed..end)?;
+        let record = Record {
+            rtype: u16_at(reply, fixed)?,
+            ttl: u32_at(reply, fixed + 4)?,
+            ttl_at: fixed + 4,
+            end,
+            is_authority: (u32::from(answers)..u32::from(answers) + u32::from(authorities)).contains(&index),
+        };
+        if record.rtype != rtype::OPT {
+            visit(record);
+        }
+        at = end;
+    }
+    Some(())
+}

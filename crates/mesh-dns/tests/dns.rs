@@ -1,0 +1,14 @@
+//! What a container gets to see: packets judged by another implementation, and a server asked by real clients.
+
+#[path = "dns/dig.rs"]
+mod dig;
+#[path = "dns/fixture.rs"]
+mod fixture;
+#[path = "dns/forwarding.rs"]
+mod forwarding;
+#[path = "dns/names.rs"]
+mod names;
+#[path = "dns/packets.rs"]
+mod packets;
+#[path = "dns/serving.rs"]
+mod serving;

@@ -1,0 +1,148 @@
+//! A server on real sockets.
+
+use crate::{
+    dig::{Running, dig, short},
+    fixture::{Mesh, ip, query},
+};
+use hickory_proto::{op::Message, rr::RecordType};
+use mesh_dns::Table;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+/// A service `big` of 300 endpoints, also known as `big.example`.
+pub(crate) fn big() -> Table {
+    let mut mesh = Mesh::new();
+    let service = mesh.service("big", |service| {
+        service.endpoint_mode = mesh_model::EndpointMode::Dnsrr;
+        service.aliases = vec!["big.example".parse().unwrap()];
+    });
+    for index in 0..300u16 {
+        let address = ip(&format!("10.0.{}.{}", index / 250, index % 250 + 1));
+        mesh.endpoint_at(&format!("big.{index}"), vec![address], |endpoint| endpoint.service = Some(service));
+    }
+    mesh.table()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dig_gets_every_kind_of_answer_over_udp_and_tcp() {
+    let server = Running::start(Mesh::with_web().table(), &[]);
+    for transport in ["+notcp", "+tcp"] {
+        for (asked, expected) in [
+            ("nginx_service A", &["192.168.100.2"][..]),
+            ("WWW.self-network AAAA", &["fd00:64::2"]),
+            ("tasks.nginx_service.self-network.mesh.internal", &["192.168.100.11", "192.168.100.13"]),
+            ("-x 192.168.100.11", &["web.1.Self-Network.mesh.internal."]),
+            ("-x fd00:64::20", &["Lonely.Self-Network.mesh.internal."]),
+            (
+                "_8080._tcp.www SRV",
+                &["0 0 8080 web.1.Self-Network.mesh.internal.", "0 0 8080 web.3.Self-Network.mesh.internal."],
+            ),
+            ("www ANY +notcp", &["\"RFC8482\" \"\""]),
+            ("web.2", &[]),
+        ] {
+            assert_eq!(short(server.address, &format!("{transport} {asked}")).await, expected, "{asked}");
+        }
+        let absent = dig(server.address, &format!("{transport} nothing.mesh.internal")).await;
+        assert!(absent.contains("status: NXDOMAIN") && absent.contains("flags: qr aa rd ra;"), "{absent}");
+        let nodata = dig(server.address, &format!("{transport} www MX")).await;
+        assert!(nodata.contains("status: NOERROR") && nodata.contains("SOA"), "{nodata}");
+        let unanswered = dig(server.address, &format!("{transport} example.com")).await;
+        assert!(unanswered.contains("status: SERVFAIL"), "no upstream: {unanswered}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_addresses_are_cut_over_udp_and_whole_over_tcp() {
+    let server = Running::start(big(), &[]);
+    let cut = dig(server.address, "+ignore +notcp tasks.big").await;
+    assert!(cut.contains("flags: qr aa tc rd ra;"), "{cut}");
+    // Without +ignore, dig comes back over TCP by itself.
+    assert_eq!(short(server.address, "tasks.big").await.len(), 300);
+    assert_eq!(short(server.address, "+tcp big").await.len(), 300);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_table_is_seen_by_the_next_query() {
+    let server = Running::start(Mesh::new().table(), &[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for number in 1..=100u8 {
+        let mut mesh = Mesh::new();
+        mesh.endpoint_at("moving", vec![ip(&format!("192.168.100.{number}"))], |_| {});
+        server.table.store(Arc::new(mesh.table()));
+        let asked = query("moving.", RecordType::A).to_vec().unwrap();
+        socket.send_to(&asked, server.address).await.unwrap();
+        let mut reply = [0; 1232];
+        let len = timeout(Duration::from_secs(3), socket.recv(&mut reply)).await.expect("an answer").unwrap();
+        let reply = Message::from_vec(&reply[..len]).unwrap();
+        assert_eq!(reply.answers[0].data.to_string(), format!("192.168.100.{number}"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_takes_several_queries_in_one_piece_or_in_many() {
+    let server = Running::start(Mesh::with_web().table(), &[]);
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut octets = Vec::new();
+    for name in ["www.", "lonely.", "web.1."] {
+        let message = query(name, RecordType::A).to_vec().unwrap();
+        octets.extend((message.len() as u16).to_be_bytes());
+        octets.extend(message);
+    }
+    let (first, rest) = octets.split_at(1);
+    stream.write_all(first).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.write_all(rest).await.unwrap();
+    for expected in ["192.168.100.2", "192.168.100.20", "192.168.100.11"] {
+        let mut reply = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut reply).await.unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.answers[0].data.to_string(), expected);
+    }
+    server.stop().await;
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "connections end with the server");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_does_not_disturb_the_next_client() {
+    let server = Running::start(Mesh::with_web().table(), &[]);
+    let noise = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for len in 0..200 {
+        noise.send_to(&vec![0x5a; len], server.address).await.unwrap();
+    }
+    // The sender of these is gone before its answer comes.
+    for _ in 0..50 {
+        let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        gone.send_to(&query("www.", RecordType::A).to_vec().unwrap(), server.address).await.unwrap();
+    }
+    assert_eq!(short(server.address, "www").await, ["192.168.100.2"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_bounded_and_room_comes_back() {
+    let server = Running::start(Mesh::with_web().table(), &[]);
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let mut refused = TcpStream::connect(server.address).await.unwrap();
+    let closed = timeout(Duration::from_secs(3), refused.read(&mut [0; 1])).await.expect("it is closed");
+    assert_eq!(closed.unwrap_or(0), 0);
+    assert_eq!(short(server.address, "+notcp www").await, ["192.168.100.2"]);
+    held.clear();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while short(server.address, "+tcp www").await != ["192.168.100.2"] {
+        assert!(Instant::now() < deadline, "closed connections are still counted");
+    }
+    server.stop().await;
+}
