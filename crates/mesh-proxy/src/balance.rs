@@ -1,0 +1,182 @@
+//! Which backend a request goes to.
+
+use crate::routes::{Backend, ListenAddr, Route, Routes};
+use arc_swap::ArcSwap;
+use mesh_model::{Balance, EndpointId, ServiceId};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The routes in force, and where each rotation stands.
+#[derive(Debug, Default)]
+pub(crate) struct Balancer {
+    table: ArcSwap<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    ports: HashMap<u16, Vec<Balanced>>,
+}
+
+/// A route and its rotation.
+#[derive(Debug, Clone)]
+pub(crate) struct Balanced {
+    route: Arc<Route>,
+    rotation: Arc<Rotation>,
+}
+
+impl Balancer {
+    /// Puts other routes in force. A service that stays on its port goes on with whose turn it is.
+    ///
+    /// Must not run twice at once: one task follows the routes.
+    pub(crate) fn replace(&self, routes: &Routes) {
+        let old = self.table.load();
+        let mut rotations: HashMap<_, _> =
+            old.ports.values().flatten().map(|b| (b.key(), b.rotation.clone())).collect();
+        let mut ports: HashMap<u16, Vec<Balanced>> = HashMap::new();
+        for route in routes.iter().map(Arc::clone) {
+            let rotation = rotations.remove(&key(&route)).unwrap_or_default();
+            ports.entry(route.listen.port).or_default().push(Balanced { route, rotation });
+        }
+        self.table.store(Arc::new(Table { ports }));
+    }
+
+    /// The service that a request to this local address is for: the only one on the port.
+    pub(crate) fn resolve(&self, local: SocketAddr) -> Option<Balanced> {
+        let table = self.table.load();
+        let mut here = table
+            .ports
+            .get(&local.port())?
+            .iter()
+            .filter(|b| b.route.listen.ip.is_none_or(|ip| ip == local.ip()));
+        match (here.next(), here.next()) {
+            (Some(only), None) => Some(only.clone()),
+            _ => None,
+        }
+    }
+}
+
+type RotationKey = (ListenAddr, ServiceId, u16);
+
+fn key(route: &Route) -> RotationKey {
+    (route.listen, route.service, route.target)
+}
+
+impl Balanced {
+    fn key(&self) -> RotationKey {
+        key(&self.route)
+    }
+
+    /// The service's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.route.name
+    }
+
+    /// The backend whose turn it is, apart from those already tried.
+    pub(crate) fn next(&self, tried: &[EndpointId]) -> Option<Backend> {
+        let backends = &self.route.backends;
+        match self.route.balance {
+            Balance::Roundrobin => self.rotation.next(backends, tried),
+            Balance::Random => {
+                let left: Vec<_> = backends.iter().filter(|b| !tried.contains(&b.endpoint)).collect();
+                (!left.is_empty()).then(|| *left[rand::random_range(0..left.len())])
+            }
+        }
+    }
+}
+
+/// An exact round robin that remembers *who* was last, not a slot: backends may come and go in between without
+/// anybody's turn being lost or had twice.
+#[derive(Debug)]
+struct Rotation {
+    /// Bits of the endpoint that was chosen last.
+    last: AtomicU64,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        // After the last of all comes the first.
+        Self { last: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Rotation {
+    /// `backends` are in the order of their endpoints' IDs.
+    fn next(&self, backends: &[Backend], tried: &[EndpointId]) -> Option<Backend> {
+        let mut chosen = None;
+        let _ = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            chosen = after(backends, last, tried);
+            chosen.map(|backend| backend.endpoint.bits())
+        });
+        chosen
+    }
+}
+
+fn after(backends: &[Backend], last: u64, tried: &[EndpointId]) -> Option<Backend> {
+    let start = backends.partition_point(|b| b.endpoint.bits() <= last);
+    let (before, from) = backends.split_at(start);
+    from.iter().chain(before).find(|b| !tried.contains(&b.endpoint)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_model::NetworkId;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn backends(ids: impl IntoIterator<Item = u64>) -> Vec<Backend> {
+        let backend = |id| Backend {
+            endpoint: EndpointId::from_bits(id),
+            network: NetworkId::from_bits(1),
+            addr: SocketAddr::from(([10, 0, 0, 1], 80)),
+        };
+        ids.into_iter().map(backend).collect()
+    }
+
+    fn pick(rotation: &Rotation, of: &[Backend]) -> u64 {
+        rotation.next(of, &[]).unwrap().endpoint.bits()
+    }
+
+    #[test]
+    fn one_that_joins_or_leaves_costs_nobody_a_turn() {
+        let rotation = Rotation::default();
+        let three = backends([10, 20, 30]);
+        assert_eq!([pick(&rotation, &three), pick(&rotation, &three)], [10, 20]);
+        let four = backends([10, 20, 25, 30]);
+        assert_eq!([(); 3].map(|()| pick(&rotation, &four)), [25, 30, 10]);
+        let two = backends([20, 30]);
+        assert_eq!([(); 3].map(|()| pick(&rotation, &two)), [20, 30, 20]);
+    }
+
+    #[test]
+    fn a_substitute_takes_its_own_turn() {
+        let rotation = Rotation::default();
+        let three = backends([1, 2, 3]);
+        let tried = [EndpointId::from_bits(1)];
+        assert_eq!(pick(&rotation, &three), 1);
+        assert_eq!(rotation.next(&three, &tried).unwrap().endpoint.bits(), 2);
+        assert_eq!(pick(&rotation, &three), 3);
+        let all = [1, 2, 3].map(EndpointId::from_bits);
+        assert_eq!(rotation.next(&three, &all), None);
+        assert_eq!(pick(&rotation, &three), 1, "a choice that failed is not a turn");
+    }
+
+    proptest! {
+        #[test]
+        fn every_backend_is_chosen_once_in_each_round(ids: BTreeSet<u64>, start: u64, rounds in 1usize..4) {
+            prop_assume!(!ids.is_empty());
+            let of = backends(ids.iter().copied());
+            let rotation = Rotation { last: AtomicU64::new(start) };
+            for _ in 0..rounds {
+                let round: BTreeSet<_> = (0..of.len()).map(|_| pick(&rotation, &of)).collect();
+                prop_assert_eq!(&round, &ids);
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! HTTP/1.1 on hyper: one client connection from its first byte to its last.
+//!
+//! ```text
+//! client ── serve ── exchange ─┬─ head      what is refused, what is rewritten (pure)
+//!                              ├─ upstream  pooled connections, retries, timeouts
+//!                              ├─ body      streams with progress, both ways
+//!                              └─ tunnel    after 101
+//! ```
+
+mod access;
+mod body;
+mod exchange;
+mod head;
+mod link;
+mod pool;
+mod retry;
+mod tunnel;
+
+use crate::{balance::Balancer, connect::Connect, routes::Routes, settings::Settings};
+use exchange::Exchange;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use link::Link;
+use pool::Pool;
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpStream,
+    pin, select,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What all connections of an ingress share.
+pub(crate) struct Engine {
+    balancer: Balancer,
+    pool: Pool,
+    settings: Settings,
+    /// Every task of a connection: clients, backends and tunnels.
+    tasks: TaskTracker,
+}
+
+/// The two ends of a client's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// The published address that it reached.
+    pub(crate) local: SocketAddr,
+}
+
+impl Engine {
+    pub(crate) fn new(connect: Arc<dyn Connect>, settings: Settings) -> Self {
+        let tasks = TaskTracker::new();
+        let pool = Pool::new(connect, &settings, tasks.clone());
+        Self { balancer: Balancer::default(), pool, settings, tasks }
+    }
+
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) const fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Puts other routes in force, and lets go of connections to backends that are no more.
+    pub(crate) fn set_routes(&self, routes: &Routes) {
+        self.balancer.replace(routes);
+        let backends = routes.backends();
+        self.pool.retain(|backend| backends.contains(backend));
+    }
+
+    /// Closes upstream connections that were unused for too long.
+    pub(crate) fn close_idle(&self) {
+        self.pool.close_idle();
+    }
+
+    /// Closes all unused upstream connections.
+    pub(crate) fn close_all_idle(&self) {
+        self.pool.retain(|_| false);
+    }
+
+    /// Serves one client until it goes, or until `stop` and what is in flight then has ended, at most
+    /// [`Settings::drain`] later.
+    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, ends: Ends, stop: CancellationToken) {
+        let link = Link::new(stream);
+        match self.exchanges(link.clone(), ends, stop).await {
+            Ok(()) => {}
+            Err(err) if err.is_incomplete_message() || err.is_timeout() => {
+                tracing::trace!(client = %ends.peer, %err, "client connection ended");
+            }
+            Err(err) => tracing::debug!(client = %ends.peer, %err, "client connection ended"),
+        }
+        link.linger().await;
+    }
+
+    /// All exchanges of one connection.
+    async fn exchanges(
+        self: &Arc<Self>,
+        link: Link,
+        ends: Ends,
+        stop: CancellationToken,
+    ) -> hyper::Result<()> {
+        let mut protocol = http1::Builder::new();
+        protocol
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.settings.head_timeout)
+            .max_header_size(self.settings.max_head)
+            .max_buf_size(self.settings.max_head.max(MIN_BUFFER));
+        let (engine, tunnel_stop) = (self.clone(), stop.clone());
+        let service = service_fn(move |request| {
+            let exchange = Exchange::new(engine.clone(), ends, tunnel_stop.clone());
+            async move { Ok::<_, Infallible>(exchange.answer(request).await) }
+        });
+        let connection = protocol.serve_connection(TokioIo::new(link), service).with_upgrades();
+        pin!(connection);
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(GRACE).await;
+        };
+        select! {
+            ended = connection.as_mut() => return ended,
+            () = stopped => connection.as_mut().graceful_shutdown(),
+        }
+        match timeout(self.settings.drain, connection).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::debug!(client = %ends.peer, "connection cut: it outlived its listener's drain");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// hyper needs a buffer of this size at least.
+const MIN_BUFFER: usize = 8192;
+
+/// How long after a stop idle connections are kept: requests that had arrived by then are read and answered.
+const GRACE: Duration = Duration::from_millis(50);

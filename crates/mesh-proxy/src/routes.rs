@@ -1,0 +1,119 @@
+//! What is published over HTTP and where it leads: a pure function of the snapshot.
+
+use mesh_model::{
+    Balance, Endpoint, EndpointId, Name, NetworkId, Node, NodeId, Protocol, PublishMode, PublishedPort,
+    Service, ServiceId, Snapshot,
+};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// Where a node must listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenAddr {
+    /// The only address; all addresses of the node if absent.
+    pub ip: Option<IpAddr>,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// One replica that takes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The network that it is reached by.
+    pub network: NetworkId,
+    /// Its address and the target port.
+    pub addr: SocketAddr,
+}
+
+/// One service on one published port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where it is published.
+    pub listen: ListenAddr,
+    /// The service.
+    pub service: ServiceId,
+    /// Its name.
+    pub name: Name,
+    /// Port of the replicas.
+    pub target: u16,
+    /// How backends are chosen.
+    pub balance: Balance,
+    /// Healthy replicas that are not draining, in the order of their endpoints' IDs.
+    pub backends: Vec<Backend>,
+}
+
+/// Every published `protocol=http` port of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routes {
+    routes: Vec<Arc<Route>>,
+}
+
+impl Routes {
+    /// The routes of node `me`.
+    pub fn new(snapshot: &Snapshot, me: NodeId) -> Self {
+        let node = snapshot.nodes.get(&me).map(Arc::as_ref);
+        let replicas = snapshot.backends_by_service();
+        let mut routes = Vec::new();
+        for service in snapshot.services.values() {
+            let Some(network) = service.ingress_network() else { continue };
+            let healthy = replicas.get(&(service.id, network)).map_or(&[][..], Vec::as_slice);
+            for port in service.ports.iter().filter(|port| port.protocol == Protocol::Http) {
+                let local = port.mode == PublishMode::Host;
+                if local && !snapshot.replicas(service.id, network).any(|e| e.node == me) {
+                    continue;
+                }
+                let healthy = healthy.iter().filter(|e| !local || e.node == me);
+                let backends = healthy.filter_map(|e| backend(e, port, node)).collect();
+                routes.push(Arc::new(route(service, port, backends)));
+            }
+        }
+        Self { routes }
+    }
+
+    /// Where the node must listen. A port on all addresses covers the same port on one address.
+    pub fn listen(&self) -> BTreeSet<ListenAddr> {
+        let all: BTreeSet<_> = self.routes.iter().map(|route| route.listen).collect();
+        let covered =
+            |at: &ListenAddr| at.ip.is_some() && all.contains(&ListenAddr { ip: None, port: at.port });
+        all.iter().copied().filter(|at| !covered(at)).collect()
+    }
+
+    /// Every service on every port.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
+    }
+
+    /// Every backend, once.
+    pub fn backends(&self) -> BTreeSet<Backend> {
+        self.routes.iter().flat_map(|route| route.backends.iter().copied()).collect()
+    }
+}
+
+fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>) -> Route {
+    Route {
+        listen: ListenAddr { ip: port.ip, port: port.published },
+        service: service.id,
+        name: service.name.clone(),
+        target: port.target,
+        balance: service.balance,
+        backends,
+    }
+}
+
+fn backend(endpoint: &Endpoint, port: &PublishedPort, node: Option<&Node>) -> Option<Backend> {
+    let ip = reachable_address(endpoint, node)?;
+    let addr = SocketAddr::new(ip, port.target);
+    Some(Backend { endpoint: endpoint.id, network: endpoint.network, addr })
+}
+
+/// The first address of a family that the node itself has an overlay address of, which its sockets start from.
+pub(crate) fn reachable_address(endpoint: &Endpoint, node: Option<&Node>) -> Option<IpAddr> {
+    let own = node.map_or(&[][..], |node| &node.addresses);
+    let same_family = |ip: &&IpAddr| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+    endpoint.addresses.iter().find(same_family).or_else(|| endpoint.addresses.first()).copied()
+}
