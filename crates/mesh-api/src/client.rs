@@ -1,0 +1,221 @@
+//! The client: one connection to the local socket for each request.
+
+use crate::{
+    Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, Init, Initialized, Join, JoinTokenRequest,
+    JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
+};
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use mesh_model::{EndpointSpec, NetworkSpec, ServiceSpec, ServiceUpdate};
+use serde::{Serialize, de::DeserializeOwned};
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// meshd said no; the text is its own.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody listens.
+    #[error("meshd does not answer at {socket}: is it running? ({source})", socket = socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The user may not talk to it.
+    #[error("no permission for {socket}: run as root or as a member of its group", socket = .0.display())]
+    Permission(PathBuf),
+    /// The connection broke.
+    #[error("the connection to meshd broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// What came back is no JSON of this version.
+    #[error("meshd's answer is not understood (another version?): {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// A client of one daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon that listens at this path.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The path of the socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `status`.
+    pub async fn status(&self) -> Result<StatusView, Error> {
+        self.get("/v1/status").await
+    }
+
+    /// `cluster init`.
+    pub async fn cluster_init(&self, init: &Init) -> Result<Initialized, Error> {
+        self.send(Method::POST, "/v1/cluster/init", Some(init)).await
+    }
+
+    /// `cluster join`.
+    pub async fn cluster_join(&self, join: &Join) -> Result<Joined, Error> {
+        self.send(Method::POST, "/v1/cluster/join", Some(join)).await
+    }
+
+    /// `cluster join-token`.
+    pub async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
+        self.send(Method::POST, "/v1/cluster/join-token", Some(request)).await
+    }
+
+    /// `node ls`.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, Error> {
+        self.get("/v1/nodes").await
+    }
+
+    /// `network ls`.
+    pub async fn networks(&self) -> Result<Vec<NetworkView>, Error> {
+        self.get("/v1/networks").await
+    }
+
+    /// `network inspect`.
+    pub async fn network(&self, name: &str) -> Result<NetworkView, Error> {
+        self.get(&format!("/v1/networks/{}", segment(name))).await
+    }
+
+    /// `network create`.
+    pub async fn network_create(&self, spec: &NetworkSpec) -> Result<Created, Error> {
+        self.send(Method::POST, "/v1/networks", Some(spec)).await
+    }
+
+    /// `network rm`.
+    pub async fn network_rm(&self, name: &str) -> Result<Removed, Error> {
+        self.delete(&format!("/v1/networks/{}", segment(name))).await
+    }
+
+    /// `network connect`.
+    pub async fn connect(&self, spec: &EndpointSpec) -> Result<EndpointView, Error> {
+        self.send(Method::POST, "/v1/endpoints", Some(spec)).await
+    }
+
+    /// `network disconnect`.
+    pub async fn disconnect(&self, request: &Disconnect) -> Result<Removed, Error> {
+        self.send(Method::POST, "/v1/endpoints/disconnect", Some(request)).await
+    }
+
+    /// `endpoint ls`.
+    pub async fn endpoints(&self, filter: &EndpointFilter) -> Result<Vec<EndpointView>, Error> {
+        let pairs = [("network", &filter.network), ("service", &filter.service)];
+        let query: Vec<String> = pairs
+            .into_iter()
+            .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))))
+            .collect();
+        self.get(&format!("/v1/endpoints?{}", query.join("&"))).await
+    }
+
+    /// `endpoint inspect`.
+    pub async fn endpoint(&self, id: &str) -> Result<EndpointView, Error> {
+        self.get(&format!("/v1/endpoints/{}", segment(id))).await
+    }
+
+    /// `endpoint drain`: returns when no new connection is sent there by any node that answers.
+    pub async fn endpoint_drain(&self, id: &str) -> Result<EndpointView, Error> {
+        self.send(Method::POST, &format!("/v1/endpoints/{}/drain", segment(id)), None::<&()>).await
+    }
+
+    /// `endpoint rm`.
+    pub async fn endpoint_rm(&self, id: &str) -> Result<Removed, Error> {
+        self.delete(&format!("/v1/endpoints/{}", segment(id))).await
+    }
+
+    /// `service ls`.
+    pub async fn services(&self) -> Result<Vec<ServiceView>, Error> {
+        self.get("/v1/services").await
+    }
+
+    /// `service inspect`.
+    pub async fn service(&self, name: &str) -> Result<ServiceView, Error> {
+        self.get(&format!("/v1/services/{}", segment(name))).await
+    }
+
+    /// `service create`.
+    pub async fn service_create(&self, spec: &ServiceSpec) -> Result<Created, Error> {
+        self.send(Method::POST, "/v1/services", Some(spec)).await
+    }
+
+    /// `service update`.
+    pub async fn service_update(&self, name: &str, update: &ServiceUpdate) -> Result<Created, Error> {
+        self.send(Method::PATCH, &format!("/v1/services/{}", segment(name)), Some(update)).await
+    }
+
+    /// `service rm`.
+    pub async fn service_rm(&self, name: &str) -> Result<Removed, Error> {
+        self.delete(&format!("/v1/services/{}", segment(name))).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.send(Method::GET, path, None::<&()>).await
+    }
+
+    async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.send(Method::DELETE, path, None::<&()>).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Error> {
+        let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "meshd")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap_or_else(|error| unreachable!("paths are built from escaped segments: {error}"));
+
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect_socket().await?)).await?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        connection.abort();
+
+        if status.is_success() {
+            Ok(serde_json::from_slice(&body)?)
+        } else {
+            let text = || format!("meshd answered {status}: {}", String::from_utf8_lossy(&body));
+            Err(Error::Refused(serde_json::from_slice(&body).map_or_else(|_| text(), |e: ErrorBody| e.error)))
+        }
+    }
+
+    async fn connect_socket(&self) -> Result<UnixStream, Error> {
+        UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::Permission(self.socket.clone()),
+            _ => Error::Unreachable { socket: self.socket.clone(), source },
+        })
+    }
+}
+
+/// Escapes what is not unreserved (RFC 3986, 2.3), so that any text is one path segment or query value.
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

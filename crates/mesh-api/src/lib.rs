@@ -1,0 +1,17 @@
+//! Version 1 of the API that meshd serves on its local socket, and the client of it.
+//!
+//! HTTP/1.1 with JSON bodies over a unix socket (`RUN_DIR/meshd.sock`, mode 0660). A refusal is a status of 4xx or
+//! 5xx with an [`ErrorBody`]: one line that says what is wrong and what to do.
+
+mod client;
+mod request;
+mod view;
+
+pub use client::{Client, Error};
+pub use request::{
+    Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Removed,
+};
+pub use view::{
+    AddressesView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView, ServiceView, State,
+    StatusView,
+};

@@ -1,0 +1,114 @@
+//! What is asked, where the model's own specifications don't say it already.
+
+use ipnetwork::IpNetwork;
+use mesh_model::{NodeId, Role};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// `cluster init`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Init {
+    /// Underlay address and API port of this node.
+    pub advertise: SocketAddr,
+    /// Pools for networks without a subnet of their own; empty: the defaults.
+    #[serde(default)]
+    pub address_pools: Vec<IpNetwork>,
+    /// Pools for the nodes' own overlay addresses; empty: the defaults.
+    #[serde(default)]
+    pub node_pools: Vec<IpNetwork>,
+    /// UDP port of VXLAN.
+    pub data_path_port: u16,
+}
+
+/// The answer to [`Init`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Initialized {
+    /// This node.
+    pub node: NodeId,
+    /// Token for workers.
+    pub join_token: String,
+    /// Address that others join at.
+    pub manager: SocketAddr,
+}
+
+/// `cluster join`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// The token; a secret.
+    pub token: String,
+    /// A manager.
+    pub manager: SocketAddr,
+    /// Underlay address of this node; the one that leads to the manager if absent.
+    #[serde(default)]
+    pub advertise: Option<SocketAddr>,
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`Join`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Joined {
+    /// This node.
+    pub node: NodeId,
+    /// As what it joined.
+    pub role: Role,
+}
+
+/// `cluster join-token`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinTokenRequest {
+    /// Role of nodes that join with it.
+    pub role: Role,
+    /// Make a new one; the old one ends.
+    #[serde(default)]
+    pub rotate: bool,
+    /// Milliseconds until a new one expires; absent: never.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
+}
+
+/// The answer to [`JoinTokenRequest`].
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinTokenView {
+    /// The token; a secret.
+    pub token: String,
+    /// Address that others join at.
+    pub manager: SocketAddr,
+}
+
+/// `network disconnect`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Disconnect {
+    /// The network's name or ID.
+    pub network: String,
+    /// A target (`netns:/path`, `pid:N`), or an endpoint's name or ID.
+    pub endpoint: String,
+    /// Do not wait for connections in flight.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What an endpoint list is narrowed to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EndpointFilter {
+    /// Name or ID of a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Name or ID of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// The answer to a removal; idempotent ones say whether anything was there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// Something was removed.
+    pub removed: bool,
+    /// Addresses that are free again.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}

@@ -1,0 +1,200 @@
+//! What is shown: records with the names of what they refer to.
+
+use mesh_model::{
+    Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, MacAddr, NetworkId, NodeId,
+    NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Body of a refusal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One line: what is wrong and what to do.
+    pub error: String,
+}
+
+/// The answer to a creation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Created {
+    /// ID of what was made.
+    pub id: String,
+    /// What the user should know though it was done, a line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Where a daemon stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for `cluster init` or `cluster join`.
+    Unclustered,
+    /// Runs from the last snapshot; no manager answers.
+    Detached,
+    /// Up to date.
+    Ready,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Where it stands.
+    pub state: State,
+    /// This node.
+    #[serde(default)]
+    pub node: Option<NodeView>,
+    /// ID of the cluster.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// Managers' API addresses.
+    #[serde(default)]
+    pub managers: Vec<SocketAddr>,
+    /// Revision of the state that the data planes run from.
+    pub revision: u64,
+    /// What does not work, a line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeView {
+    /// ID.
+    pub id: NodeId,
+    /// Name.
+    pub name: String,
+    /// Role.
+    pub role: Role,
+    /// Liveness.
+    pub status: NodeStatus,
+    /// Availability.
+    pub availability: Availability,
+    /// Whether it leads the managers.
+    pub leader: bool,
+    /// Whether this is the node that answers.
+    pub local: bool,
+    /// Underlay address and API port.
+    pub address: SocketAddr,
+    /// Its own addresses in every overlay.
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// A network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// ID.
+    pub id: NetworkId,
+    /// Name.
+    pub name: String,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Subnets with their gateways.
+    pub subnets: Vec<Subnet>,
+    /// No way out.
+    pub internal: bool,
+    /// MTU asked for, in bytes; absent: derived on each node.
+    pub mtu: Option<u32>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Endpoints on it.
+    pub endpoints: Vec<NetworkUse>,
+    /// Services on it.
+    pub services: Vec<NetworkUse>,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// Something on a network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkUse {
+    /// ID.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Its addresses on this network: an endpoint's own, a service's VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Name of the node, for an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// A service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// ID.
+    pub id: ServiceId,
+    /// Name.
+    pub name: String,
+    /// What its name resolves to.
+    pub endpoint_mode: EndpointMode,
+    /// VIPs by the name of the network.
+    pub networks: Vec<AddressesView>,
+    /// More names.
+    pub aliases: Vec<String>,
+    /// Published ports.
+    pub ports: Vec<PublishedPort>,
+    /// The check.
+    pub health: Option<HealthCheck>,
+    /// How backends are chosen.
+    pub balance: Balance,
+    /// Milliseconds.
+    pub drain_timeout_ms: u64,
+    /// Endpoints that take traffic.
+    pub healthy: usize,
+    /// Endpoints.
+    pub total: usize,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// Addresses on one network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddressesView {
+    /// Name of the network.
+    pub network: String,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// ID.
+    pub id: EndpointId,
+    /// Name.
+    pub name: String,
+    /// Name of the network.
+    pub network: String,
+    /// Name of the service.
+    pub service: Option<String>,
+    /// Name of the node.
+    pub node: String,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// MAC address.
+    pub mac: MacAddr,
+    /// More names.
+    pub aliases: Vec<String>,
+    /// What its check says.
+    pub health: Health,
+    /// Offered no new connections.
+    pub draining: bool,
+    /// What it is attached to.
+    pub target: Target,
+    /// Interface inside the target.
+    pub ifname: String,
+    /// Name servers for whoever is attached: the gateways of the network.
+    pub nameservers: Vec<IpAddr>,
+    /// Seconds since 1970.
+    pub created: u64,
+}

@@ -1,0 +1,134 @@
+//! `meshctl cluster`.
+
+use crate::{
+    session::Session,
+    value::{self, Peer},
+};
+use clap::{Args, Subcommand, ValueEnum};
+use ipnetwork::IpNetwork;
+use mesh_api::{Init, Initialized, Join, JoinTokenRequest};
+use mesh_model::{Role, parse_millis};
+use std::net::SocketAddr;
+
+/// What can be asked of the cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster, with this host as its manager
+    #[command(after_help = "Examples:
+  meshctl cluster init --advertise-addr 10.0.0.1
+  meshctl cluster init --advertise-addr [fd00::1]:7443 --default-addr-pool 10.64.0.0/12")]
+    Init(InitArgs),
+    /// Join the cluster of another host
+    #[command(after_help = "Example:\n  meshctl cluster join --token TOKEN 10.0.0.1:7443")]
+    Join(JoinArgs),
+    /// Show the command that other hosts join with
+    #[command(after_help = "Examples:
+  meshctl cluster join-token worker
+  meshctl -q cluster join-token worker --rotate --ttl 1h")]
+    JoinToken(JoinTokenArgs),
+}
+
+/// `cluster init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Address at which other hosts reach this one; the port is 7443 unless given
+    #[arg(long, value_name = "IP[:PORT]", value_parser = value::advertise)]
+    advertise_addr: SocketAddr,
+    /// Where networks without a subnet of their own get one (repeatable)
+    #[arg(long, value_name = "CIDR", value_parser = value::cidr)]
+    default_addr_pool: Vec<IpNetwork>,
+    /// Where the nodes' own overlay addresses are taken from (repeatable)
+    #[arg(long, value_name = "CIDR", value_parser = value::cidr)]
+    node_addr_pool: Vec<IpNetwork>,
+    /// UDP port of VXLAN
+    #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    data_path_port: u16,
+}
+
+/// `cluster join`.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// Token that 'cluster init' or 'cluster join-token' shows
+    #[arg(long)]
+    token: String,
+    /// Address at which other hosts reach this one; the one that leads to the manager unless given
+    #[arg(long, value_name = "IP[:PORT]", value_parser = value::advertise)]
+    advertise_addr: Option<SocketAddr>,
+    /// A manager, by name or address; the port is 7443 unless given
+    #[arg(value_name = "HOST:PORT", value_parser = value::peer)]
+    manager: Peer,
+}
+
+/// `cluster join-token`.
+#[derive(Debug, Args)]
+pub(crate) struct JoinTokenArgs {
+    /// As what hosts join with it
+    #[arg(value_enum)]
+    role: RoleName,
+    /// Make a new token; the old one ends
+    #[arg(long)]
+    rotate: bool,
+    /// Make a new token that ends after this time, such as 1h; the old one ends
+    #[arg(long, value_name = "DURATION", value_parser = parse_millis)]
+    ttl: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Worker,
+    Manager,
+}
+
+impl Command {
+    pub(crate) async fn act(self, session: &Session) -> anyhow::Result<()> {
+        match self {
+            Self::Init(args) => init(session, args).await,
+            Self::Join(args) => join(session, args).await,
+            Self::JoinToken(args) => join_token(session, &args).await,
+        }
+    }
+}
+
+async fn init(session: &Session, args: InitArgs) -> anyhow::Result<()> {
+    let init = Init {
+        advertise: args.advertise_addr,
+        address_pools: args.default_addr_pool,
+        node_pools: args.node_addr_pool,
+        data_path_port: args.data_path_port,
+    };
+    let made = session.wait("starting the cluster", session.client.cluster_init(&init)).await?;
+    session.output.done(&made, &welcome(&made), &made.node.to_string())
+}
+
+fn welcome(made: &Initialized) -> String {
+    format!(
+        "Cluster initialized: this node ({}) is now its manager.\n\n{}",
+        made.node,
+        join_command("worker", &made.join_token, made.manager),
+    )
+}
+
+fn join_command(role: &str, token: &str, manager: SocketAddr) -> String {
+    format!(
+        "To add a {role} to this cluster, run the following command on another host:\n\n    \
+         meshctl cluster join --token {token} {manager}\n"
+    )
+}
+
+async fn join(session: &Session, args: JoinArgs) -> anyhow::Result<()> {
+    let manager = args.manager.resolve(args.advertise_addr).await?;
+    let join = Join { token: args.token, manager, advertise: args.advertise_addr };
+    let joined = session.wait("joining the cluster", session.client.cluster_join(&join)).await?;
+    let text = format!("This node joined the cluster as a {}.", joined.role);
+    session.output.done(&joined, &text, &joined.node.to_string())
+}
+
+async fn join_token(session: &Session, args: &JoinTokenArgs) -> anyhow::Result<()> {
+    let (role, name) = match args.role {
+        RoleName::Worker => (Role::Worker, "worker"),
+        RoleName::Manager => (Role::Manager, "manager"),
+    };
+    let request = JoinTokenRequest { role, rotate: args.rotate, ttl_ms: args.ttl };
+    let view = session.wait("asking for the token", session.client.join_token(&request)).await?;
+    session.output.done(&view, &join_command(name, &view.token, view.manager), &view.token)
+}

@@ -1,0 +1,116 @@
+//! `meshctl network`.
+
+mod connect;
+mod create;
+
+use crate::{
+    output::{Column, ago, joined},
+    removal,
+    session::Session,
+};
+use clap::Subcommand;
+use mesh_api::{NetworkUse, NetworkView};
+
+/// What can be asked of networks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a network and print its ID
+    #[command(after_help = create::EXAMPLES)]
+    Create(create::Args),
+    /// List networks
+    #[command(visible_alias = "list", after_help = "Example:\n  meshctl network ls")]
+    Ls {
+        /// Show whole IDs
+        #[arg(long)]
+        no_trunc: bool,
+    },
+    /// Show networks in full
+    #[command(after_help = "Example:\n  meshctl -o json network inspect blue")]
+    Inspect {
+        /// Names, IDs or unique prefixes of IDs
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+    /// Remove networks that nothing uses
+    #[command(visible_alias = "remove", after_help = "Example:\n  meshctl network rm blue green")]
+    Rm {
+        /// Names, IDs or unique prefixes of IDs
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+    /// Connect a container to a network and print the ID of its endpoint
+    #[command(after_help = connect::EXAMPLES)]
+    Connect(connect::Args),
+    /// Disconnect a container from a network; it is no error if it is not connected
+    #[command(after_help = "Examples:
+  meshctl network disconnect blue netns:/run/netns/web1
+  meshctl network disconnect --force blue web1")]
+    Disconnect(connect::DisconnectArgs),
+}
+
+pub(crate) const COLUMNS: &[Column<NetworkView>] = &[
+    ("ID", |n, style| style.id(n.id)),
+    ("NAME", |n, _| n.name.clone()),
+    ("VNI", |n, _| n.vni.to_string()),
+    ("SUBNETS", |n, _| joined(n.subnets.iter().map(|s| s.cidr))),
+    ("ENDPOINTS", |n, _| n.endpoints.len().to_string()),
+    ("FLAGS", |n, _| if n.internal { "internal".to_owned() } else { String::new() }),
+];
+
+pub(crate) const FIELDS: &[Column<NetworkView>] = &[
+    ("ID", |n, _| n.id.to_string()),
+    ("Name", |n, _| n.name.clone()),
+    ("VNI", |n, _| n.vni.to_string()),
+    ("Subnets", |n, _| joined(n.subnets.iter().map(subnet))),
+    ("Internal", |n, _| if n.internal { "yes".to_owned() } else { String::new() }),
+    ("MTU", |n, _| n.mtu.map_or_else(String::new, |mtu| mtu.to_string())),
+    ("Labels", |n, _| joined(n.labels.iter().map(|(key, value)| format!("{key}={value}")))),
+    ("Services", |n, _| users(&n.services)),
+    ("Endpoints", |n, _| users(&n.endpoints)),
+    ("Created", |n, style| ago(n.created, style.now)),
+];
+
+fn subnet(subnet: &mesh_model::Subnet) -> String {
+    let range = subnet.range.map(|range| format!(", range {range}")).unwrap_or_default();
+    format!("{} (gateway {}{range})", subnet.cidr, subnet.gateway)
+}
+
+/// A line each, by name: name, addresses and, for an endpoint, its node.
+fn users(users: &[NetworkUse]) -> String {
+    let mut users: Vec<&NetworkUse> = users.iter().collect();
+    users.sort_by_key(|u| &u.name);
+    let line = |u: &NetworkUse| {
+        let node = u.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+        format!("{} {}{node}", u.name, joined(&u.addresses))
+    };
+    users.into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn id(network: &NetworkView) -> String {
+    network.id.to_string()
+}
+
+impl Command {
+    pub(crate) async fn act(self, session: &Session) -> anyhow::Result<()> {
+        let Session { client, output } = session;
+        match self {
+            Self::Create(args) => args.act(session).await,
+            Self::Ls { no_trunc } => {
+                let networks = session.wait("asking meshd", client.networks()).await?;
+                output.list(&networks, id, COLUMNS, no_trunc)
+            }
+            Self::Inspect { networks } => {
+                let mut found = Vec::new();
+                for network in &networks {
+                    found.push(session.wait("asking meshd", client.network(network)).await?);
+                }
+                output.inspect(&found, id, FIELDS)
+            }
+            Self::Rm { networks } => {
+                removal::each(session, &networks, async |name| client.network_rm(name).await).await
+            }
+            Self::Connect(args) => args.act(session).await,
+            Self::Disconnect(args) => args.act(session).await,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The command line, and tables as people see them.
+
+mod arguments;
+mod tables;

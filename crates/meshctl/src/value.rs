@@ -1,0 +1,141 @@
+//! Values on the command line, and what is said of malformed ones.
+
+use anyhow::Context;
+use ipnetwork::IpNetwork;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The port that managers listen at unless another is given.
+pub(crate) const API_PORT: u16 = 7443;
+
+/// `ADDRESS/PREFIX`.
+pub(crate) fn cidr(text: &str) -> Result<IpNetwork, String> {
+    let bad = || format!("'{text}' is no subnet: write ADDRESS/PREFIX, such as 10.1.0.0/16");
+    if text.contains('/') { text.parse().map_err(|_| bad()) } else { Err(bad()) }
+}
+
+/// An address of either family.
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("'{text}' is no IP address"))
+}
+
+/// `IP` or `IP:PORT`; IPv6 bare without a port, or in brackets.
+pub(crate) fn advertise(text: &str) -> Result<SocketAddr, String> {
+    let bad = || format!("'{text}' is no address: write IP or IP:PORT, IPv6 in brackets");
+    let (host, port) = split_port(text).ok_or_else(bad)?;
+    let address: IpAddr = host.parse().map_err(|_| bad())?;
+    Ok(SocketAddr::new(address, port.unwrap_or(API_PORT)))
+}
+
+/// Where to join: a host by name or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    host: String,
+    port: u16,
+}
+
+/// `HOST:PORT` or `HOST`; IPv6 bare without a port, or in brackets.
+pub(crate) fn peer(text: &str) -> Result<Peer, String> {
+    match split_port(text) {
+        Some((host, port)) if !host.is_empty() => {
+            Ok(Peer { host: host.to_owned(), port: port.unwrap_or(API_PORT) })
+        }
+        _ => Err(format!("'{text}' is no HOST:PORT (IPv6 in brackets)")),
+    }
+}
+
+impl Peer {
+    /// The address to join at: of the same family as the one advertised, if there is a choice.
+    pub(crate) async fn resolve(&self, advertised: Option<SocketAddr>) -> anyhow::Result<SocketAddr> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
+        let found: Vec<SocketAddr> =
+            found.with_context(|| format!("cannot resolve '{}'", self.host))?.collect();
+        let same_family = |peer: &&SocketAddr| advertised.is_none_or(|own| own.is_ipv4() == peer.is_ipv4());
+        let chosen = found.iter().find(same_family).or(found.first());
+        chosen.copied().with_context(|| format!("'{}' has no address", self.host))
+    }
+}
+
+/// The host without brackets, and the port if there is one.
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0 && !text.starts_with('+'));
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        host.parse::<Ipv6Addr>().ok()?;
+        return match rest.strip_prefix(':') {
+            Some(digits) => Some((host, Some(port(digits)?))),
+            None => rest.is_empty().then_some((host, None)),
+        };
+    }
+    match text.split_once(':') {
+        None => Some((text, None)),
+        Some(_) if text.parse::<Ipv6Addr>().is_ok() => Some((text, None)),
+        Some((host, digits)) => Some((host, Some(port(digits)?))),
+    }
+}
+
+/// `KEY=VALUE`.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is no label: write KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_and_without_a_port() {
+        for (text, expected) in [
+            ("10.0.0.1", "10.0.0.1:7443"),
+            ("10.0.0.1:8000", "10.0.0.1:8000"),
+            ("fd00::1", "[fd00::1]:7443"),
+            ("[fd00::1]", "[fd00::1]:7443"),
+            ("[fd00::1]:8000", "[fd00::1]:8000"),
+        ] {
+            assert_eq!(advertise(text).map(|a| a.to_string()), Ok(expected.to_owned()), "{text}");
+        }
+        for bad in [
+            "",
+            "banana",
+            "10.0.0",
+            "10.0.0.1:",
+            "10.0.0.1:0",
+            "10.0.0.1:70000",
+            "10.0.0.1:+1",
+            "[10.0.0.1]:1",
+            "[fd00::1",
+            "[fd00::1]8000",
+            "[fd00::1]:",
+        ] {
+            assert!(advertise(bad).is_err_and(|e| e.contains(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn peers_are_names_too() {
+        let of = |host: &str, port| Ok(Peer { host: host.to_owned(), port });
+        assert_eq!(peer("vm1.example.com:8000"), of("vm1.example.com", 8000));
+        assert_eq!(peer("vm1"), of("vm1", 7443));
+        assert_eq!(peer("[fd00::1]:8000"), of("fd00::1", 8000));
+        for bad in ["", ":7443", "vm1:", "vm1:port", "vm1:1:2"] {
+            assert!(peer(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn subnets_have_a_prefix() {
+        assert!(cidr("10.1.0.0/16").is_ok() && cidr("fd00::/48").is_ok());
+        for bad in ["10.1.0.0", "10.1.0.0/33", "banana", "/8", "10.1.0.0/"] {
+            assert!(cidr(bad).is_err_and(|e| e.contains(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        assert_eq!(label("tier=web=1"), Ok(("tier".to_owned(), "web=1".to_owned())));
+        assert_eq!(label("tier="), Ok(("tier".to_owned(), String::new())));
+        assert!(label("tier").is_err() && label("=web").is_err());
+    }
+}
