@@ -1,0 +1,99 @@
+//! The agent of this node: follows a manager, and drives the three data planes from what it says.
+//!
+//! ```text
+//! link (watch stream) ──► snapshot ──┬─► cache (disk)
+//!                                    └─► planes: net (kernel) · names (DNS) · ingress (L7) · checks
+//!                                              └─► applied ──► manager, targets, the local API
+//! ```
+
+mod cache;
+mod endpoints;
+mod link;
+mod names;
+mod pidfd;
+mod planes;
+mod ports;
+mod report;
+mod sockets;
+mod targets;
+
+pub(crate) use link::{Link, ask_once};
+
+use crate::{config::Config, identity::Identity, supervisor::Spawner};
+use mesh_model::{EndpointId, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tokio::sync::{mpsc, watch};
+
+/// Requests about ports that wait for the planes.
+const PORT_REQUESTS: usize = 64;
+
+/// What the data planes of this node run from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    /// Revision of the snapshot.
+    pub(crate) revision: u64,
+    /// Endpoints of this node that could not be made, and why.
+    pub(crate) failures: BTreeMap<EndpointId, String>,
+    /// Endpoints of this node whose namespace is gone.
+    pub(crate) vanished: BTreeSet<EndpointId>,
+    /// Everything that does not work, a line each.
+    pub(crate) problems: Vec<String>,
+}
+
+/// The agent.
+pub(crate) struct Agent {
+    pub(crate) identity: Identity,
+    pub(crate) link: Link,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    applied: watch::Sender<Arc<Applied>>,
+}
+
+impl Agent {
+    /// Starts from the last snapshot on disk; the managers' comes when one answers.
+    pub(crate) async fn start(
+        config: &Config,
+        identity: &Identity,
+        spawner: &Spawner,
+    ) -> anyhow::Result<Arc<Self>> {
+        let cached = cache::load(&config.data_dir);
+        let (to_snapshot, snapshot) = watch::channel(Arc::new(cached.clone().unwrap_or_default()));
+        let (to_ports, ports) = mpsc::channel(PORT_REQUESTS);
+        let connector = Identity::connector(&config.data_dir)?;
+        let (link, link_task) = Link::new(identity.clone(), connector, to_snapshot, to_ports);
+        let (applied, _) = watch::channel(Arc::default());
+        let agent = Arc::new(Self { identity: identity.clone(), link, snapshot: snapshot.clone(), applied });
+
+        let cancel = &spawner.cancel;
+        spawner.spawn("link to the managers", link_task.run(cancel.clone()));
+        spawner.spawn("snapshot cache", cache::keep(config.data_dir.clone(), snapshot, cancel.clone()));
+        spawner.spawn("watch of targets", targets::Targets::new(Arc::clone(&agent)).run(cancel.clone()));
+        spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
+        let planes = planes::Planes::start(config, &agent, spawner).await?;
+        spawner.spawn("data planes", planes.run(ports, cached.is_some(), cancel.clone()));
+        Ok(agent)
+    }
+
+    /// The state as this node knows it.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// What does not work on this node, a line each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.applied.borrow().problems.clone()
+    }
+}
+
+impl Agent {
+    /// Returns once a manager is connected and this node runs from its snapshot.
+    pub(crate) async fn ready(&self) {
+        let mut connection = self.link.watch();
+        let mut applied = self.applied.subscribe();
+        // Both senders live as long as the daemon.
+        let _ = connection.wait_for(Option::is_some).await;
+        let _ = applied.wait_for(|applied| applied.revision > 0).await;
+    }
+}

@@ -1,0 +1,118 @@
+//! Attaching and detaching this node's endpoints.
+
+use super::Agent;
+use crate::{
+    api::Failure,
+    wire::{Committed, CommittedEndpoint, Confirm, Confirmed},
+};
+use mesh_api::Removed;
+use mesh_model::{Endpoint, EndpointId, EndpointSpec};
+use mesh_net::netns::{TargetNamespace, established};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long this node may take to apply a change of its own.
+const APPLY: Duration = Duration::from_secs(10);
+/// How often a draining endpoint's connections are counted.
+const COUNT: Duration = Duration::from_millis(50);
+
+impl Agent {
+    /// Attaches a container: allocated and committed by a manager, made by the data plane, seen by every node that
+    /// answers.
+    pub(crate) async fn connect(&self, mut spec: EndpointSpec) -> Result<Arc<Endpoint>, Failure> {
+        let target = spec.target.clone();
+        let opened = tokio::task::spawn_blocking(move || TargetNamespace::open(&target)).await;
+        let opened = opened.map_err(|e| Failure::internal(e.to_string()))?;
+        spec.namespace_inode = opened.map_err(|e| Failure::bad_request(e.to_string()))?.inode();
+        let committed: CommittedEndpoint = self.link.post("/v1/agent/endpoints", &spec).await?;
+        let endpoint = committed.value;
+        if let Err(failure) = self.attached(endpoint.id, committed.revision).await {
+            self.forget(endpoint.id).await?;
+            return Err(failure);
+        }
+        self.confirm(committed.revision).await;
+        Ok(endpoint)
+    }
+
+    async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {
+        let applied = self.applied(revision, APPLY).await?;
+        match applied.failures.get(&endpoint) {
+            Some(text) => Err(Failure::conflict(text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Offers an endpoint of this node no new connections, and returns when no node that answers sends any.
+    pub(crate) async fn drain(&self, endpoint: EndpointId) -> Result<Arc<Endpoint>, Failure> {
+        let path = format!("/v1/agent/endpoints/{endpoint}/drain");
+        let committed: CommittedEndpoint = self.link.post(&path, &()).await?;
+        self.applied(committed.revision, APPLY).await?;
+        self.confirm(committed.revision).await;
+        Ok(committed.value)
+    }
+
+    /// Detaches an endpoint of this node. Unless forced, a replica is drained first: connections in flight have
+    /// until the service's drain timeout.
+    pub(crate) async fn disconnect(&self, endpoint: &Endpoint, force: bool) -> Result<Removed, Failure> {
+        let service = endpoint.service.and_then(|id| self.snapshot().services.get(&id).cloned());
+        if let (Some(service), false) = (service, force) {
+            self.drain(endpoint.id).await?;
+            self.in_flight(endpoint, Duration::from_millis(service.drain_timeout_ms)).await;
+        }
+        let revision = self.forget(endpoint.id).await?;
+        self.confirm(revision).await;
+        Ok(Removed { removed: true, addresses: endpoint.addresses.clone() })
+    }
+
+    /// Removes the record and waits until this node's data plane has followed.
+    pub(super) async fn forget(&self, endpoint: EndpointId) -> Result<u64, Failure> {
+        let gone: Committed<()> = self.link.delete(&format!("/v1/agent/endpoints/{endpoint}")).await?;
+        self.applied(gone.revision, APPLY).await?;
+        Ok(gone.revision)
+    }
+
+    /// Waits until the endpoint's last TCP connection has ended, or the time is up.
+    async fn in_flight(&self, endpoint: &Endpoint, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let (target, addresses) = (endpoint.target.clone(), endpoint.addresses.clone());
+            let count = tokio::task::spawn_blocking(move || {
+                let target = TargetNamespace::open(&target)?;
+                addresses
+                    .iter()
+                    .try_fold(0, |sum, a| Ok::<_, mesh_net::Error>(sum + established(&target, *a)?))
+            });
+            // A target that can't be opened any more has no connections.
+            let open = count.await.ok().and_then(Result::ok).unwrap_or(0);
+            if open == 0 || Instant::now() >= deadline {
+                return;
+            }
+            sleep(COUNT).await;
+        }
+    }
+
+    /// Waits until the other nodes have a revision. Those that lag are logged: what was asked for is committed, and
+    /// they will follow.
+    pub(super) async fn confirm(&self, revision: u64) {
+        match self.link.post::<Confirmed>("/v1/agent/confirm", &Confirm { revision }).await {
+            Ok(confirmed) if confirmed.lagging.is_empty() => {}
+            Ok(confirmed) => tracing::warn!(nodes = ?confirmed.lagging, revision, "nodes lag behind"),
+            Err(err) => tracing::warn!(err = err.text(), revision, "other nodes did not confirm"),
+        }
+    }
+
+    pub(crate) async fn applied(
+        &self,
+        revision: u64,
+        limit: Duration,
+    ) -> Result<Arc<super::Applied>, Failure> {
+        let mut applied = self.applied.subscribe();
+        let reached = timeout(limit, applied.wait_for(|applied| applied.revision >= revision)).await;
+        match reached {
+            Ok(Ok(applied)) => Ok(Arc::clone(&applied)),
+            _ => Err(Failure::unavailable(
+                "this node is slow to apply the change: see its log and 'meshctl status'",
+            )),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One loop drives the data planes: for each snapshot, and again every few seconds, it brings all of them to what
+//! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
+
+use super::{Agent, Applied, link::PortRequest, names::Names, ports::Ports, report, sockets::Sockets};
+use crate::{config::Config, identity::Identity, supervisor::Spawner};
+use anyhow::Context;
+use mesh_model::Snapshot;
+use mesh_net::{DataPlane, Pass, Report, desired::Owner};
+use mesh_proxy::{HealthChecks, Ingress, Listeners, Routes, Settings};
+use std::{sync::Arc, thread, time::Duration};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the kernel is read anew to repair what others changed.
+const FULL_PASS: Duration = Duration::from_secs(5);
+/// Verdicts of checks that wait to be reported.
+const VERDICTS: usize = 1024;
+
+type Request = (Arc<Snapshot>, Pass, oneshot::Sender<Report>);
+
+/// The data planes.
+pub(super) struct Planes {
+    identity: Identity,
+    agent: Arc<Agent>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    net: mpsc::Sender<Request>,
+    names: Names,
+    ports: Ports,
+    listeners: watch::Sender<Listeners>,
+    routes: watch::Sender<Arc<Routes>>,
+}
+
+impl Planes {
+    /// Opens the kernel and starts the parts that run by themselves.
+    pub(super) async fn start(
+        config: &Config,
+        agent: &Arc<Agent>,
+        spawner: &Spawner,
+    ) -> anyhow::Result<Self> {
+        let identity = agent.identity.clone();
+        let snapshot = agent.snapshot.clone();
+        let net = start_net(mesh_net::Config { run_dir: config.run_dir.clone(), me: identity.node }).await?;
+        let sockets = Sockets::new(config.run_dir.clone(), identity.node, snapshot.clone());
+
+        let (routes, to_routes) = watch::channel(Arc::default());
+        let (listeners, to_listeners) = watch::channel(Listeners::default());
+        let ingress = Ingress::new(to_listeners, to_routes, Arc::new(sockets.clone()), Settings::default());
+        let cancel = spawner.cancel.clone();
+        spawner.spawn("L7 ingress", async move { Ok(ingress.run(cancel).await?) });
+
+        let (to_verdicts, verdicts) = mpsc::channel(VERDICTS);
+        let resend = Arc::new(Notify::new());
+        let reach = Arc::new(sockets.clone());
+        let checks =
+            HealthChecks::new(snapshot.clone(), identity.node, reach, to_verdicts, Arc::clone(&resend));
+        let cancel = spawner.cancel.clone();
+        spawner.spawn("health checks", async move { Ok(checks.run(cancel).await?) });
+        spawner.spawn(
+            "reports of health",
+            report::health(Arc::clone(agent), verdicts, resend, spawner.cancel.clone()),
+        );
+
+        let names = Names::new(sockets, spawner.cancel.clone());
+        Ok(Self {
+            identity,
+            agent: Arc::clone(agent),
+            snapshot,
+            net,
+            names,
+            ports: Ports::default(),
+            listeners,
+            routes,
+        })
+    }
+
+    /// Runs until cancelled. With a snapshot of an earlier life the planes are up before any manager answers.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<PortRequest>,
+        cached: bool,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut full = interval(FULL_PASS);
+        full.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if cached {
+            self.snapshot.mark_changed();
+        }
+        loop {
+            let pass = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                request = requests.recv() => {
+                    self.answer(request.context("no port requests any more")?);
+                    continue;
+                }
+                changed = self.snapshot.changed() => {
+                    changed?;
+                    Pass::Changed
+                }
+                _ = full.tick() => Pass::Full,
+            };
+            let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
+            // Before the first snapshot nothing is known, and what exists is left alone.
+            if snapshot.nodes.contains_key(&self.identity.node) {
+                self.apply(snapshot, pass).await?;
+            }
+        }
+    }
+
+    fn answer(&mut self, request: PortRequest) {
+        match request {
+            PortRequest::Release { id } => self.ports.release(id),
+            PortRequest::Reserve { id, ports } => {
+                let refusal = self.ports.reserve(id, &ports);
+                let link = self.agent.link.clone();
+                tokio::spawn(async move { link.answer_reservation(id, refusal).await });
+            }
+        }
+    }
+
+    async fn apply(&mut self, snapshot: Arc<Snapshot>, pass: Pass) -> anyhow::Result<()> {
+        let mut problems = self.ports.apply(&snapshot, self.identity.node);
+        let (reply, report) = oneshot::channel();
+        self.net.send((Arc::clone(&snapshot), pass, reply)).await.context("the kernel data plane ended")?;
+        let report = report.await.context("the kernel data plane ended")?;
+        problems.extend(self.names.apply(&snapshot, self.identity.node));
+        self.listeners.send_replace(self.ports.listeners());
+        self.routes.send_replace(Arc::new(Routes::new(&snapshot, self.identity.node)));
+        self.publish(&snapshot, &report, problems);
+        Ok(())
+    }
+
+    fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>) {
+        let mut applied = Applied { revision: snapshot.revision, problems, ..Applied::default() };
+        for failure in &report.failures {
+            let text = failure.error.to_string();
+            let owner = match failure.owner {
+                Owner::Host => "host".to_owned(),
+                Owner::Network(id) => {
+                    format!("network '{}'", snapshot.networks.get(&id).map_or("?", |network| &network.name))
+                }
+                Owner::Endpoint(id) => {
+                    applied.failures.insert(id, text.clone());
+                    format!(
+                        "endpoint '{}'",
+                        snapshot.endpoints.get(&id).map_or("?", |endpoint| &endpoint.name)
+                    )
+                }
+            };
+            applied.problems.push(format!("{owner}: {text}"));
+        }
+        applied.vanished.extend(&report.vanished);
+        let before = self.agent.applied.borrow().problems.clone();
+        for problem in applied.problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::error!(%problem, "degraded");
+        }
+        self.agent.applied.send_replace(Arc::new(applied));
+    }
+}
+
+/// The kernel's data plane blocks, and stays in this namespace: it has a thread of its own.
+async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Request>> {
+    let (requests, mut receiver) = mpsc::channel::<Request>(1);
+    let (started, start) = oneshot::channel();
+    thread::Builder::new().name("kernel".to_owned()).spawn(move || {
+        let mut plane = match DataPlane::new(config) {
+            Ok(plane) => {
+                drop(started.send(Ok(())));
+                plane
+            }
+            Err(e) => return drop(started.send(Err(e))),
+        };
+        while let Some((snapshot, pass, reply)) = receiver.blocking_recv() {
+            // Who asked has ended with the daemon, if it does not take the answer.
+            drop(reply.send(plane.reconcile(&snapshot, pass)));
+        }
+    })?;
+    start.await.context("the kernel data plane did not start")??;
+    Ok(requests)
+}

@@ -1,0 +1,219 @@
+//! Published ports of this node: held, so that nobody else can have them.
+//!
+//! A port that the kernel forwards is held by a bound socket that does not listen: others are refused the port, and
+//! local clients are refused rather than left hanging. A port of the L7 proxy is held by its listener. Before a
+//! publish is committed the managers ask for the port to be held; it is kept once the snapshot has it.
+
+use mesh_model::{NodeId, Protocol, PublishMode, PublishedPort, Service, Snapshot};
+use mesh_net::ports::{Transport, reserve};
+use mesh_proxy::Listeners;
+use socket2::{Domain, Socket, Type};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a port is held for a publish that is never heard of again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    ip: Option<IpAddr>,
+    port: u16,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Forwarded by the kernel.
+    Tcp,
+    /// Forwarded by the kernel.
+    Udp,
+    /// Accepted by the proxy.
+    Http,
+}
+
+#[derive(Debug)]
+enum Holder {
+    Socket {
+        _fd: OwnedFd,
+    },
+    Listener(Arc<TcpListener>),
+    /// The address is none of this host's: nothing to hold here.
+    Elsewhere,
+}
+
+/// The ports that this node holds.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    held: BTreeMap<Place, Holder>,
+    asked: BTreeMap<u64, (Instant, BTreeMap<Place, Holder>)>,
+}
+
+impl Ports {
+    /// Holds ports for a publish that is about to be committed; says which can't be had, and holds none then.
+    pub(super) fn reserve(&mut self, id: u64, ports: &[PublishedPort]) -> Option<String> {
+        let mut got = BTreeMap::new();
+        for place in ports.iter().map(Place::of).filter(|place| !self.held.contains_key(place)) {
+            match place.hold() {
+                Ok(holder) => drop(got.insert(place, holder)),
+                Err(e) => return Some(place.refusal(&e)),
+            }
+        }
+        self.asked.insert(id, (Instant::now() + PATIENCE, got));
+        None
+    }
+
+    /// Lets go of ports whose publish was not committed.
+    pub(super) fn release(&mut self, id: u64) {
+        self.asked.remove(&id);
+    }
+
+    /// Holds what the snapshot publishes on this node, and nothing else. Returns the ports that can't be had, a line
+    /// each: they are degraded here, and tried again by the next pass.
+    pub(super) fn apply(&mut self, snapshot: &Snapshot, me: NodeId) -> Vec<String> {
+        let wanted: BTreeSet<Place> = wanted(snapshot, me);
+        self.held.retain(|place, holder| wanted.contains(place) && !matches!(holder, Holder::Elsewhere));
+        let mut problems = Vec::new();
+        for place in wanted {
+            if self.held.contains_key(&place) {
+                continue;
+            }
+            let asked = self.asked.values_mut().find_map(|(_, places)| places.remove(&place));
+            match asked.map_or_else(|| place.hold(), Ok) {
+                Ok(holder) => drop(self.held.insert(place, holder)),
+                Err(e) => problems.push(place.refusal(&e)),
+            }
+        }
+        let now = Instant::now();
+        self.asked.retain(|_, (until, places)| *until > now && !places.is_empty());
+        problems
+    }
+
+    /// The listeners of the proxy.
+    pub(super) fn listeners(&self) -> Listeners {
+        let listener = |holder: &Holder| match holder {
+            Holder::Listener(listener) => Some((listener.local_addr().ok()?, Arc::clone(listener))),
+            Holder::Socket { .. } | Holder::Elsewhere => None,
+        };
+        self.held.values().filter_map(listener).collect()
+    }
+}
+
+fn wanted(snapshot: &Snapshot, me: NodeId) -> BTreeSet<Place> {
+    let here = |service: &Service, port: &PublishedPort| {
+        port.mode == PublishMode::Ingress
+            || service
+                .ingress_network()
+                .is_some_and(|n| snapshot.replicas(service.id, n).any(|e| e.node == me))
+    };
+    let services = snapshot.services.values();
+    services.flat_map(|s| s.ports.iter().filter(|p| here(s, p)).map(Place::of)).collect()
+}
+
+impl Place {
+    fn of(port: &PublishedPort) -> Self {
+        let kind = match port.protocol {
+            Protocol::Tcp => Kind::Tcp,
+            Protocol::Udp => Kind::Udp,
+            Protocol::Http => Kind::Http,
+        };
+        Self { ip: port.ip, port: port.published, kind }
+    }
+
+    fn hold(&self) -> io::Result<Holder> {
+        let held = match self.kind {
+            Kind::Tcp => reserve(self.ip, self.port, Transport::Tcp).map(|fd| Holder::Socket { _fd: fd }),
+            Kind::Udp => reserve(self.ip, self.port, Transport::Udp).map(|fd| Holder::Socket { _fd: fd }),
+            Kind::Http => listen(self.ip, self.port).map(|listener| Holder::Listener(Arc::new(listener))),
+        };
+        match held {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(Holder::Elsewhere),
+            held => held,
+        }
+    }
+
+    fn refusal(&self, error: &io::Error) -> String {
+        let transport = if self.kind == Kind::Udp { Transport::Udp } else { Transport::Tcp };
+        let by =
+            mesh_net::ports::holder(self.port, transport).map(|by| format!(" by {by}")).unwrap_or_default();
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!(
+                    "port {}/{transport} is in use{by}: choose another published port, or stop it",
+                    self.port
+                )
+            }
+            _ => format!("port {}/{transport} can't be held: {error}", self.port),
+        }
+    }
+}
+
+/// Listens on one address, or on every address of both families.
+fn listen(ip: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    match ip {
+        Some(ip) => listen_at(SocketAddr::new(ip, port)),
+        None => match listen_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
+            // A kernel without IPv6.
+            Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                listen_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+            }
+            listener => listener,
+        },
+    }
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // Connections of an earlier life may still be in TIME_WAIT; a socket that listens is in the way all the same.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(text: &str) -> PublishedPort {
+        mesh_model::parse_publish(text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_and_nothing_is_held() {
+        let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+        let used = taken.local_addr().unwrap().port();
+        let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let mut ports = Ports::default();
+        let both = [port(&format!("{free}:80")), port(&format!("{used}:80"))];
+        let refusal = ports.reserve(1, &both).unwrap();
+        assert!(refusal.contains(&format!("port {used}/tcp is in use")), "{refusal}");
+        drop(TcpListener::bind(("0.0.0.0", free)).unwrap());
+        assert_eq!(ports.reserve(2, &both[..1]), None);
+        assert!(TcpListener::bind(("0.0.0.0", free)).is_err(), "held now");
+        ports.release(2);
+        drop(TcpListener::bind(("0.0.0.0", free)).unwrap());
+    }
+
+    #[test]
+    fn a_port_of_the_proxy_listens() {
+        let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let mut ports = Ports::default();
+        let http = port(&format!("published={free},target=80,protocol=http"));
+        assert_eq!(ports.reserve(1, std::slice::from_ref(&http)), None);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", free)).is_ok());
+        assert!(ports.listeners().is_empty(), "not before it is committed");
+    }
+}

@@ -1,0 +1,70 @@
+//! What the agent tells the managers of itself.
+
+use super::Agent;
+use crate::wire;
+use mesh_model::{EndpointId, Health};
+use mesh_proxy::Report;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Pause before verdicts that could not be sent are sent again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Tells the managers which revision this node runs from, after each change and on each new connection.
+pub(super) async fn applied(agent: Arc<Agent>, cancel: CancellationToken) -> anyhow::Result<()> {
+    let mut applied = agent.applied.subscribe();
+    let mut connection = agent.link.watch();
+    loop {
+        let revision = applied.borrow_and_update().revision;
+        if connection.borrow_and_update().is_some()
+            && let Err(err) = agent.link.post::<()>("/v1/agent/applied", &wire::Applied { revision }).await
+        {
+            tracing::debug!(err = err.text(), revision, "the manager was not told what is applied");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            changed = applied.changed() => changed?,
+            changed = connection.changed() => changed?,
+        }
+    }
+}
+
+/// Tells the managers the verdicts of this node's checks: each change, and all of them on each new connection.
+pub(super) async fn health(
+    agent: Arc<Agent>,
+    mut verdicts: mpsc::Receiver<Report>,
+    resend: Arc<Notify>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut connection = agent.link.watch();
+    let mut unsent: BTreeMap<EndpointId, Health> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            verdict = verdicts.recv() => {
+                let Some((endpoint, health)) = verdict else { anyhow::bail!("no verdicts any more") };
+                unsent.insert(endpoint, health);
+                while let Ok((endpoint, health)) = verdicts.try_recv() {
+                    unsent.insert(endpoint, health);
+                }
+            }
+            changed = connection.changed() => {
+                changed?;
+                resend.notify_one();
+            }
+            () = sleep(RETRY), if !unsent.is_empty() => {}
+        }
+        if connection.borrow_and_update().is_none() || unsent.is_empty() {
+            continue;
+        }
+        let report = wire::HealthReport { endpoints: unsent.iter().map(|(e, h)| (*e, *h)).collect() };
+        match agent.link.post::<wire::Committed<()>>("/v1/agent/health", &report).await {
+            Ok(_) => unsent.clear(),
+            Err(err) => tracing::warn!(err = err.text(), "the manager was not told of health"),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Sockets inside the overlay namespaces of this node, opened by this process without another hop.
+
+use mesh_model::{NetworkId, NodeId, Snapshot};
+use mesh_net::netns;
+use mesh_proxy::{Connect, Connecting};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
+    sync::Arc,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+};
+
+/// Opens sockets inside networks.
+#[derive(Debug, Clone)]
+pub(super) struct Sockets {
+    run_dir: PathBuf,
+    me: NodeId,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Sockets {
+    pub(super) fn new(run_dir: PathBuf, me: NodeId, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { run_dir, me, snapshot }
+    }
+
+    /// The namespace that a network has on this node, by its inode; none as long as the network isn't here.
+    pub(super) fn namespace(&self, network: NetworkId) -> Option<u64> {
+        netns::Namespace::open(&netns::namespace_of(&self.run_dir, network))
+            .ok()
+            .map(|namespace| namespace.inode())
+    }
+
+    /// A name server's sockets on a gateway address.
+    pub(super) fn name_server(
+        &self,
+        network: NetworkId,
+        address: SocketAddr,
+    ) -> io::Result<(UdpSocket, TcpListener)> {
+        self.within(network, || {
+            let udp = UdpSocket::bind(address)?;
+            udp.set_nonblocking(true)?;
+            let tcp = TcpListener::bind(address)?;
+            tcp.set_nonblocking(true)?;
+            Ok((udp, tcp))
+        })
+    }
+
+    async fn connect_from(&self, network: NetworkId, address: SocketAddr) -> io::Result<TcpStream> {
+        let source = self.own_address(address).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "this node has no overlay address of that family")
+        })?;
+        // The shared gateway address can't be the source: the reply would end at the replica's own node.
+        let socket = self.within(network, || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.bind(SocketAddr::new(source, 0))?;
+            socket.set_nodelay(true)?;
+            Ok(socket)
+        })?;
+        socket.connect(address).await
+    }
+
+    fn own_address(&self, towards: SocketAddr) -> Option<IpAddr> {
+        let snapshot = self.snapshot.borrow();
+        let node = snapshot.nodes.get(&self.me)?;
+        node.addresses.iter().copied().find(|address| address.is_ipv4() == towards.is_ipv4())
+    }
+
+    fn within<T>(&self, network: NetworkId, open: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let namespace =
+            netns::Namespace::open(&netns::namespace_of(&self.run_dir, network)).map_err(io::Error::other)?;
+        netns::within(&namespace, open).map_err(io::Error::other)?
+    }
+}
+
+impl Connect for Sockets {
+    fn connect(&self, network: NetworkId, address: SocketAddr) -> Connecting<'_> {
+        Box::pin(self.connect_from(network, address))
+    }
+}

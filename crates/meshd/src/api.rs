@@ -1,0 +1,81 @@
+//! The local API: a unix socket, HTTP/1.1 and JSON; what `meshctl` talks to.
+//!
+//! Reads are answered from this node's snapshot; changes go to the manager in this process, or, for the node's own
+//! endpoints, through the agent to whichever manager is connected. A change is answered once this node has applied
+//! it and the other nodes have confirmed it or were given time to.
+
+mod failure;
+mod handlers;
+mod views;
+
+pub(crate) use failure::Failure;
+
+use crate::daemon::Daemon;
+use anyhow::Context;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long requests under way may take when the daemon ends.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Binds the socket. One that an earlier life left behind is replaced; one that somebody listens at is refused.
+pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        anyhow::bail!("another meshd runs at {}: end it, or give this one its own --run-dir", path.display());
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot replace {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves until cancelled.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    daemon: Arc<Daemon>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let stop = cancel.clone();
+    let server =
+        axum::serve(listener, router(daemon)).with_graceful_shutdown(async move { stop.cancelled().await });
+    let late = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = server => served.context("the local API failed"),
+        () = late => Ok(()),
+    }
+}
+
+fn router(daemon: Arc<Daemon>) -> Router {
+    use handlers as h;
+    Router::new()
+        .route("/v1/status", get(h::status))
+        .route("/v1/cluster/init", post(h::cluster_init))
+        .route("/v1/cluster/join", post(h::cluster_join))
+        .route("/v1/cluster/join-token", post(h::join_token))
+        .route("/v1/nodes", get(h::nodes))
+        .route("/v1/networks", get(h::networks).post(h::create_network))
+        .route("/v1/networks/{name}", get(h::network).delete(h::remove_network))
+        .route("/v1/services", get(h::services).post(h::create_service))
+        .route("/v1/services/{name}", get(h::service).patch(h::update_service).delete(h::remove_service))
+        .route("/v1/endpoints", get(h::endpoints).post(h::connect))
+        .route("/v1/endpoints/disconnect", post(h::disconnect))
+        .route("/v1/endpoints/{id}", get(h::endpoint).delete(h::remove_endpoint))
+        .route("/v1/endpoints/{id}/drain", post(h::drain_endpoint))
+        .fallback(h::unknown)
+        .with_state(daemon)
+}

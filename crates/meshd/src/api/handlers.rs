@@ -1,0 +1,294 @@
+//! One function a request.
+
+use super::{Failure, views};
+use crate::{
+    daemon::{Daemon, Member},
+    manager::Manager,
+    wire::Committed,
+};
+use axum::{
+    Json,
+    extract::{FromRequest, Path, Query, State},
+    http::{StatusCode, Uri},
+};
+use mesh_api::{
+    Created, Disconnect, EndpointFilter, EndpointView, Init, Initialized, Join, JoinTokenRequest,
+    JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
+};
+use mesh_model::{
+    Endpoint, EndpointSpec, NetworkSpec, Refusal, Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
+};
+use std::{sync::Arc, time::Duration};
+
+type Shared = State<Arc<Daemon>>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// How long this node may take to apply what its own user changed.
+const APPLY: Duration = Duration::from_secs(10);
+
+/// A JSON body whose mistakes are told in our words and form.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Failure))]
+pub(super) struct Body<T>(T);
+
+impl From<axum::extract::rejection::JsonRejection> for Failure {
+    fn from(rejection: axum::extract::rejection::JsonRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
+}
+
+pub(super) async fn unknown(uri: Uri) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("this meshd does not know {}: is meshctl newer?", uri.path()))
+}
+
+pub(super) async fn status(State(daemon): Shared) -> Json<StatusView> {
+    Json(daemon.status(views::node))
+}
+
+pub(super) async fn cluster_init(State(daemon): Shared, Body(init): Body<Init>) -> Answer<Initialized> {
+    Ok(Json(carry_through(async move { daemon.init(init).await }).await?))
+}
+
+pub(super) async fn cluster_join(State(daemon): Shared, Body(join): Body<Join>) -> Answer<Joined> {
+    Ok(Json(carry_through(async move { daemon.join(join).await }).await?))
+}
+
+pub(super) async fn join_token(
+    State(daemon): Shared,
+    Body(request): Body<JoinTokenRequest>,
+) -> Answer<JoinTokenView> {
+    let member = daemon.member()?;
+    // Records count in seconds: less is a token that nobody can use.
+    if request.ttl_ms.is_some_and(|ttl| ttl < 1000) {
+        return Err(Failure::bad_request("--ttl is too short: give 1s or more, such as 1h"));
+    }
+    Ok(Json(manager(&member)?.join_token(&request).await?))
+}
+
+pub(super) async fn nodes(State(daemon): Shared) -> Answer<Vec<NodeView>> {
+    let member = daemon.member()?;
+    let snapshot = member.agent.snapshot();
+    let local = member.identity.node;
+    let mut nodes: Vec<NodeView> =
+        snapshot.nodes.values().map(|n| views::node(&snapshot, n, local)).collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(nodes))
+}
+
+pub(super) async fn networks(State(daemon): Shared) -> Answer<Vec<NetworkView>> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let mut networks: Vec<NetworkView> =
+        snapshot.networks.values().map(|n| views::network(&snapshot, n)).collect();
+    networks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(networks))
+}
+
+pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> Answer<NetworkView> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let network = snapshot.find_network(&name).ok_or_else(|| not_found("network", &name))?;
+    Ok(Json(views::network(&snapshot, network)))
+}
+
+pub(super) async fn create_network(State(daemon): Shared, Body(spec): Body<NetworkSpec>) -> Answer<Created> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member)?.create_network(&spec).await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(Created { id: committed.value.id.to_string(), warnings: Vec::new() }))
+    })
+    .await
+}
+
+pub(super) async fn remove_network(State(daemon): Shared, Path(name): Path<String>) -> Answer<Removed> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member)?.remove_network(&name).await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(Removed { removed: true, addresses: Vec::new() }))
+    })
+    .await
+}
+
+pub(super) async fn services(State(daemon): Shared) -> Answer<Vec<ServiceView>> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let mut services: Vec<ServiceView> =
+        snapshot.services.values().map(|s| views::service(&snapshot, s)).collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(services))
+}
+
+pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> Answer<ServiceView> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let service = snapshot.find_service(&name).ok_or_else(|| not_found("service", &name))?;
+    Ok(Json(views::service(&snapshot, service)))
+}
+
+pub(super) async fn create_service(State(daemon): Shared, Body(spec): Body<ServiceSpec>) -> Answer<Created> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member)?.create_service(&spec).await?;
+        let warnings = everywhere(&member, &committed).await?;
+        Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
+    })
+    .await
+}
+
+pub(super) async fn update_service(
+    State(daemon): Shared,
+    Path(name): Path<String>,
+    Body(update): Body<ServiceUpdate>,
+) -> Answer<Created> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member)?.update_service(&name, &update).await?;
+        let warnings = everywhere(&member, &committed).await?;
+        Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
+    })
+    .await
+}
+
+pub(super) async fn remove_service(State(daemon): Shared, Path(name): Path<String>) -> Answer<Removed> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member)?.remove_service(&name).await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(Removed { removed: true, addresses: Vec::new() }))
+    })
+    .await
+}
+
+pub(super) async fn endpoints(
+    State(daemon): Shared,
+    Query(filter): Query<EndpointFilter>,
+) -> Answer<Vec<EndpointView>> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let network = match &filter.network {
+        None => None,
+        Some(name) => Some(snapshot.find_network(name).ok_or_else(|| not_found("network", name))?.id),
+    };
+    let service = match &filter.service {
+        None => None,
+        Some(name) => Some(snapshot.find_service(name).ok_or_else(|| not_found("service", name))?.id),
+    };
+    let wanted = snapshot
+        .endpoints
+        .values()
+        .filter(|e| network.is_none_or(|id| e.network == id))
+        .filter(|e| service.is_none_or(|id| e.service == Some(id)));
+    let mut endpoints: Vec<EndpointView> = wanted.map(|e| views::endpoint(&snapshot, e)).collect();
+    endpoints.sort_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
+    Ok(Json(endpoints))
+}
+
+pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
+    let snapshot = daemon.member()?.agent.snapshot();
+    let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
+    Ok(Json(views::endpoint(&snapshot, endpoint)))
+}
+
+pub(super) async fn connect(State(daemon): Shared, Body(spec): Body<EndpointSpec>) -> Answer<EndpointView> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let endpoint = member.agent.connect(spec).await?;
+        Ok(Json(views::endpoint(&member.agent.snapshot(), &endpoint)))
+    })
+    .await
+}
+
+pub(super) async fn disconnect(State(daemon): Shared, Body(request): Body<Disconnect>) -> Answer<Removed> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let snapshot = member.agent.snapshot();
+        let wanted = &request.network;
+        let network = snapshot.find_network(wanted).ok_or_else(|| not_found("network", wanted))?.id;
+        let on_network = snapshot.endpoints.values().filter(|e| e.network == network);
+        let found = match request.endpoint.parse::<Target>() {
+            Ok(target) => {
+                on_network.into_iter().find(|e| e.node == member.identity.node && e.target == target)
+            }
+            Err(_) => {
+                let mut named = on_network.filter(|e| *e.name == *request.endpoint);
+                named
+                    .next()
+                    .or_else(|| snapshot.find_endpoint(&request.endpoint).filter(|e| e.network == network))
+            }
+        };
+        match found {
+            Some(endpoint) => remove(&member, endpoint, request.force).await,
+            None => Ok(Json(Removed { removed: false, addresses: Vec::new() })),
+        }
+    })
+    .await
+}
+
+pub(super) async fn remove_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<Removed> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let snapshot = member.agent.snapshot();
+        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
+        remove(&member, endpoint, false).await
+    })
+    .await
+}
+
+pub(super) async fn drain_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let snapshot = member.agent.snapshot();
+        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
+        let drained = if endpoint.node == member.identity.node {
+            member.agent.drain(endpoint.id).await?
+        } else {
+            let committed = manager(&member)?.drain_endpoint(endpoint.id, None).await?;
+            everywhere(&member, &committed).await?;
+            committed.value
+        };
+        Ok(Json(views::endpoint(&member.agent.snapshot(), &drained)))
+    })
+    .await
+}
+
+async fn remove(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answer<Removed> {
+    if endpoint.node == member.identity.node {
+        return Ok(Json(member.agent.disconnect(endpoint, force).await?));
+    }
+    // Its own node alone can see which connections are in flight: from here it is withdrawn, then removed.
+    let manager = manager(member)?;
+    if !force {
+        everywhere(member, &manager.drain_endpoint(endpoint.id, None).await?).await?;
+    }
+    everywhere(member, &manager.remove_endpoint(endpoint.id, None).await?).await?;
+    Ok(Json(Removed { removed: true, addresses: endpoint.addresses.clone() }))
+}
+
+/// The manager in this process; a worker says where managers are.
+fn manager(member: &Member) -> Result<&Manager, Failure> {
+    member.manager.as_deref().ok_or_else(|| {
+        let snapshot: Arc<Snapshot> = member.agent.snapshot();
+        let managers = snapshot.nodes.values().filter(|n| n.role == Role::Manager);
+        let names: Vec<String> = managers.map(|n| format!("{} ({})", n.name, n.advertise.ip())).collect();
+        Failure::forbidden(format!(
+            "this node is a worker: run the command on a manager: {}",
+            names.join(", ")
+        ))
+    })
+}
+
+/// Waits until this node has applied a change and the others have confirmed it; names those that lag.
+async fn everywhere<T>(member: &Member, committed: &Committed<T>) -> Result<Vec<String>, Failure> {
+    let applied = member.agent.applied(committed.revision, APPLY).await?;
+    let confirmed = manager(member)?.confirm(committed.revision).await;
+    let lagging = confirmed.lagging.iter().map(|node| format!("node '{node}' has not applied this yet"));
+    Ok(lagging.chain(applied.problems.iter().cloned()).collect())
+}
+
+/// Runs a change to its end even when the client hangs up in the middle.
+async fn carry_through<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::spawn(change).await.unwrap_or_else(|e| Err(Failure::internal(format!("the request failed: {e}"))))
+}
+
+fn not_found(kind: &'static str, wanted: &str) -> Failure {
+    Refusal::NotFound { kind, wanted: wanted.to_owned() }.into()
+}

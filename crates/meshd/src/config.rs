@@ -1,0 +1,145 @@
+//! Configuration: flags over the file over defaults. A key of the file is named as its flag.
+
+use anyhow::{Context, bail};
+use clap::{Parser, ValueEnum};
+use mesh_model::Name;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+const DEFAULT_FILE: &str = "/etc/meshd/meshd.toml";
+
+/// The daemon of a mesh: overlay networks, DNS and ingress for this host.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  meshd\n  meshd --name vm1 --log-level debug\n  meshd --data-dir /srv/meshd --run-dir /run/meshd2\n\nThen: meshctl cluster init --advertise-addr IP"
+)]
+pub(crate) struct Args {
+    /// Configuration file [default: /etc/meshd/meshd.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keys, state and the last snapshot [default: /var/lib/meshd]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The API socket and the network namespaces [default: /run/meshd]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NODE")]
+    name: Option<String>,
+    /// What is logged [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// How it is logged [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    name: Option<String>,
+    log_level: Option<LogLevel>,
+    log_format: Option<LogFormat>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What the daemon runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) name: Name,
+    pub(crate) log_level: LogLevel,
+    pub(crate) log_format: LogFormat,
+}
+
+impl Config {
+    /// Flags over the file over defaults.
+    pub(crate) fn load(args: Args) -> anyhow::Result<Self> {
+        let file = read_file(args.config.as_deref())?;
+        let name = match args.name.or(file.name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        Ok(Self {
+            data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/meshd".into()),
+            run_dir: args.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/meshd".into()),
+            name: name.parse().context("node name")?,
+            log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
+            log_format: args.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// The API socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir.join("meshd.sock")
+    }
+}
+
+fn read_file(named: Option<&Path>) -> anyhow::Result<File> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(e) => bail!("cannot read {}: {e}", path.display()),
+    };
+    parse_file(&text).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))
+}
+
+/// One line for what is wrong, with the number of the line it is in.
+fn parse_file(text: &str) -> Result<File, String> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        format!("line {line}: {}", e.message().replace('\n', " "))
+    })
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("host name")?;
+    let name = name.into_string().map_err(|_| anyhow::anyhow!("the host name is no text: give --name"))?;
+    // A fully qualified name would make every node's name long and say no more.
+    Ok(name.split('.').next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = parse_file("name = \"vm1\"\nnmae = \"vm2\"\n").unwrap_err();
+        assert!(error.starts_with("line 2: unknown field `nmae`"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+
+    #[test]
+    fn every_flag_has_a_key() {
+        let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n";
+        let file = parse_file(text).unwrap();
+        assert_eq!(file.run_dir, Some("/r".into()));
+        assert!(matches!((file.log_level, file.log_format), (Some(LogLevel::Debug), Some(LogFormat::Json))));
+        assert!(parse_file("log-level = 'loud'").unwrap_err().starts_with("line 1: "));
+    }
+}

@@ -1,0 +1,251 @@
+//! The daemon: belongs to no cluster and waits, or is a member.
+
+use crate::{
+    agent::{Agent, ask_once},
+    api::Failure,
+    clock,
+    config::Config,
+    identity::Identity,
+    manager::{FirstNode, Manager},
+    supervisor::Spawner,
+    wire::{JoinReply, JoinRequest},
+};
+use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Joined, NodeView, State, StatusView};
+use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
+use mesh_model::{Node, NodeId, NodeSpec, NodeStatus, Role, Snapshot};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::timeout};
+use tokio_rustls::TlsConnector;
+
+/// Said in the log at start.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Port of the manager API unless another is given.
+const API_PORT: u16 = 7443;
+/// How long a new member may take to hear from its manager.
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
+
+/// The daemon, whatever it is part of.
+pub(crate) struct Daemon {
+    config: Config,
+    spawner: Spawner,
+    member: RwLock<Option<Arc<Member>>>,
+    /// One becomes a member once, not twice at a time.
+    entering: Mutex<()>,
+}
+
+/// The daemon as a member of a cluster.
+pub(crate) struct Member {
+    pub(crate) identity: Identity,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) manager: Option<Arc<Manager>>,
+}
+
+impl Daemon {
+    /// Picks up where an earlier life left off.
+    pub(crate) async fn start(config: Config, spawner: Spawner) -> anyhow::Result<Arc<Self>> {
+        let identity = Identity::load(&config.data_dir)?;
+        let daemon =
+            Arc::new(Self { config, spawner, member: RwLock::default(), entering: Mutex::default() });
+        match identity {
+            Some(identity) => daemon.enter(identity, None).await.map(drop)?,
+            None => tracing::info!(
+                version = VERSION,
+                socket = %daemon.config.socket().display(),
+                "no member of a cluster: waiting for 'meshctl cluster init' or 'meshctl cluster join'"
+            ),
+        }
+        Ok(daemon)
+    }
+
+    /// This node as a member; refused as long as it is none.
+    pub(crate) fn member(&self) -> Result<Arc<Member>, Failure> {
+        self.current().ok_or_else(|| Failure::from(mesh_model::Refusal::NoCluster))
+    }
+
+    fn current(&self) -> Option<Arc<Member>> {
+        self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs as a member from now on.
+    async fn enter(&self, identity: Identity, first: Option<FirstNode>) -> anyhow::Result<Arc<Member>> {
+        let manager = match identity.role {
+            Role::Manager => Some(Manager::start(&self.config, &identity, first, &self.spawner).await?),
+            Role::Worker => None,
+        };
+        let agent = Agent::start(&self.config, &identity, &self.spawner).await?;
+        tracing::info!(
+            version = VERSION,
+            node = %identity.node,
+            name = %identity.name,
+            role = %identity.role,
+            cluster = %identity.cluster,
+            "member of a cluster"
+        );
+        let member = Arc::new(Member { identity, agent, manager });
+        *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
+        Ok(member)
+    }
+
+    /// `cluster init`.
+    pub(crate) async fn init(&self, init: Init) -> Result<Initialized, Failure> {
+        let _entering = self.entering.lock().await;
+        self.check_free()?;
+        check_own_address(init.advertise.ip())?;
+        if init.data_path_port == 0 {
+            return Err(Failure::bad_request(
+                "--data-path-port 0 is out of range: choose a port from 1 to 65535",
+            ));
+        }
+        let (identity, first) = FirstNode::prepare(&self.config, &init)?;
+        let member = match self.enter(identity, Some(first)).await {
+            Ok(member) => member,
+            Err(e) => return Err(self.undo(&e)),
+        };
+        self.first_contact(&member).await?;
+        let manager = member.manager.as_ref().ok_or_else(|| Failure::internal("no manager after init"))?;
+        let request = JoinTokenRequest { role: Role::Worker, rotate: false, ttl_ms: None };
+        let token = manager.join_token(&request).await?;
+        Ok(Initialized { node: member.identity.node, join_token: token.token, manager: init.advertise })
+    }
+
+    /// `cluster join`.
+    pub(crate) async fn join(&self, join: Join) -> Result<Joined, Failure> {
+        let _entering = self.entering.lock().await;
+        self.check_free()?;
+        let token: JoinToken = join.token.parse().map_err(refuse)?;
+        let advertise = match join.advertise {
+            Some(advertise) => advertise,
+            None => SocketAddr::new(address_towards(join.manager)?, API_PORT),
+        };
+        check_own_address(advertise.ip())?;
+
+        let key = NodeKey::generate().map_err(refuse)?;
+        let request = JoinRequest {
+            token: join.token.clone(),
+            node: NodeSpec { name: self.config.name.clone(), advertise },
+            csr: key.request().map_err(refuse)?,
+        };
+        let connector = pinned_client_config(token.authority()).map_err(refuse)?;
+        let connector = TlsConnector::from(Arc::new(connector));
+        let reply: JoinReply = ask_once(join.manager, &connector, "/v1/join", &request).await?;
+        let authority = AuthorityCertificate::from_pem(&reply.ca).map_err(refuse)?;
+        let now = clock::unix_seconds();
+        let credentials = Credentials::new(authority, &reply.certificate, key, now).map_err(refuse)?;
+        let identity = Identity::joined(&reply, join.manager);
+        let entered = match identity.save(&self.config.data_dir, &credentials) {
+            Ok(()) => self.enter(identity, None).await,
+            Err(e) => Err(e),
+        };
+        let member = match entered {
+            Ok(member) => member,
+            Err(e) => {
+                withdraw(join.manager, &credentials).await;
+                return Err(self.undo(&e));
+            }
+        };
+        self.first_contact(&member).await?;
+        Ok(Joined { node: member.identity.node, role: member.identity.role })
+    }
+
+    fn check_free(&self) -> Result<(), Failure> {
+        match self.current() {
+            Some(_) => Err(Failure::conflict(
+                "this node is a member of a cluster already: 'meshctl status' shows which; to leave it, stop meshd and empty its data directory",
+            )),
+            None => {
+                Identity::check_unused(&self.config.data_dir).map_err(|e| Failure::conflict(e.to_string()))
+            }
+        }
+    }
+
+    /// Entering failed: nothing of it stays.
+    fn undo(&self, error: &anyhow::Error) -> Failure {
+        if let Err(err) = Identity::discard(&self.config.data_dir) {
+            tracing::error!(err = format!("{err:#}"), "cannot remove what a failed start left behind");
+        }
+        Failure::conflict(format!("{error:#}"))
+    }
+
+    async fn first_contact(&self, member: &Member) -> Result<(), Failure> {
+        let late = || {
+            Failure::unavailable(
+                "the node is a member, but its manager does not answer yet: see 'meshctl status'",
+            )
+        };
+        timeout(FIRST_CONTACT, member.agent.ready()).await.map_err(|_| late())
+    }
+
+    /// `status`.
+    pub(crate) fn status(&self, view: impl Fn(&Snapshot, &Node, NodeId) -> NodeView) -> StatusView {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let Some(member) = self.current() else {
+            return StatusView {
+                version,
+                state: State::Unclustered,
+                node: None,
+                cluster: None,
+                managers: Vec::new(),
+                revision: 0,
+                problems: Vec::new(),
+            };
+        };
+        let snapshot = member.agent.snapshot();
+        let local = member.identity.node;
+        let connected = member.agent.link.is_connected();
+        let node = snapshot.nodes.get(&local).map(|node| view(&snapshot, node, local));
+        let managers =
+            snapshot.nodes.values().filter(|n| n.role == Role::Manager).map(|n| n.advertise).collect();
+        StatusView {
+            version,
+            state: if connected { State::Ready } else { State::Detached },
+            node: node
+                .map(|node| if connected { node } else { NodeView { status: NodeStatus::Down, ..node } }),
+            cluster: Some(member.identity.cluster.to_string()),
+            managers,
+            revision: snapshot.revision,
+            problems: member.agent.problems(),
+        }
+    }
+}
+
+/// Takes back a join that failed on this side: the name and the address are free again.
+async fn withdraw(manager: SocketAddr, credentials: &Credentials) {
+    let withdrawn = async {
+        let config = credentials.client_config().map_err(refuse)?;
+        ask_once::<()>(manager, &TlsConnector::from(Arc::new(config)), "/v1/agent/withdraw", &()).await
+    };
+    if let Err(err) = withdrawn.await {
+        tracing::error!(err = err.text(), "the manager keeps a record of this node, though it did not join");
+    }
+}
+
+fn refuse(error: mesh_cluster::Error) -> Failure {
+    Failure::bad_request(error.to_string())
+}
+
+/// An address can be bound only if it is one of this host's.
+fn check_own_address(address: IpAddr) -> Result<(), Failure> {
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err(Failure::bad_request(mesh_model::Refusal::AdvertiseUnusable(address).to_string()));
+    }
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure::bad_request(format!(
+            "{address} can't be advertised: it is no address of this host ({e}); 'ip address' shows those"
+        ))),
+    }
+}
+
+/// The address that this host reaches a manager from. No packet is sent.
+fn address_towards(manager: SocketAddr) -> Result<IpAddr, Failure> {
+    let any: SocketAddr = if manager.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let local = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(manager)?;
+        socket.local_addr()
+    });
+    local.map(|local| local.ip()).map_err(|e| Failure::unavailable(format!("no route to {manager}: {e}")))
+}

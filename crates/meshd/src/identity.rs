@@ -1,0 +1,167 @@
+//! Who this node is: what it keeps of its membership between two lives.
+//!
+//! | file in the data directory | what it holds |
+//! |---|---|
+//! | `node.json` | [`Identity`]; written last: without it the node is no member |
+//! | `node.pem` | key, certificate and the CA's certificate, mode 0600 |
+//! | `authority.pem` | the CA with its key, mode 0600; managers only |
+//! | `store/` | the cluster's state; managers only |
+//! | `snapshot.json` | the last snapshot |
+
+use crate::wire::JoinReply;
+use anyhow::Context;
+use mesh_cluster::{Authority, Credentials, read_private, write_private};
+use mesh_model::{ClusterId, Name, NodeId, Role};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_rustls::TlsConnector;
+
+/// Directory of the store.
+pub(crate) const STORE: &str = "store";
+
+const FILES: [&str; 4] = ["node.json", "node.pem", "authority.pem", "snapshot.json"];
+
+/// This node's place in its cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) name: Name,
+    pub(crate) role: Role,
+    /// Underlay address and API port.
+    pub(crate) advertise: SocketAddr,
+    /// Where managers were when the node joined; the snapshot knows better once there is one.
+    pub(crate) managers: Vec<SocketAddr>,
+}
+
+impl Identity {
+    /// The identity of an earlier life; none if the node is no member.
+    pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let path = data_dir.join("node.json");
+        let Some(text) = read_private(&path)? else {
+            return Self::check_unused(data_dir).map(|()| None);
+        };
+        let identity = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: restore it, or empty the data directory to start anew", path.display())
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// Refuses a directory whose store lost its `node.json`: becoming a member of another cluster would replace the CA
+    /// and the store of this one.
+    pub(crate) fn check_unused(data_dir: &Path) -> anyhow::Result<()> {
+        let store = data_dir.join(STORE);
+        anyhow::ensure!(
+            !store.exists(),
+            "{} holds a cluster, but node.json beside it is missing: restore it, or empty the data directory to start anew",
+            store.display()
+        );
+        Ok(())
+    }
+
+    /// The identity that a manager gave.
+    pub(crate) fn joined(reply: &JoinReply, manager: SocketAddr) -> Self {
+        Self {
+            cluster: reply.cluster.id,
+            node: reply.node.id,
+            name: reply.node.name.clone(),
+            role: reply.node.role,
+            advertise: reply.node.advertise,
+            managers: vec![manager],
+        }
+    }
+
+    /// Makes the node a member: its credentials first, its identity last.
+    pub(crate) fn save(&self, data_dir: &Path, credentials: &Credentials) -> anyhow::Result<()> {
+        credentials.save(&credentials_path(data_dir))?;
+        write_private(&data_dir.join("node.json"), &serde_json::to_string_pretty(self)?)?;
+        Ok(())
+    }
+
+    /// Removes every trace of a membership.
+    pub(crate) fn discard(data_dir: &Path) -> anyhow::Result<()> {
+        let files = FILES.map(|file| data_dir.join(file));
+        let removals = files.into_iter().map(|path| (std::fs::remove_file(&path), path));
+        let store = data_dir.join(STORE);
+        for (removed, path) in removals.chain([(std::fs::remove_dir_all(&store), store)]) {
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What this node proves itself with.
+    pub(crate) fn credentials(data_dir: &Path) -> anyhow::Result<Credentials> {
+        let path = credentials_path(data_dir);
+        Credentials::load(&path).with_context(|| unusable(&path))?.with_context(|| {
+            format!("{} is missing: restore it, or empty the data directory to start anew", path.display())
+        })
+    }
+
+    /// Connects to managers.
+    pub(crate) fn connector(data_dir: &Path) -> anyhow::Result<TlsConnector> {
+        Ok(TlsConnector::from(Arc::new(Self::credentials(data_dir)?.client_config()?)))
+    }
+
+    /// The CA; managers only.
+    pub(crate) fn authority(data_dir: &Path) -> anyhow::Result<Authority> {
+        let path = authority_path(data_dir);
+        let text = read_private(&path)?;
+        let text = text.with_context(|| format!("{} is missing: a manager needs it", path.display()))?;
+        Authority::from_pem(&text).with_context(|| unusable(&path))
+    }
+
+    /// Keeps a new CA.
+    pub(crate) fn save_authority(data_dir: &Path, authority: &Authority) -> anyhow::Result<()> {
+        Ok(write_private(&authority_path(data_dir), &authority.to_pem())?)
+    }
+}
+
+fn unusable(path: &Path) -> String {
+    format!("cannot use {}: restore it, or empty the data directory to start anew", path.display())
+}
+
+fn credentials_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("node.pem")
+}
+
+fn authority_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("authority.pem")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_without_node_json_is_refused_rather_than_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Identity::load(directory.path()).unwrap().is_none());
+        std::fs::create_dir(directory.path().join(STORE)).unwrap();
+        let error = format!("{:#}", Identity::load(directory.path()).unwrap_err());
+        assert!(error.contains("node.json beside it is missing"), "{error}");
+    }
+
+    #[test]
+    fn damaged_keys_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        write_private(&credentials_path(directory.path()), "").unwrap();
+        write_private(&authority_path(directory.path()), "").unwrap();
+        let errors = [
+            (Identity::credentials(directory.path()).err(), "node.pem"),
+            (Identity::authority(directory.path()).err(), "authority.pem"),
+        ];
+        for (error, file) in errors {
+            let error = format!("{:#}", error.unwrap());
+            assert!(error.contains(file) && error.contains("restore it"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `meshd`: overlay networks, DNS and ingress for this host.
+//!
+//! ```text
+//! main ─► config ─► supervisor ─► daemon ─┬─► manager (on manager nodes): API, allocation, CA, store
+//!                        ▲                └─► agent: link ─► snapshot ─► planes (net, names, ingress, checks)
+//!                        └── every task           api (unix socket) reads from the agent, changes through both
+//! ```
+
+mod agent;
+mod api;
+mod clock;
+mod config;
+mod daemon;
+mod identity;
+mod manager;
+mod supervisor;
+mod wire;
+
+use anyhow::Context;
+use clap::Parser;
+use config::{Args, Config, LogFormat, LogLevel};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::{os::unix::fs::DirBuilderExt, path::Path, process::ExitCode};
+use supervisor::{Spawner, Supervisor};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match Config::load(Args::parse()).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("meshd: {}", format!("{e:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    log_to_stderr(&config);
+    check_kernel()?;
+    // Keys and the API socket are nobody else's business, whatever the caller's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    make_directory(&config.data_dir, 0o700)?;
+    make_directory(&config.run_dir, 0o755)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (supervisor, spawner) = Supervisor::new();
+    let listener = api::bind(&config.socket())?;
+    spawner.spawn("signals", signals(spawner.clone()));
+    let daemon = daemon::Daemon::start(config, spawner.clone()).await?;
+    spawner.spawn("local API", api::serve(listener, daemon, spawner.cancel.clone()));
+    // Outside systemd there is nobody to tell.
+    drop(sd_notify::notify(true, &[sd_notify::NotifyState::Ready]));
+    supervisor.run().await
+}
+
+/// SIGTERM and SIGINT end the daemon; the kernel's state stays.
+async fn signals(spawner: Spawner) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = spawner.cancel.cancelled() => {}
+    }
+    tracing::info!("ending: networks, names in use and published ports in the kernel stay as they are");
+    spawner.cancel.cancel();
+    Ok(())
+}
+
+/// What is missing is said now, not when the first container is attached.
+fn check_kernel() -> anyhow::Result<()> {
+    let missing: Vec<String> = mesh_net::probe_kernel().iter().map(ToString::to_string).collect();
+    if missing.is_empty() { Ok(()) } else { anyhow::bail!("{}", missing.join("; ")) }
+}
+
+/// 1,024 files, the usual limit for processes that ask for no more, are soon used up by connections: of agents,
+/// through the proxy, or by strangers who would then keep DNS and the data plane from opening anything.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(err) = raised {
+        tracing::warn!(%err, "the limit of open files stays as it is");
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("cannot make directory {}", path.display()))
+}
+
+fn log_to_stderr(config: &Config) {
+    let level = match config.log_level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    // What the libraries below us do is of interest only when it goes wrong.
+    let own = ["meshd", "mesh_net", "mesh_dns", "mesh_proxy", "mesh_store", "mesh_cluster", "access"];
+    let filter = own.iter().fold("warn".to_owned(), |filter, target| format!("{filter},{target}={level}"));
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
+    match config.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,78 @@
+//! The manager: validates, allocates and commits; tells agents.
+//!
+//! ```text
+//! local API, agents ──► Manager::change ──► store ──► State (watch) ──► snapshot, deltas ──► sessions ──► agents
+//! ```
+
+mod change;
+mod error;
+mod join;
+mod operations;
+mod server;
+mod sessions;
+mod state;
+
+pub(crate) use error::Error;
+pub(crate) use join::FirstNode;
+
+use crate::{
+    config::Config,
+    identity::{self, Identity},
+    supervisor::Spawner,
+};
+use anyhow::Context;
+use mesh_store::{Options, RedbStore, Store};
+use sessions::Sessions;
+use state::State;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// One manager of the cluster.
+pub(crate) struct Manager {
+    store: Arc<dyn Store>,
+    state: Arc<State>,
+    sessions: Arc<Sessions>,
+    authority: mesh_cluster::Authority,
+    identity: Identity,
+    /// Queues this manager's own changes, so that they don't spoil each other's transactions.
+    turn: Mutex<()>,
+}
+
+impl Manager {
+    /// Opens the store, reads the state and serves agents.
+    pub(crate) async fn start(
+        config: &Config,
+        identity: &Identity,
+        first: Option<FirstNode>,
+        spawner: &Spawner,
+    ) -> anyhow::Result<Arc<Self>> {
+        let path = config.data_dir.join(identity::STORE);
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(&path, Options::default()).await?);
+        if let Some(first) = first {
+            first.commit(store.as_ref()).await?;
+        }
+        let (state, feed) = State::load(Arc::clone(&store)).await.context("cannot read the store")?;
+        // An empty store that is served would tell every node that it was removed.
+        anyhow::ensure!(
+            state.snapshot().cluster.as_ref().is_some_and(|cluster| cluster.id == identity.cluster),
+            "{} holds nothing of this node's cluster {}: restore it from a backup, or empty the data directory to start anew",
+            path.display(),
+            identity.cluster,
+        );
+        let authority = Identity::authority(&config.data_dir)?;
+        let manager = Arc::new(Self {
+            sessions: Arc::new(Sessions::new(Arc::clone(&state))),
+            store,
+            state,
+            authority,
+            identity: identity.clone(),
+            turn: Mutex::new(()),
+        });
+        let cancel = spawner.cancel.clone();
+        // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
+        let server = server::Server::bind(Arc::clone(&manager), &config.data_dir).await?;
+        spawner.spawn("manager state", feed.run(cancel.clone()));
+        spawner.spawn("manager server", server.run(cancel));
+        Ok(manager)
+    }
+}

@@ -1,0 +1,26 @@
+//! Why a manager did not do what it was asked.
+
+use mesh_model::Refusal;
+
+/// Each text is one line for the user.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    PortInUse(String),
+    #[error("cannot save this node's keys: {0}")]
+    Files(String),
+    #[error(
+        "this cluster has one manager: more come with the etcd store; join as a worker ('meshctl cluster join-token worker')"
+    )]
+    OneManager,
+    #[error("this node may only change its own endpoints")]
+    NotYours,
+    #[error("too many changes at once: try again")]
+    Contention,
+    #[error("the state could not be saved: {0}")]
+    Store(#[from] mesh_store::Error),
+    #[error(transparent)]
+    Trust(#[from] mesh_cluster::Error),
+}

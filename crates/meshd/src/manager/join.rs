@@ -1,0 +1,187 @@
+//! How nodes become members: the first by `cluster init`, the others with a token.
+
+use super::{Error, Manager, state::encode};
+use crate::{
+    clock,
+    config::Config,
+    identity::Identity,
+    wire::{JoinReply, JoinRequest},
+};
+use anyhow::Context;
+use ipnetwork::IpNetwork;
+use mesh_api::{Init, JoinTokenRequest, JoinTokenView};
+use mesh_cluster::{Authority, Credentials, JoinToken, TokenRecord};
+use mesh_model::{Change, Cluster, ClusterId, Key, NodeId, NodeSpec, Object, Refusal, Role, Snapshot, admit};
+use mesh_store::{Store, Txn};
+use serde::{Deserialize, Serialize};
+use std::{net::Ipv6Addr, sync::Arc};
+
+/// Subnets of networks; far from the 10.0.0.0/16 and 192.168.0.0/16 that many sites use.
+const ADDRESS_POOL: &str = "10.128.0.0/9";
+/// The nodes' own overlay addresses: from the shared address space (RFC 6598), which no site routes.
+const NODE_POOL: &str = "100.127.0.0/16";
+
+/// A token as managers keep it. The store is as secret as the CA's key beside it, so that the token itself can be
+/// kept and shown again.
+#[derive(Serialize, Deserialize)]
+struct KeptToken {
+    token: String,
+    record: TokenRecord,
+}
+
+/// The first node of a cluster, not yet committed.
+pub(crate) struct FirstNode {
+    objects: Vec<Object>,
+}
+
+impl FirstNode {
+    /// Makes the CA, the cluster and its first manager, and saves what the node keeps outside the store.
+    pub(crate) fn prepare(config: &Config, init: &Init) -> Result<(Identity, Self), Error> {
+        let now = clock::unix_seconds();
+        let cluster = cluster(init)?;
+        let spec = NodeSpec { name: config.name.clone(), advertise: init.advertise };
+        let empty = Snapshot { cluster: Some(Arc::new(cluster.clone())), ..Snapshot::default() };
+        let node = admit::node(&empty, &spec, Role::Manager, super::change::fresh())?;
+        let authority = Authority::generate(cluster.id, now)?;
+        let credentials = Credentials::issue(&authority, node.id, Role::Manager, now)?;
+        let identity = Identity {
+            cluster: cluster.id,
+            node: node.id,
+            name: node.name.clone(),
+            role: Role::Manager,
+            advertise: init.advertise,
+            managers: vec![init.advertise],
+        };
+        let save = || {
+            Identity::save_authority(&config.data_dir, &authority)?;
+            identity.save(&config.data_dir, &credentials)
+        };
+        save().map_err(|e| Error::Files(format!("{e:#}")))?;
+        Ok((
+            identity,
+            Self { objects: vec![Object::Cluster(Arc::new(cluster)), Object::Node(Arc::new(node))] },
+        ))
+    }
+
+    /// Commits them to a store that must be empty.
+    pub(super) async fn commit(&self, store: &dyn Store) -> anyhow::Result<()> {
+        let txn = Txn::new().expect_absent(Key::Cluster.to_string());
+        let txn =
+            self.objects.iter().fold(txn, |txn, object| txn.put(object.key().to_string(), encode(object)));
+        store.commit(txn).await.context("the store can't take the new cluster")?;
+        Ok(())
+    }
+}
+
+fn cluster(init: &Init) -> Result<Cluster, Refusal> {
+    let id: u64 = rand::random();
+    let address_pools = or_defaults(&init.address_pools, ADDRESS_POOL, unique_local(id, 0, 48));
+    let node_pools = or_defaults(&init.node_pools, NODE_POOL, unique_local(id, 0xffff, 64));
+    Ok(Cluster {
+        id: ClusterId::from_bits(id),
+        data_path_port: init.data_path_port,
+        // The nodes' pool lies at the end of the cluster's own IPv6 prefix: subnets are taken from its start.
+        address_pools: admit::pools(&address_pools)?,
+        node_pools: admit::pools(&node_pools)?,
+    })
+}
+
+/// What the user gave, and the default of each family that the user left out.
+fn or_defaults(given: &[IpNetwork], v4: &str, v6: IpNetwork) -> Vec<IpNetwork> {
+    let v4 = v4.parse().unwrap_or_else(|e| unreachable!("a valid prefix: {e}"));
+    let missing =
+        [v4, v6].into_iter().filter(|d: &IpNetwork| !given.iter().any(|g| g.is_ipv4() == d.is_ipv4()));
+    given.iter().copied().chain(missing).collect()
+}
+
+/// A prefix of the cluster's own unique local /48 (RFC 4193), its global ID from the cluster's random one.
+fn unique_local(cluster: u64, subnet: u16, length: u8) -> IpNetwork {
+    let [a, b, c, d, e, ..] = cluster.to_be_bytes();
+    let words =
+        [0xfd00 | u16::from(a), u16::from_be_bytes([b, c]), u16::from_be_bytes([d, e]), subnet, 0, 0, 0, 0];
+    IpNetwork::new(Ipv6Addr::from(words).into(), length)
+        .unwrap_or_else(|e| unreachable!("a valid prefix: {e}"))
+}
+
+impl Manager {
+    /// Takes a node in: the token says as what.
+    pub(super) async fn join(&self, request: JoinRequest) -> Result<JoinReply, Error> {
+        let role = self.verify(&request.token).await?;
+        if role == Role::Manager {
+            return Err(Error::OneManager);
+        }
+        // A request that can't be signed is refused before anything is committed.
+        self.authority.issue(&request.csr, NodeId::from_bits(0), role, clock::unix_seconds())?;
+        let committed = self
+            .change(|snapshot, fresh| {
+                let node = admit::node(snapshot, &request.node, role, fresh)?;
+                let cluster = snapshot.cluster.clone().ok_or(Refusal::NoCluster)?;
+                Ok((vec![Change::Put(Object::Node(Arc::new(node.clone())))], (node, cluster)))
+            })
+            .await?;
+        let (node, cluster) = committed.value;
+        let certificate = self.authority.issue(&request.csr, node.id, role, clock::unix_seconds())?;
+        tracing::info!(node = %node.id, name = %node.name, address = %node.advertise, "joined");
+        let ca = self.authority.certificate().to_pem();
+        Ok(JoinReply { node, cluster: Cluster::clone(&cluster), certificate, ca })
+    }
+
+    /// Takes back a join that failed on the node's side.
+    pub(super) async fn withdraw(&self, node: NodeId) -> Result<(), Error> {
+        self.change(|snapshot, _| {
+            let unused = snapshot.endpoints.values().all(|e| e.node != node);
+            Ok((if unused { vec![Change::Delete(Key::Node(node))] } else { Vec::new() }, ()))
+        })
+        .await
+        .map(|_| ())
+    }
+
+    async fn verify(&self, text: &str) -> Result<Role, Error> {
+        let token: JoinToken = text.parse()?;
+        let mut records = Vec::new();
+        for role in [Role::Worker, Role::Manager] {
+            records.extend(self.kept_token(role).await?.map(|kept| kept.record));
+        }
+        Ok(token.verify(self.authority.certificate(), &records, clock::unix_seconds())?)
+    }
+
+    /// The token of a role; a new one if there is none, it has expired, or rotation is asked for.
+    pub(crate) async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
+        if request.role == Role::Manager {
+            return Err(Error::OneManager);
+        }
+        let now = clock::unix_seconds();
+        let kept = self.kept_token(request.role).await?;
+        let fits =
+            |kept: &KeptToken| kept.record.expires.is_none_or(|at| at > now) && request.ttl_ms.is_none();
+        let token = match kept.filter(|kept| fits(kept) && !request.rotate) {
+            Some(kept) => kept.token,
+            None => self.new_token(request, now).await?,
+        };
+        Ok(JoinTokenView { token, manager: self.identity.advertise })
+    }
+
+    async fn new_token(&self, request: &JoinTokenRequest, now: u64) -> Result<String, Error> {
+        let expires = request.ttl_ms.map(|ttl| now.saturating_add(ttl / 1000));
+        let (token, record) = JoinToken::issue(self.authority.certificate(), request.role, now, expires)?;
+        let kept = KeptToken { token: token.to_string(), record };
+        let value = serde_json::to_vec(&kept).unwrap_or_else(|e| unreachable!("tokens are plain data: {e}"));
+        self.store.commit(Txn::new().put(token_key(request.role), value)).await?;
+        Ok(kept.token)
+    }
+
+    async fn kept_token(&self, role: Role) -> Result<Option<KeptToken>, Error> {
+        let entry = self.store.get(&token_key(role)).await?;
+        // One that can't be read is made anew.
+        Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    }
+
+    /// Waits until the other nodes have applied a revision; names those that had not in time.
+    pub(crate) async fn confirm(&self, revision: u64) -> crate::wire::Confirmed {
+        self.sessions.confirm(revision, Some(self.identity.node)).await
+    }
+}
+
+fn token_key(role: Role) -> String {
+    format!("token/{role}")
+}

@@ -1,0 +1,212 @@
+//! What can be changed, each a decision on the state.
+
+use super::{Error, Manager};
+use crate::wire::{Committed, CommittedEndpoint};
+use mesh_model::{
+    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, NodeId, Object,
+    PublishMode, PublishedPort, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
+};
+use std::{borrow::Cow, sync::Arc};
+
+/// The network of services that name none.
+const DEFAULT_NETWORK: &str = "default";
+
+impl Manager {
+    pub(crate) async fn create_network(&self, spec: &NetworkSpec) -> Result<Committed<Arc<Network>>, Error> {
+        self.change(|snapshot, fresh| {
+            let network = Arc::new(admit::network(snapshot, spec, fresh)?);
+            Ok((vec![Change::Put(Object::Network(Arc::clone(&network)))], network))
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_network(&self, wanted: &str) -> Result<Committed<()>, Error> {
+        self.change(|snapshot, _| {
+            let network = find_network(snapshot, wanted)?;
+            admit::network_removal(snapshot, network)?;
+            Ok((vec![Change::Delete(Key::Network(network.id))], ()))
+        })
+        .await
+    }
+
+    /// Creates a service. Its ports are held on every node that answers before they are committed.
+    pub(crate) async fn create_service(&self, spec: &ServiceSpec) -> Result<Committed<Arc<Service>>, Error> {
+        let mut spec = spec.clone();
+        // Decided once without committing: the ports that a specification leaves open are known only then.
+        let (_, draft) = service_with_network(&self.state.snapshot(), &spec, draft())?;
+        spec.ports.clone_from(&draft.ports);
+        let held = self.hold_ports(&draft.ports, &[]).await?;
+        let committed = self.change(|snapshot, fresh| service_with_network(snapshot, &spec, fresh)).await;
+        held.settle(committed.is_ok());
+        committed
+    }
+
+    pub(crate) async fn update_service(
+        &self,
+        wanted: &str,
+        update: &ServiceUpdate,
+    ) -> Result<Committed<Arc<Service>>, Error> {
+        let mut update = update.clone();
+        let snapshot = self.state.snapshot();
+        let before = find_service(&snapshot, wanted)?;
+        let draft = admit::service_update(&snapshot, before, &update)?;
+        // Ports that were left open are now known; those that stay are held already.
+        let kept = draft.ports.len() - update.publish_add.len();
+        update.publish_add = draft.ports[kept..].to_vec();
+        let held = self.hold_ports(&draft.ports, &before.ports).await?;
+        let committed = self
+            .change(|snapshot, _| {
+                let service = find_service(snapshot, wanted)?;
+                let updated = Arc::new(admit::service_update(snapshot, service, &update)?);
+                let changed = *updated != **service;
+                let put = Change::Put(Object::Service(Arc::clone(&updated)));
+                Ok((if changed { vec![put] } else { Vec::new() }, updated))
+            })
+            .await;
+        held.settle(committed.is_ok());
+        committed
+    }
+
+    pub(crate) async fn remove_service(&self, wanted: &str) -> Result<Committed<()>, Error> {
+        self.change(|snapshot, _| {
+            let service = find_service(snapshot, wanted)?;
+            admit::service_removal(snapshot, service)?;
+            Ok((vec![Change::Delete(Key::Service(service.id))], ()))
+        })
+        .await
+    }
+
+    pub(crate) async fn create_endpoint(
+        &self,
+        node: NodeId,
+        spec: &EndpointSpec,
+    ) -> Result<CommittedEndpoint, Error> {
+        self.change(|snapshot, fresh| {
+            let endpoint = Arc::new(admit::endpoint(snapshot, node, spec, fresh)?);
+            Ok((vec![Change::Put(Object::Endpoint(Arc::clone(&endpoint)))], endpoint))
+        })
+        .await
+    }
+
+    /// Removes an endpoint; one that is gone already is fine. `only` restricts it to a node's own.
+    pub(crate) async fn remove_endpoint(
+        &self,
+        id: EndpointId,
+        only: Option<NodeId>,
+    ) -> Result<Committed<()>, Error> {
+        self.check_owner(id, only)?;
+        self.change(|snapshot, _| {
+            let mut changes = Vec::new();
+            if snapshot.endpoints.contains_key(&id) {
+                changes.push(Change::Delete(Key::Endpoint(id)));
+            }
+            if snapshot.health.contains_key(&id) {
+                changes.push(Change::Delete(Key::Health(id)));
+            }
+            Ok((changes, ()))
+        })
+        .await
+    }
+
+    /// Offers an endpoint no new connections.
+    pub(crate) async fn drain_endpoint(
+        &self,
+        id: EndpointId,
+        only: Option<NodeId>,
+    ) -> Result<CommittedEndpoint, Error> {
+        self.check_owner(id, only)?;
+        self.change(|snapshot, _| {
+            let endpoint = snapshot
+                .endpoints
+                .get(&id)
+                .ok_or_else(|| Refusal::NotFound { kind: "endpoint", wanted: id.to_string() })?;
+            let drained = Arc::new(Endpoint { draining: true, ..Endpoint::clone(endpoint) });
+            let put = Change::Put(Object::Endpoint(Arc::clone(&drained)));
+            Ok((if endpoint.draining { Vec::new() } else { vec![put] }, drained))
+        })
+        .await
+    }
+
+    /// Takes a node's verdicts on its own endpoints; those on others, or on ones that are gone, are left out.
+    pub(super) async fn report_health(
+        &self,
+        node: NodeId,
+        verdicts: &[(EndpointId, Health)],
+    ) -> Result<Committed<()>, Error> {
+        self.change(|snapshot, _| {
+            let news = verdicts.iter().filter(|(id, health)| {
+                snapshot.endpoints.get(id).is_some_and(|e| e.node == node)
+                    && snapshot.health.get(id) != Some(health)
+            });
+            Ok((news.map(|(id, health)| Change::Put(Object::Health(*id, *health))).collect(), ()))
+        })
+        .await
+    }
+
+    fn check_owner(&self, id: EndpointId, only: Option<NodeId>) -> Result<(), Error> {
+        let snapshot = self.state.snapshot();
+        match (snapshot.endpoints.get(&id), only) {
+            (Some(endpoint), Some(node)) if endpoint.node != node => Err(Error::NotYours),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks every connected node to hold the ports that are new, so that a port in use is refused before anything
+    /// is committed. Host ports are held only where a replica is, when it comes.
+    async fn hold_ports(
+        &self,
+        ports: &[PublishedPort],
+        already: &[PublishedPort],
+    ) -> Result<super::sessions::Held, Error> {
+        let new = ports.iter().filter(|p| p.mode == PublishMode::Ingress);
+        let new = new.filter(|p| !self.is_held(p, already)).cloned().collect();
+        self.sessions.hold(new).await
+    }
+
+    /// Whether nodes hold this port already: published before by the same service, or by another that shares it.
+    fn is_held(&self, port: &PublishedPort, already: &[PublishedPort]) -> bool {
+        let same = |p: &PublishedPort| {
+            p.published == port.published && p.ip == port.ip && p.protocol.is_tcp() == port.protocol.is_tcp()
+        };
+        already.iter().any(same) || self.state.snapshot().services.values().any(|s| s.ports.iter().any(same))
+    }
+}
+
+/// The service that is asked for and, if it names no network and is the first of that kind, the default network.
+fn service_with_network(
+    snapshot: &Snapshot,
+    spec: &ServiceSpec,
+    fresh: admit::Fresh,
+) -> Result<(Vec<Change>, Arc<Service>), Refusal> {
+    let mut snapshot = Cow::Borrowed(snapshot);
+    let mut spec = Cow::Borrowed(spec);
+    let mut changes = Vec::new();
+    if spec.networks.is_empty() {
+        if snapshot.find_network(DEFAULT_NETWORK).is_none() {
+            let name: Name = DEFAULT_NETWORK.parse().unwrap_or_else(|e| unreachable!("a valid name: {e}"));
+            // IDs are told apart by what they are of: service and network may have the same bits.
+            let network = admit::network(&snapshot, &NetworkSpec::named(name), fresh)?;
+            changes.push(Change::Put(Object::Network(Arc::new(network))));
+            changes.iter().cloned().for_each(|change| snapshot.to_mut().apply(change));
+        }
+        spec.to_mut().networks.push(DEFAULT_NETWORK.to_owned());
+    }
+    let service = Arc::new(admit::service(&snapshot, &spec, fresh)?);
+    changes.push(Change::Put(Object::Service(Arc::clone(&service))));
+    Ok((changes, service))
+}
+
+/// For a decision that is not committed: nothing of it is kept.
+fn draft() -> admit::Fresh {
+    admit::Fresh { id: 0, mac: 0, now: 0 }
+}
+
+fn find_network<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Network>, Refusal> {
+    let not_found = || Refusal::NotFound { kind: "network", wanted: wanted.to_owned() };
+    snapshot.find_network(wanted).ok_or_else(not_found)
+}
+
+fn find_service<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Service>, Refusal> {
+    let not_found = || Refusal::NotFound { kind: "service", wanted: wanted.to_owned() };
+    snapshot.find_service(wanted).ok_or_else(not_found)
+}

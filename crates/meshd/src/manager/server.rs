@@ -1,0 +1,282 @@
+//! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
+
+use super::{Error, Manager, sessions::SessionGuard, state::Line};
+use crate::{
+    api::Failure,
+    identity::Identity,
+    wire::{
+        Applied, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, JoinReply, JoinRequest,
+        Reserved,
+    },
+};
+use anyhow::Context;
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    routing::{delete, get, post},
+};
+use futures_util::stream;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use mesh_cluster::PeerIdentity;
+use mesh_model::{EndpointId, EndpointSpec, NodeId};
+use std::{convert::Infallible, path, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, broadcast, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once: thousands of agents, and a bound for strangers.
+const CONNECTIONS: usize = 10_000;
+/// A stranger who connects has this long for the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// An agent that vanished without a word is noticed after this and as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Requests are small; a larger body is refused.
+const BODY: usize = 1 << 20;
+/// Who has no certificate can only join: a request of a few kilobytes, answered soon. It holds nothing of the manager's
+/// for longer, however politely it keeps its connection alive.
+const STRANGER: Duration = Duration::from_secs(10);
+const STRANGER_BODY: usize = 16 << 10;
+
+/// The listening port.
+pub(super) struct Server {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    routes: Routes,
+}
+
+/// What is answered, and to whom.
+#[derive(Clone)]
+struct Routes {
+    members: Router,
+    strangers: Router,
+}
+
+type Shared = State<Arc<Manager>>;
+/// Who asks; none if it showed no certificate.
+type Peer = Extension<Option<PeerIdentity>>;
+
+impl Server {
+    pub(super) async fn bind(manager: Arc<Manager>, data_dir: &path::Path) -> anyhow::Result<Self> {
+        let address = manager.identity.advertise;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}: is it an address of this host, and the port free?")
+        })?;
+        let tls = Identity::credentials(data_dir)?.server_config()?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let members = Router::new()
+            .route("/v1/agent/withdraw", post(withdraw))
+            .route("/v1/agent/watch", get(watch))
+            .route("/v1/agent/applied", post(applied))
+            .route("/v1/agent/health", post(health))
+            .route("/v1/agent/reservations", post(reservations))
+            .route("/v1/agent/confirm", post(confirm))
+            .route("/v1/agent/endpoints", post(create_endpoint))
+            .route("/v1/agent/endpoints/{id}", delete(remove_endpoint))
+            .route("/v1/agent/endpoints/{id}/drain", post(drain_endpoint))
+            .layer(axum::extract::DefaultBodyLimit::max(BODY))
+            .with_state(Arc::clone(&manager));
+        let strangers = Router::new()
+            .route("/v1/join", post(join))
+            .fallback(async || no_certificate())
+            .layer(axum::extract::DefaultBodyLimit::max(STRANGER_BODY))
+            .with_state(manager);
+        Ok(Self { listener, acceptor, routes: Routes { members, strangers } })
+    }
+
+    pub(super) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                Some(_) = connections.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+                        let (acceptor, routes) = (self.acceptor.clone(), self.routes.clone());
+                        connections.spawn(async move {
+                            if let Err(err) = serve(stream, acceptor, routes).await {
+                                tracing::debug!(%err, "connection of an agent ended");
+                            }
+                            drop(slot);
+                        });
+                    }
+                    Err(err) => {
+                        // Out of descriptors, most likely: accepting again at once would only spin.
+                        tracing::warn!(%err, "cannot accept agents");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let tls = timeout(HANDSHAKE, acceptor.accept(stream)).await.context("slow handshake")??;
+    let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = certificate.map(mesh_cluster::peer_identity).transpose()?;
+    let stranger = peer.is_none();
+    let router = if stranger { routes.strangers } else { routes.members.layer(Extension(peer)) };
+    let service = TowerToHyperService::new(router);
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .serve_connection(TokioIo::new(tls), service);
+    if stranger {
+        timeout(STRANGER, connection).await.context("a stranger stayed too long")??;
+    } else {
+        connection.await?;
+    }
+    Ok(())
+}
+
+fn no_certificate() -> Failure {
+    Failure::forbidden("a certificate of this cluster is needed")
+}
+
+/// The node that asks, as long as it is a member.
+fn member(manager: &Manager, peer: Option<PeerIdentity>) -> Result<NodeId, Failure> {
+    let node = peer.map(|peer| peer.node).ok_or_else(no_certificate)?;
+    let known = manager.state.snapshot().nodes.contains_key(&node);
+    if known { Ok(node) } else { Err(Failure::forbidden("this node was removed from the cluster")) }
+}
+
+async fn join(State(manager): Shared, Json(request): Json<JoinRequest>) -> Result<Json<JoinReply>, Failure> {
+    Ok(Json(manager.join(request).await?))
+}
+
+async fn withdraw(State(manager): Shared, Extension(peer): Peer) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.withdraw(node).await?;
+    Ok(Json(()))
+}
+
+async fn watch(State(manager): Shared, Extension(peer): Peer) -> Result<Body, Failure> {
+    let node = member(&manager, peer)?;
+    let (guard, requests) = manager.sessions.begin(node);
+    let (first, lines) = manager.state.subscribe();
+    let feed = Feed { manager, first: Some(first), lines, requests, _guard: guard };
+    Ok(Body::from_stream(stream::unfold(feed, |mut feed| async move {
+        let line = feed.next().await?;
+        Some((Ok::<Bytes, Infallible>(line.bytes), feed))
+    })))
+}
+
+/// What one session is sent.
+struct Feed {
+    manager: Arc<Manager>,
+    first: Option<Line>,
+    lines: broadcast::Receiver<Line>,
+    requests: mpsc::Receiver<Line>,
+    _guard: SessionGuard,
+}
+
+impl Feed {
+    async fn next(&mut self) -> Option<Line> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        tokio::select! {
+            line = self.lines.recv() => match line {
+                Ok(line) => Some(line),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let (snapshot, lines) = self.manager.state.subscribe();
+                    self.lines = lines;
+                    Some(snapshot)
+                }
+                Err(broadcast::error::RecvError::Closed) => None,
+            },
+            // A newer session of the same node took over: its sender is gone, and so should this stream be.
+            line = self.requests.recv() => line,
+        }
+    }
+}
+
+async fn applied(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Applied>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.sessions.applied(node, body.revision);
+    Ok(Json(()))
+}
+
+async fn health(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<HealthReport>,
+) -> Result<Json<Committed<()>>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.report_health(node, &body.endpoints).await?))
+}
+
+async fn reservations(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Reserved>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.sessions.reserved(node, body);
+    Ok(Json(()))
+}
+
+async fn confirm(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Confirm>,
+) -> Result<Json<Confirmed>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.sessions.confirm(body.revision, Some(node)).await))
+}
+
+async fn create_endpoint(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(spec): Json<EndpointSpec>,
+) -> Result<Json<CommittedEndpoint>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.create_endpoint(node, &spec).await?))
+}
+
+async fn remove_endpoint(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Path(id): Path<EndpointId>,
+) -> Result<Json<Committed<()>>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.remove_endpoint(id, Some(node)).await?))
+}
+
+async fn drain_endpoint(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Path(id): Path<EndpointId>,
+) -> Result<Json<CommittedEndpoint>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.drain_endpoint(id, Some(node)).await?))
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Refused(refusal) => Failure::from(refusal.clone()),
+            Error::PortInUse(_) => Failure::conflict(error.to_string()),
+            Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
+            Error::Contention => Failure::unavailable(error.to_string()),
+            Error::Store(_) | Error::Files(_) => Failure::internal(error.to_string()),
+        }
+    }
+}

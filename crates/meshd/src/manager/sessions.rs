@@ -1,0 +1,216 @@
+//! Connected agents: what each has applied, and the ports they are asked to hold.
+
+use super::{
+    Error,
+    state::{Line, State, line},
+};
+use crate::wire::{Confirmed, Message, Reserved};
+use mesh_model::{NodeId, NodeStatus, PublishedPort};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout_at},
+};
+
+/// How long nodes may take to apply a change before the answer goes out without them.
+const CONFIRM: Duration = Duration::from_secs(3);
+/// How long nodes may take to say whether a port is free there.
+const HOLD: Duration = Duration::from_secs(2);
+/// How long a node may be without a connection before it counts as down: a reconnect is quicker.
+const GRACE: Duration = Duration::from_secs(2);
+/// Requests that wait for one session.
+const QUEUE: usize = 64;
+
+/// The connected agents.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    state: Arc<State>,
+    table: Mutex<Table>,
+    /// Ticks whenever the table changed in a way that somebody may wait for.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    sessions: BTreeMap<NodeId, Session>,
+    holds: BTreeMap<u64, Hold>,
+}
+
+#[derive(Debug)]
+struct Session {
+    /// Tells a session from a later one of the same node.
+    number: u64,
+    applied: u64,
+    requests: mpsc::Sender<Line>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    waiting: BTreeSet<NodeId>,
+    refusals: Vec<(NodeId, String)>,
+}
+
+/// A session's end of the table; dropping it ends the session.
+#[derive(Debug)]
+pub(super) struct SessionGuard {
+    sessions: Arc<Sessions>,
+    node: NodeId,
+    number: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(state: Arc<State>) -> Self {
+        Self { state, table: Mutex::default(), changed: watch::channel(()).0 }
+    }
+
+    /// Begins a session; an older one of the same node is forgotten, and ends when its stream breaks.
+    pub(super) fn begin(self: &Arc<Self>, node: NodeId) -> (SessionGuard, mpsc::Receiver<Line>) {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        let number = self.with(|table| {
+            table.next += 1;
+            table.sessions.insert(node, Session { number: table.next, applied: 0, requests });
+            table.next
+        });
+        self.state.set_status(node, NodeStatus::Ready);
+        (SessionGuard { sessions: Arc::clone(self), node, number }, receiver)
+    }
+
+    pub(super) fn applied(&self, node: NodeId, revision: u64) {
+        self.with(|table| {
+            if let Some(session) = table.sessions.get_mut(&node) {
+                session.applied = session.applied.max(revision);
+            }
+        });
+        self.changed.send_replace(());
+    }
+
+    /// Waits until every connected node but `except` has applied a revision, or the time is up.
+    pub(super) async fn confirm(&self, revision: u64, except: Option<NodeId>) -> Confirmed {
+        let behind = || {
+            self.with(|table| {
+                let behind =
+                    table.sessions.iter().filter(|(id, s)| s.applied < revision && Some(**id) != except);
+                behind.map(|(id, _)| *id).collect::<Vec<_>>()
+            })
+        };
+        self.until(Instant::now() + CONFIRM, || behind().is_empty()).await;
+        Confirmed { lagging: behind().into_iter().map(|id| self.name(id)).collect() }
+    }
+
+    /// Asks every connected node to hold ports; refused as soon as the answers are in if any says no.
+    pub(super) async fn hold(self: &Arc<Self>, ports: Vec<PublishedPort>) -> Result<Held, Error> {
+        if ports.is_empty() {
+            return Ok(Held { sessions: Arc::clone(self), id: None });
+        }
+        let id = self.with(|table| {
+            table.next += 1;
+            let id = table.next;
+            let waiting = table.send_all(&Message::Reserve { id, ports });
+            table.holds.insert(id, Hold { waiting, refusals: Vec::new() });
+            id
+        });
+        let held = Held { sessions: Arc::clone(self), id: Some(id) };
+        let done = || self.with(|table| table.holds.get(&id).is_none_or(|hold| hold.waiting.is_empty()));
+        self.until(Instant::now() + HOLD, done).await;
+
+        let refusals =
+            self.with(|table| table.holds.remove(&id)).map(|hold| hold.refusals).unwrap_or_default();
+        match refusals.first() {
+            None => Ok(held),
+            Some((node, refusal)) => {
+                let text = format!("node '{}': {refusal}", self.name(*node));
+                held.settle(false);
+                Err(Error::PortInUse(text))
+            }
+        }
+    }
+
+    pub(super) fn reserved(&self, node: NodeId, answer: Reserved) {
+        self.with(|table| {
+            if let Some(hold) = table.holds.get_mut(&answer.id) {
+                hold.waiting.remove(&node);
+                hold.refusals.extend(answer.refusal.map(|refusal| (node, refusal)));
+            }
+        });
+        self.changed.send_replace(());
+    }
+
+    async fn until(&self, deadline: Instant, done: impl Fn() -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !done() {
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        let snapshot = self.state.snapshot();
+        snapshot.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.to_string())
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Table) -> T) -> T {
+        work(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Table {
+    /// Sends to every session that can take it; returns whose could.
+    fn send_all(&self, message: &Message) -> BTreeSet<NodeId> {
+        let line = line(message);
+        let reached = self.sessions.iter().filter(|(_, s)| s.requests.try_send(line.clone()).is_ok());
+        reached.map(|(id, _)| *id).collect()
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        let (sessions, node, number) = (Arc::clone(&self.sessions), self.node, self.number);
+        let ended = sessions.with(|table| {
+            let own = table.sessions.get(&node).is_some_and(|s| s.number == number);
+            if own {
+                table.sessions.remove(&node);
+                // Its answers will not come any more.
+                for hold in table.holds.values_mut() {
+                    hold.waiting.remove(&node);
+                }
+            }
+            own
+        });
+        sessions.changed.send_replace(());
+        if !ended {
+            return;
+        }
+        // Outside a runtime the manager is ending, and nobody is left to be told.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                sleep(GRACE).await;
+                if sessions.with(|table| !table.sessions.contains_key(&node)) {
+                    sessions.state.set_status(node, NodeStatus::Down);
+                }
+            });
+        }
+    }
+}
+
+/// Ports that nodes hold for a publish under way.
+#[derive(Debug)]
+pub(super) struct Held {
+    sessions: Arc<Sessions>,
+    id: Option<u64>,
+}
+
+impl Held {
+    /// The publish is done, one way or the other. Nodes that saw it committed hold the ports for good; otherwise
+    /// they let go.
+    pub(super) fn settle(self, committed: bool) {
+        if let (Some(id), false) = (self.id, committed) {
+            self.sessions.with(|table| table.send_all(&Message::Release { id }));
+        }
+    }
+}
