@@ -1,0 +1,71 @@
+//! The pure half of the kernel data plane at 1,000 endpoints: what a change costs a node before it meets the kernel.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use mesh_benches::cluster;
+use mesh_model::{Change, Endpoint, Object, Snapshot};
+use mesh_net::{
+    desired::{Attachment, Facts, desired},
+    nft::diff,
+    object::Objects,
+    plan::{plan, record},
+    rules::Rules,
+};
+use std::{collections::BTreeSet, hint::black_box, sync::Arc};
+
+fn plans(c: &mut Criterion) {
+    let (snapshot, me) = cluster(100);
+    let node = snapshot.nodes[&me].clone();
+    let local = snapshot.endpoints.values().filter(|e| e.node == me);
+    let facts = Facts { mtu: 1450, attachments: local.map(|e| (e.id, Attachment::default())).collect() };
+
+    let empty = Objects::default();
+    let whole = desired(&snapshot, &node, &facts);
+    let mut settled = Objects::default();
+    for work in plan(&empty, &whole) {
+        work.steps.iter().for_each(|step| record(step, &mut settled));
+    }
+    let changed = desired(&drained(&snapshot), &node, &facts);
+
+    let mut group = c.benchmark_group("plan/1000 endpoints");
+    group.bench_function("desired", |b| b.iter(|| desired(black_box(&snapshot), &node, &facts)));
+    group.bench_function("from nothing", |b| b.iter(|| plan(black_box(&empty), &whole)));
+    group.bench_function("nothing to do", |b| b.iter(|| plan(black_box(&settled), &whole)));
+    group.bench_function("one endpoint drained", |b| b.iter(|| plan(black_box(&settled), &changed)));
+    group.finish();
+
+    rules(c, &snapshot);
+}
+
+fn rules(c: &mut Criterion, snapshot: &Snapshot) {
+    let node = snapshot.nodes.values().next().expect("three nodes");
+    let network = snapshot.networks.values().next().expect("a network");
+    let after = drained(snapshot);
+    let before_tables = Rules::new(snapshot, node).overlay(network);
+    let after_tables = Rules::new(&after, node).overlay(network);
+
+    let mut group = c.benchmark_group("rules/1000 endpoints");
+    group.bench_function("host tables", |b| {
+        b.iter(|| Rules::new(black_box(snapshot), node).host(&BTreeSet::new()))
+    });
+    group.bench_function("overlay tables", |b| {
+        b.iter(|| Rules::new(black_box(snapshot), node).overlay(network))
+    });
+    group.bench_function("difference, one endpoint drained", |b| {
+        b.iter(|| {
+            for (before, after) in before_tables.iter().zip(&after_tables) {
+                black_box(diff(Some(before), after));
+            }
+        });
+    });
+    group.finish();
+}
+
+fn drained(snapshot: &Snapshot) -> Snapshot {
+    let mut after = snapshot.clone();
+    let endpoint = Endpoint::clone(after.endpoints.values().next().expect("endpoints"));
+    after.apply(Change::Put(Object::Endpoint(Arc::new(Endpoint { draining: true, ..endpoint }))));
+    after
+}
+
+criterion_group!(benches, plans);
+criterion_main!(benches);

@@ -1,0 +1,188 @@
+//! A host that can run `meshd`, and the commands of its user.
+
+use std::env;
+use std::fs::{self, File};
+use std::ops::Deref;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
+
+use crate::lab::Machine;
+use crate::probe::within;
+use crate::process::{Background, Outcome};
+
+/// How long a daemon may take to open its socket, or to end. Generous: two cores build and test at once.
+const DAEMON_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A machine of the cluster, with directories of its own for `meshd`.
+#[derive(Debug, Clone)]
+pub struct Host {
+    machine: Machine,
+}
+
+impl Host {
+    pub(crate) fn new(machine: Machine) -> Result<Self> {
+        let host = Self { machine };
+        fs::create_dir_all(host.file(host.run_dir()))?;
+        Ok(host)
+    }
+
+    /// Starts `meshd` and waits until its socket answers.
+    pub fn meshd(&self) -> Result<Meshd> {
+        let mut meshd = Meshd { host: self.clone(), process: None };
+        meshd.start()?;
+        Ok(meshd)
+    }
+
+    /// Runs `meshctl` with this host's socket, to its end.
+    pub fn meshctl(&self, arguments: &[&str]) -> Outcome {
+        let meshctl = match binary("meshctl") {
+            Ok(path) => path,
+            Err(err) => {
+                let command = "meshctl".to_owned();
+                return Outcome { command, code: None, stdout: String::new(), stderr: err.to_string() };
+            }
+        };
+        let socket = self.socket();
+        let mut line = vec![meshctl.as_str(), "--socket", &socket];
+        line.extend(arguments);
+        self.output(&line)
+    }
+
+    /// Starts `meshctl run OPTIONS -- COMMAND` in the background. Its errors go to [`Host::log_path`].
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Result<Background> {
+        let meshctl = binary("meshctl")?;
+        let socket = self.socket();
+        let mut line = vec![meshctl.as_str(), "--socket", &socket, "run"];
+        line.extend(options);
+        line.push("--");
+        line.extend(command);
+        self.spawn_into(&line, Stdio::null(), self.log()?)
+    }
+
+    /// Links, rules, routes, nftables and kept namespaces, to compare before and after: what may differ without
+    /// anything having changed, like counters, is left out.
+    pub fn kernel_objects(&self) -> Result<String> {
+        let looked = "ip -brief link; ip rule; ip -6 rule; ip route; ip -6 route; nft --stateless list ruleset; \
+            ip neigh show nud permanent; findmnt --noheadings --raw --output TARGET --types nsfs | \
+            { grep \"^$0/\" || true; } | sort";
+        self.output(&["bash", "-c", looked, &self.run_dir()]).ok()
+    }
+
+    /// The directory of this host's sockets and namespaces, in the lab.
+    pub fn run_dir(&self) -> String {
+        format!("/run/lab/{}/run", self.name())
+    }
+
+    /// The API socket of this host's `meshd`, in the lab.
+    pub fn socket(&self) -> String {
+        format!("{}/meshd.sock", self.run_dir())
+    }
+
+    /// What `meshd` and background commands of this host print, in the lab.
+    pub fn log_path(&self) -> String {
+        format!("/run/lab/{}/log", self.name())
+    }
+
+    fn data_dir(&self) -> String {
+        format!("/run/lab/{}/data", self.name())
+    }
+
+    fn log(&self) -> Result<Stdio> {
+        let path = self.file(self.log_path());
+        let file = File::options().create(true).append(true).open(&path);
+        Ok(file.with_context(|| format!("open {}", path.display()))?.into())
+    }
+}
+
+impl Deref for Host {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+/// A `meshd` process, which can be ended and started again with the same directories. Killed when dropped.
+#[derive(Debug)]
+pub struct Meshd {
+    host: Host,
+    process: Option<Background>,
+}
+
+impl Meshd {
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Starts it, if it does not run, and waits until its socket answers.
+    pub fn start(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            return Ok(());
+        }
+        let host = &self.host;
+        let (meshd, data_dir, run_dir) = (binary("meshd")?, host.data_dir(), host.run_dir());
+        let line = [
+            meshd.as_str(),
+            "--data-dir",
+            &data_dir,
+            "--run-dir",
+            &run_dir,
+            "--name",
+            host.name(),
+            "--log-level",
+            "debug",
+        ];
+        let mut process = host.spawn_into(&line, host.log()?, host.log()?)?;
+        let socket = host.file(host.socket());
+        within(DAEMON_DEADLINE, "meshd answers on its socket", || {
+            if let Ok(status) = process.wait(Duration::ZERO) {
+                return Ok(Err(anyhow::anyhow!("meshd on {} ended: {status}", self.host.name())));
+            }
+            UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
+            Ok(Ok(()))
+        })??;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it (SIGKILL), as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("meshd does not run")?;
+        process.terminate(DAEMON_DEADLINE)
+    }
+
+    /// Kills it and starts it again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start()
+    }
+
+    /// The process, as the test sees it.
+    pub fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(Background::pid)
+    }
+}
+
+/// The path of a program of the workspace, built into the target directory of this test.
+pub fn binary(name: &str) -> Result<String> {
+    let test = env::current_exe()?;
+    let profile = test.parent().and_then(Path::parent).context("the test is not in a target directory")?;
+    let path: PathBuf = profile.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is missing: run `cargo build --bins` first (scripts/test does)",
+        path.display()
+    );
+    Ok(path.to_string_lossy().into_owned())
+}

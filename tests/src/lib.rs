@@ -1,0 +1,35 @@
+//! The test harness: hosts as network namespaces, with real `meshd` processes, real nginx, `dig`, `curl` and `ping`.
+//!
+//! A [`Lab`] is a small network of its own: hosts and clients joined by an underlay bridge, and containers as bare
+//! namespaces. Each lab lives in its own PID and mount namespace (`scripts/lib/lab.sh`), so the kernel removes all of
+//! it when the test ends, also by SIGKILL, and labs run side by side. A test is a [`scenario`]; when it fails, what
+//! each host looks like is printed.
+//!
+//! ```no_run
+//! use mesh_tests::{Cluster, scenario};
+//!
+//! scenario("two networks", |lab| {
+//!     let cluster = Cluster::three(lab)?;
+//!     cluster.vm1().meshctl(&["network", "create", "blue"]).ok()?;
+//!     Ok(())
+//! });
+//! ```
+//!
+//! Labs need root (CAP_SYS_ADMIN, CAP_NET_ADMIN); without it a test fails, saying so. `meshd` and `meshctl` are taken
+//! from the target directory of the running test: `cargo build --bins` first, as `scripts/test` does.
+
+pub mod cluster;
+pub mod host;
+pub mod lab;
+pub mod namespace;
+pub mod nginx;
+pub mod probe;
+pub mod process;
+
+pub use cluster::{CONVERGES, Cluster, field};
+pub use host::{Host, Meshd};
+pub use lab::{Container, Lab, scenario};
+pub use namespace::Namespace;
+pub use nginx::{Nginx, Replica, ReplicaSpec};
+pub use probe::{Load, Ping, only, shares, within};
+pub use process::{Background, Outcome};

@@ -1,0 +1,115 @@
+//! Containers that are connected and disconnected, and what is left when everything is removed: nothing.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Container, Nginx, Replica, ReplicaSpec, scenario, within};
+
+/// Addresses, routes and rules of a container, without the numbers of its interfaces.
+fn inside(container: &Container) -> Result<String> {
+    container
+        .shell("ip -brief address; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all")
+        .ok()
+}
+
+/// A container on two networks has what was asked for on each, and answers on both; disconnected, it is as it was.
+#[test]
+fn a_container_on_two_networks() {
+    scenario("two networks", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm3) = (cluster.vm1(), cluster.vm3());
+        let both = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
+        vm1.meshctl(&[&["network", "create"], &both[..], &["blue"]].concat()).ok()?;
+        vm1.meshctl(&["network", "create", "--subnet", "10.51.0.0/24", "red"]).ok()?;
+        let service = ["service", "create", "--name", "web", "--network", "red", "--publish", "8080:80"];
+        vm1.meshctl(&service).ok()?;
+        let (container, peer, client) = (lab.container("c")?, lab.container("peer")?, lab.client("client")?);
+        vm1.meshctl(&["network", "connect", "blue", &peer.target()]).ok()?;
+        peer.resolver("10.50.0.1")?;
+
+        // A route or an address of the kernel's own comes with the first link that is up: it stays out of the way.
+        let before = inside(&container)?;
+        let places = ["--ip", "10.50.0.77", "--ip", "fd00:50::77", "--name", "c", "--ifname", "blue0"];
+        let names = ["--alias", "first", "--alias", "second", "blue"];
+        let target = container.target();
+        vm3.meshctl(&[&["network", "connect"], &places[..], &names[..], &[&target]].concat()).ok()?;
+        vm3.meshctl(&["network", "connect", "--service", "web", "--name", "c-red", "red", &target]).ok()?;
+        ensure!(container.address("blue0")? == "10.50.0.77");
+        ensure!(container.address("eth0")? == cluster.address("c-red")?);
+        for name in ["c", "first", "second"] {
+            within(CONVERGES, "the names are known on vm1", || {
+                let found = (peer.dig(&[name, "A"])?, peer.dig(&[name, "AAAA"])?);
+                ensure!(found.0 == ["10.50.0.77"] && found.1 == ["fd00:50::77"], "{name}: {found:?}");
+                Ok(())
+            })?;
+        }
+        for address in ["10.50.0.77", "fd00:50::77"] {
+            peer.output(&["ping", "-c1", "-W2", address]).ok()?;
+        }
+        ensure!(peer.dig(&["c-red"])?.is_empty(), "a name of another network");
+        // The default route is that of the first network; answers leave by the one that was asked on.
+        let _nginx = Nginx::new(&container, "c", 80, "c")?.start(&container)?;
+        cluster.answer_in_turn(&client, 8080, &["c"])?;
+
+        for _ in 0..2 {
+            vm3.meshctl(&["network", "disconnect", "blue", "c"]).ok()?;
+            vm3.meshctl(&["network", "disconnect", "red", &target]).ok()?;
+        }
+        let after = inside(&container)?;
+        ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+        Ok(())
+    });
+}
+
+/// Networks, services and containers of every kind, made and removed.
+#[test]
+fn what_is_removed_leaves_nothing() {
+    scenario("removed", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let vm1 = cluster.vm1();
+        let create = || -> Result<()> {
+            let subnets = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
+            vm1.meshctl(&[&["network", "create"], &subnets[..], &["blue"]].concat()).ok()?;
+            let service = ["service", "create", "--name", "web", "--network", "blue", "--health-tcp"];
+            let l4 = ["--publish", "80:80", "--publish", "53:53/udp", "--publish", "10.77.0.12:81:80"];
+            let l7 = ["--publish", "published=82,target=80,protocol=http"];
+            vm1.meshctl(&[&service[..], &l4[..], &l7[..]].concat()).ok().map(drop)
+        };
+        let remove = || -> Result<()> {
+            vm1.meshctl(&["service", "rm", "web"]).ok()?;
+            vm1.meshctl(&["network", "rm", "blue"]).ok().map(drop)
+        };
+        let kernels = || -> Result<Vec<String>> {
+            cluster.daemons.iter().map(|daemon| daemon.host().kernel_objects()).collect()
+        };
+        // Forwarding, and the drop rule for the interfaces that did not forward before, stay from the first network on.
+        create()?;
+        remove()?;
+        let before = kernels()?;
+        ensure!(
+            before.iter().all(|host| !host.contains("up4096") && !host.contains("/netns/")),
+            "{before:#?}"
+        );
+
+        create()?;
+        let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
+        let mut replica = Replica::start(vm1, spec("web1"))?;
+        let container = lab.container("c")?;
+        cluster.vm2().meshctl(&["network", "connect", "--name", "c", "blue", &container.target()]).ok()?;
+        cluster.endpoints("web", "1/1")?;
+        let client = lab.client("client")?;
+        for port in [80, 82] {
+            cluster.answer_in_turn(&client, port, &["web1"])?;
+        }
+        ensure!(kernels()?.iter().all(|host| host.contains("up4096") && host.contains("/netns/")));
+
+        vm1.meshctl(&["network", "rm", "blue"]).refused("in use")?;
+        replica.terminate()?;
+        vm1.meshctl(&["network", "disconnect", "blue", "c"]).ok()?;
+        cluster.endpoints("web", "0/0")?;
+        remove()?;
+        let after = kernels()?;
+        for (before, after) in before.iter().zip(&after) {
+            ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+        }
+        Ok(())
+    });
+}

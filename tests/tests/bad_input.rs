@@ -1,0 +1,287 @@
+//! What is refused: one line that says what and what to do, exit code 1, and nothing half-made left behind.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Host, Nginx, Replica, ReplicaSpec, scenario, within};
+
+/// Records and kernel objects on every host, to compare before and after.
+fn everything(cluster: &Cluster) -> Result<String> {
+    let mut found = String::new();
+    for list in [&["network", "ls"], &["service", "ls"], &["endpoint", "ls"], &["node", "ls"]] {
+        found += &cluster.vm1().meshctl(&["-q"].iter().chain(list).copied().collect::<Vec<_>>()).ok()?;
+        found += "\n";
+    }
+    for daemon in &cluster.daemons {
+        found += &daemon.host().kernel_objects()?;
+    }
+    Ok(found)
+}
+
+/// Runs each command and checks its refusal, then that nothing changed.
+fn refused(cluster: &Cluster, host: &Host, commands: &[(&[&str], &str)]) -> Result<()> {
+    let before = everything(cluster)?;
+    for (command, text) in commands {
+        host.meshctl(command).refused(text)?;
+    }
+    within(CONVERGES, "what was refused left nothing", || {
+        let after = everything(cluster)?;
+        ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+        Ok(())
+    })
+}
+
+#[test]
+fn networks() {
+    scenario("bad networks", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let vm1 = cluster.vm1();
+        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let create = |options: &[&'static str]| [&["network", "create"], options].concat();
+        refused(
+            &cluster,
+            vm1,
+            &[
+                (&create(&["--subnet", "10.50.0.0/16", "red"]), "overlaps"),
+                (&create(&["--subnet", "10.50.0.128/25", "red"]), "overlaps"),
+                (&create(&["--subnet", "10.60.0.0/33", "red"]), "10.60.0.0/33"),
+                (&create(&["--subnet", "banana", "red"]), "banana"),
+                (&create(&["--subnet", "10.60.1.7/24", "red"]), "10.60.1.0/24"),
+                (&create(&["--subnet", "127.0.0.0/24", "red"]), "127.0.0.0/24"),
+                (&create(&["--subnet", "10.60.0.0/24", "--gateway", "10.61.0.1", "red"]), "gateway"),
+                (&create(&["--subnet", "10.60.0.0/24", "--ip-range", "10.61.0.0/25", "red"]), "range"),
+                (&create(&["--subnet", "10.77.0.0/24", "red"]), "10.77.0"),
+                (&create(&["--subnet", "10.60.0.0/24", "--vni", "16777216", "red"]), "VNI"),
+                (&create(&["--subnet", "10.60.0.0/24", "--vni", "0", "red"]), "VNI"),
+                (&create(&["--subnet", "10.60.0.0/24", "--mtu", "100", "red"]), "MTU"),
+                (&create(&["--encrypted", "red"]), "encrypted"),
+                (&create(&["blue"]), "exists"),
+                (&create(&[".red"]), ".red"),
+                (&create(&["red/green"]), "red/green"),
+                (&["network", "rm", "green"], "green"),
+                (&["network", "inspect", "green"], "green"),
+            ],
+        )
+    });
+}
+
+#[test]
+fn endpoints() {
+    scenario("bad endpoints", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let vm2 = cluster.vm2();
+        let (taken, free) = (lab.container("taken")?.target(), lab.container("free")?.target());
+        let connect = |options: &[&str]| -> Vec<String> {
+            let line = ["network", "connect"].iter().chain(options);
+            line.map(|word| (*word).to_owned()).collect()
+        };
+        cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        cluster.vm1().meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
+        vm2.meshctl(&["network", "connect", "--ip", "10.50.0.50", "--name", "first", "blue", &taken]).ok()?;
+        let commands = [
+            (connect(&["--ip", "10.99.0.5", "blue", &free]), "outside"),
+            (connect(&["--ip", "10.50.0.50", "blue", &free]), "taken"),
+            (connect(&["--ip", "10.50.0.1", "blue", &free]), "taken"),
+            (connect(&["--ip", "10.50.0", "blue", &free]), "10.50.0"),
+            (connect(&["--name", "first", "blue", &free]), "exists"),
+            (connect(&["--service", "nothing", "blue", &free]), "nothing"),
+            (connect(&["--ifname", "an-interface-name-too-long", "blue", &free]), "interface"),
+            (connect(&["--ifname", "lo", "blue", &free]), "lo"),
+            (connect(&["green", &free]), "green"),
+            (connect(&["blue", &taken]), "already"),
+            (connect(&["blue", "netns:/run/netns/nothing"]), "/run/netns/nothing"),
+            (connect(&["blue", "netns:/etc/hostname"]), "/etc/hostname"),
+            (connect(&["blue", "pid:4194300"]), "4194300"),
+            (connect(&["blue", "balloon:red"]), "balloon"),
+            (connect(&["blue", "netns:/proc/1/ns/mnt"]), "network namespace"),
+            (vec!["network".into(), "rm".into(), "blue".into()], "in use"),
+        ];
+        let lines: Vec<(Vec<&str>, &str)> =
+            commands.iter().map(|(line, text)| (line.iter().map(String::as_str).collect(), *text)).collect();
+        let lines: Vec<(&[&str], &str)> = lines.iter().map(|(line, text)| (line.as_slice(), *text)).collect();
+        // A worker's socket answers for its own endpoints; the network is the manager's.
+        refused(&cluster, vm2, &lines[..lines.len() - 1])?;
+        refused(&cluster, cluster.vm1(), &lines[lines.len() - 1..])
+    });
+}
+
+#[test]
+fn services() {
+    scenario("bad services", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let vm1 = cluster.vm1();
+        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let web = ["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"];
+        vm1.meshctl(&web).ok()?;
+        let _replica = Replica::start(
+            cluster.vm2(),
+            ReplicaSpec { name: "web1", network: Some("blue"), service: Some("web"), port: 80 },
+        )?;
+        cluster.endpoints("web", "1/1")?;
+        let create = |options: &[&'static str]| {
+            [&["service", "create", "--name", "other", "--network", "blue"], options].concat()
+        };
+        refused(
+            &cluster,
+            vm1,
+            &[
+                (&web, "exists"),
+                (&["service", "create", "--name", "other", "--network", "green"], "green"),
+                (&["service", "create", "--name", "o/ther", "--network", "blue"], "o/ther"),
+                (&create(&["--publish", "80:80"]), "published already"),
+                (&create(&["--publish", "70000:80"]), "70000"),
+                (&create(&["--publish", "0:80"]), "port"),
+                (&create(&["--publish", "8080:80/sctp"]), "sctp"),
+                (&create(&["--publish", "9090-9092:80-81"]), "9090-9092"),
+                (&create(&["--publish", "8081:80", "--publish", "8081:81"]), "twice"),
+                (&create(&["--publish", "banana"]), "banana"),
+                (&create(&["--health-tcp"]), "port"),
+                (&["service", "rm", "nothing"], "nothing"),
+                (&["service", "ps", "nothing"], "nothing"),
+                (&["service", "update", "--publish-rm", "81", "web"], "81"),
+            ],
+        )
+    });
+}
+
+/// A port that something on a host listens on already, on the manager and on a worker.
+#[test]
+fn ports_that_hosts_use() {
+    scenario("used ports", |lab| {
+        let cluster = Cluster::three(lab)?;
+        cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let mut used = Vec::new();
+        for (host, port) in [(cluster.vm1(), 8081), (cluster.vm2(), 8082)] {
+            used.push(Nginx::new(host, &format!("own-{port}"), port, "of the host")?.start(host)?);
+        }
+        let create =
+            |publish| ["service", "create", "--name", "web", "--network", "blue", "--publish", publish];
+        refused(
+            &cluster,
+            cluster.vm1(),
+            &[(&create("8081:80"), "8081"), (&create("8082:80"), "8082"), (&create("7443:80"), "7443")],
+        )?;
+        // The ports are as they were: free ones are still to be had, the host's own are served.
+        cluster.vm1().meshctl(&create("8083:80")).ok()?;
+        ensure!(cluster.vm3().curl(&cluster.urls(8082)[1])? == "of the host");
+        Ok(())
+    });
+}
+
+#[test]
+fn joining() {
+    scenario("bad joins", |lab| {
+        let (first, second) = (lab.host("vm1")?.meshd()?, lab.host("vm2")?.meshd()?);
+        let (vm1, vm2) = (first.host(), second.host());
+        vm2.meshctl(&["network", "ls"]).refused("cluster init")?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", "10.77.0.99"]).refused("10.77.0.99")?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", "banana"]).refused("banana")?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).refused("cluster")?;
+
+        let before = vm2.kernel_objects()?;
+        let manager = format!("{}:7443", vm1.ip());
+        let join = |token: &str, manager: &str| vm2.meshctl(&["cluster", "join", "--token", token, manager]);
+        let token = vm1.meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+        let last = token.len() - 1;
+        let wrong = format!("{}{}", &token[..last], if token.ends_with('0') { '1' } else { '0' });
+        join("banana", &manager).refused("token")?;
+        join(&wrong, &manager).refused("token")?;
+        join(&token, &format!("{}:7444", vm1.ip())).refused("7444")?;
+        join(&token, "banana").refused("banana")?;
+        let rotated = vm1.meshctl(&["-q", "cluster", "join-token", "worker", "--rotate"]).ok()?;
+        ensure!(rotated != token);
+        join(&token, &manager).refused("token")?;
+        vm1.meshctl(&["cluster", "join-token", "worker", "--ttl", "1ms"]).refused("too short")?;
+        let brief =
+            vm1.meshctl(&["-q", "cluster", "join-token", "worker", "--rotate", "--ttl", "1s"]).ok()?;
+        // The clock is all there is to wait for: a try that comes too early joins.
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        join(&brief, &manager).refused("expired")?;
+
+        vm2.meshctl(&["node", "ls"]).refused("cluster init")?;
+        let nodes = vm1.meshctl(&["-o", "json", "node", "ls"]).json()?;
+        ensure!(nodes.as_array().is_some_and(|nodes| nodes.len() == 1), "{nodes}");
+        ensure!(vm2.kernel_objects()? == before, "a refused join left kernel objects");
+        let last = vm1.meshctl(&["-q", "cluster", "join-token", "worker", "--rotate"]).ok()?;
+        join(&last, &manager).ok()?;
+        join(&last, &manager).refused("cluster")
+    });
+}
+
+/// The manager's own port is taken: the daemon stays, and the command does once the port is free.
+#[test]
+fn the_port_of_the_manager_is_used() {
+    scenario("manager's port", |lab| {
+        let daemon = lab.host("vm1")?.meshd()?;
+        let vm1 = daemon.host();
+        let mut own = Nginx::new(vm1, "own", 7443, "of the host")?.start(vm1)?;
+        let init = ["cluster", "init", "--advertise-addr", &vm1.ip().to_string()];
+        vm1.meshctl(&init).refused("7443")?;
+        vm1.meshctl(&["node", "ls"]).refused("cluster init")?;
+        own.kill()?;
+        vm1.meshctl(&init).ok()?;
+        ensure!(vm1.meshctl(&["node", "ls"]).ok()?.contains("Leader"));
+        Ok(())
+    });
+}
+
+/// A worker answers for itself; other changes name the manager.
+#[test]
+fn changes_on_a_worker() {
+    scenario("changes on a worker", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let manager = cluster.vm1().ip().to_string();
+        refused(
+            &cluster,
+            cluster.vm2(),
+            &[
+                (&["network", "create", "blue"], &manager),
+                (&["service", "create", "--name", "web"], &manager),
+                (&["cluster", "join-token", "worker"], &manager),
+            ],
+        )
+    });
+}
+
+/// A meshd that can't do its work says so and ends.
+#[test]
+fn missing_capability() {
+    scenario("capabilities", |lab| {
+        let host = lab.host("vm1")?;
+        let meshd = mesh_tests::host::binary("meshd")?;
+        let before = host.kernel_objects()?;
+        for capability in ["net_admin", "sys_admin"] {
+            let without = format!("-{capability}");
+            let bounding = format!("--bounding-set={without}");
+            let directories = ["--data-dir", "/run/lab/bare/data", "--run-dir", "/run/lab/bare/run"];
+            let mut line =
+                vec!["timeout", "10", "setpriv", &bounding, "--inh-caps=-all", &meshd, "--name", "vm1"];
+            line.extend(directories);
+            let ended = host.output(&line);
+            ensure!(ended.code == Some(1), "{ended:?}");
+            let said = ended.stderr.trim_end().to_lowercase();
+            ensure!(said.lines().count() == 1 && said.contains(&format!("cap_{capability}")), "{ended:?}");
+        }
+        ensure!(host.kernel_objects()? == before);
+        Ok(())
+    });
+}
+
+/// A kernel without br_netfilter, shown by a /proc/sys/net that lacks its settings.
+#[test]
+fn missing_kernel_feature() {
+    scenario("kernel feature", |lab| {
+        let host = lab.host("vm1")?;
+        let meshd = mesh_tests::host::binary("meshd")?;
+        let before = host.kernel_objects()?;
+        let lacking = "set -e; settings=$(mktemp --directory --tmpdir=/run); mkdir -p $settings/ipv6/conf/default; \
+            touch $settings/ipv6/conf/default/disable_ipv6; mount --bind $settings /proc/sys/net; \
+            exec timeout 10 \"$0\" --name vm1 --data-dir /run/lab/bare/data --run-dir /run/lab/bare/run";
+        let private = ["unshare", "--mount", "--propagation", "private"];
+        let ended = host.output(&[&private[..], &["bash", "-c", lacking, &meshd]].concat());
+        ended.refused("bridge netfilter is missing")?;
+        ended.refused("modprobe br_netfilter")?;
+        ensure!(host.kernel_objects()? == before);
+        ensure!(!host.file("/run/lab/bare").exists(), "a meshd that can't run made its directories");
+        Ok(())
+    });
+}
