@@ -32,4 +32,4 @@ pub use refusal::Refusal;
 pub use service::{
     Balance, EndpointMode, HealthCheck, HealthKind, Service, ServiceNetwork, ServiceSpec, ServiceUpdate,
 };
-pub use snapshot::{Change, Key, Object, Snapshot};
+pub use snapshot::{Change, ID_PREFIX, Key, Object, Snapshot};

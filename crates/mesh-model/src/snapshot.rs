@@ -6,6 +6,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
+/// Shortest prefix of an ID that stands for it. With fewer digits, a name like `c` that is not there would often be
+/// taken for another record.
+pub const ID_PREFIX: usize = 4;
+
 /// The whole state at one revision. Records are shared: a copy costs a pointer a record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -163,7 +167,7 @@ impl Snapshot {
         backends
     }
 
-    /// A network by name, ID or a prefix of its ID that no other has.
+    /// A network by name, ID or a prefix of its ID that no other has, of at least [`ID_PREFIX`] digits.
     pub fn find_network(&self, wanted: &str) -> Option<&Arc<Network>> {
         find(&self.networks, wanted, |n| &n.name)
     }
@@ -198,7 +202,7 @@ fn find<'a, I: fmt::Display, T>(
         return Some(record);
     }
     let mut matching =
-        records.iter().filter(|(id, _)| !wanted.is_empty() && id.to_string().starts_with(wanted));
+        records.iter().filter(|(id, _)| wanted.len() >= ID_PREFIX && id.to_string().starts_with(wanted));
     match (matching.next(), matching.next()) {
         (Some((_, only)), None) => Some(only),
         _ => None,

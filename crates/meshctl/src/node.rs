@@ -71,8 +71,9 @@ fn find<'a>(nodes: &'a [NodeView], wanted: &str) -> Result<&'a NodeView, Refusal
     let named = nodes.iter().find(|n| n.name == wanted);
     let own = || nodes.iter().find(|n| wanted == "self" && n.local);
     let by_prefix = || {
-        let mut matching =
-            nodes.iter().filter(|n| !wanted.is_empty() && n.id.to_string().starts_with(wanted));
+        let mut matching = nodes
+            .iter()
+            .filter(|n| wanted.len() >= mesh_model::ID_PREFIX && n.id.to_string().starts_with(wanted));
         matching.next().filter(|_| matching.next().is_none())
     };
     let not_found = || Refusal::NotFound { kind: "node", wanted: wanted.to_owned() };

@@ -3,7 +3,7 @@
 use crate::cluster::{Mesh, endpoint_spec, name, service_spec};
 use mesh_model::{
     Change, EndpointId, EndpointSpec, Health, HealthCheck, HealthKind, Key, NodeStatus, Object, Service,
-    ServiceSpec, ServiceUpdate, Snapshot,
+    ServiceId, ServiceSpec, ServiceUpdate, Snapshot,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -116,14 +116,22 @@ fn records_are_found_by_name_id_and_unique_prefix() {
 }
 
 #[test]
+fn a_few_digits_are_no_id() {
+    let mut mesh = full();
+    let web = Arc::clone(mesh.snapshot.find_service("web").unwrap());
+    let lonely = Service { name: name("lonely"), id: ServiceId::from_bits(0xc0de << 48), ..(*web).clone() };
+    mesh.put(Object::Service(Arc::new(lonely)));
+    assert!(mesh.snapshot.find_service("c0de").is_some());
+    for short in ["c", "c0", "c0d"] {
+        assert!(mesh.snapshot.find_service(short).is_none(), "{short}: a name that is not there");
+    }
+}
+
+#[test]
 fn a_name_counts_before_the_prefix_of_an_id() {
     let mut mesh = full();
     let web = Arc::clone(mesh.snapshot.find_service("web").unwrap());
-    let other = Service {
-        name: name(&web.id.to_string()),
-        id: mesh_model::ServiceId::from_bits(77),
-        ..(*web).clone()
-    };
+    let other = Service { name: name(&web.id.to_string()), id: ServiceId::from_bits(77), ..(*web).clone() };
     mesh.put(Object::Service(Arc::new(other)));
     assert_eq!(mesh.snapshot.find_service(&web.id.to_string()).unwrap().id.bits(), 77);
 }

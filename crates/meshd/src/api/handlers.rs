@@ -201,16 +201,13 @@ pub(super) async fn disconnect(State(daemon): Shared, Body(request): Body<Discon
         let snapshot = member.agent.snapshot();
         let wanted = &request.network;
         let network = snapshot.find_network(wanted).ok_or_else(|| not_found("network", wanted))?.id;
-        let on_network = snapshot.endpoints.values().filter(|e| e.network == network);
+        let mut on_network = snapshot.endpoints.values().filter(|e| e.network == network);
+        // By its whole ID only: what is gone already is named here, and must not be taken for another.
         let found = match request.endpoint.parse::<Target>() {
-            Ok(target) => {
-                on_network.into_iter().find(|e| e.node == member.identity.node && e.target == target)
-            }
+            Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target == target),
             Err(_) => {
-                let mut named = on_network.filter(|e| *e.name == *request.endpoint);
-                named
-                    .next()
-                    .or_else(|| snapshot.find_endpoint(&request.endpoint).filter(|e| e.network == network))
+                let wanted = request.endpoint.as_str();
+                on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted)
             }
         };
         match found {
