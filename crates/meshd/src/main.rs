@@ -14,11 +14,11 @@ mod daemon;
 mod identity;
 mod manager;
 mod supervisor;
-mod wire;
 
 use anyhow::Context;
 use clap::Parser;
 use config::{Args, Config, LogFormat, LogLevel};
+use mesh_wire as wire;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{os::unix::fs::DirBuilderExt, path::Path, process::ExitCode};
 use supervisor::{Spawner, Supervisor};

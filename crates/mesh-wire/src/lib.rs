@@ -10,71 +10,99 @@ use std::sync::Arc;
 /// From the manager, on the watch stream.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Message {
+pub enum Message {
     /// The whole state; first on every stream, and again when an agent fell behind.
     Snapshot(Arc<Snapshot>),
     /// What one transaction changed. Liveness of nodes has no transaction: its deltas repeat the last revision.
-    Delta { revision: u64, changes: Vec<Change> },
+    Delta {
+        /// Revision that the state has with these changes.
+        revision: u64,
+        /// The changes.
+        changes: Vec<Change>,
+    },
     /// Hold these ports for a moment: a service is about to publish them.
-    Reserve { id: u64, ports: Vec<PublishedPort> },
+    Reserve {
+        /// Names the reservation in the answer and the release.
+        id: u64,
+        /// The ports.
+        ports: Vec<PublishedPort>,
+    },
     /// They are not needed after all.
-    Release { id: u64 },
+    Release {
+        /// Of the reservation.
+        id: u64,
+    },
 }
 
 /// `POST /v1/join`, the only request without a client certificate.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct JoinRequest {
-    pub(crate) token: String,
-    pub(crate) node: NodeSpec,
-    pub(crate) csr: String,
+pub struct JoinRequest {
+    /// The join token, a secret.
+    pub token: String,
+    /// Name and address of the node.
+    pub node: NodeSpec,
+    /// Request (PKCS #10, as PEM) for a certificate of the node's key.
+    pub csr: String,
 }
 
 /// What a node needs to be a member.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct JoinReply {
-    pub(crate) node: Node,
-    pub(crate) cluster: Cluster,
-    pub(crate) certificate: String,
-    pub(crate) ca: String,
+pub struct JoinReply {
+    /// Its record.
+    pub node: Node,
+    /// What holds for the whole cluster.
+    pub cluster: Cluster,
+    /// Its certificate, as PEM.
+    pub certificate: String,
+    /// The CA's certificate, as PEM.
+    pub ca: String,
 }
 
 /// `POST /v1/agent/applied`: the data planes run from this revision.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Applied {
-    pub(crate) revision: u64,
+pub struct Applied {
+    /// The revision.
+    pub revision: u64,
 }
 
 /// `POST /v1/agent/health`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct HealthReport {
-    pub(crate) endpoints: Vec<(EndpointId, Health)>,
+pub struct HealthReport {
+    /// Verdicts on endpoints of the node that reports.
+    pub endpoints: Vec<(EndpointId, Health)>,
 }
 
 /// `POST /v1/agent/reservations`: the answer to [`Message::Reserve`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Reserved {
-    pub(crate) id: u64,
-    pub(crate) refusal: Option<String>,
+pub struct Reserved {
+    /// Of the reservation.
+    pub id: u64,
+    /// Why the ports can't be held; none if they are.
+    pub refusal: Option<String>,
 }
 
 /// `POST /v1/agent/endpoints` and what changes one: the record and the revision it is committed at.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Committed<T> {
-    pub(crate) value: T,
-    pub(crate) revision: u64,
+pub struct Committed<T> {
+    /// The record.
+    pub value: T,
+    /// The store's revision.
+    pub revision: u64,
 }
 
 /// `POST /v1/agent/confirm`: wait until the other nodes have this revision.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Confirm {
-    pub(crate) revision: u64,
+pub struct Confirm {
+    /// The revision.
+    pub revision: u64,
 }
 
 /// Names of connected nodes that had not applied the revision in time.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Confirmed {
-    pub(crate) lagging: Vec<String>,
+pub struct Confirmed {
+    /// The names.
+    pub lagging: Vec<String>,
 }
 
 /// An endpoint's record, committed.
-pub(crate) type CommittedEndpoint = Committed<Arc<Endpoint>>;
+pub type CommittedEndpoint = Committed<Arc<Endpoint>>;
