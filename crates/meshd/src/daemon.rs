@@ -41,7 +41,14 @@ pub(crate) struct Daemon {
 pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) agent: Arc<Agent>,
-    pub(crate) manager: Option<Arc<Manager>>,
+    manager: RwLock<Option<Arc<Manager>>>,
+}
+
+impl Member {
+    /// The manager in this process, if the node is one now.
+    pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Daemon {
@@ -85,7 +92,7 @@ impl Daemon {
             cluster = %identity.cluster,
             "member of a cluster"
         );
-        let member = Arc::new(Member { identity, agent, manager });
+        let member = Arc::new(Member { identity, agent, manager: RwLock::new(manager) });
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)
     }
@@ -106,7 +113,7 @@ impl Daemon {
             Err(e) => return Err(self.undo(&e)),
         };
         self.first_contact(&member).await?;
-        let manager = member.manager.as_ref().ok_or_else(|| Failure::internal("no manager after init"))?;
+        let manager = member.manager().ok_or_else(|| Failure::internal("no manager after init"))?;
         let request = JoinTokenRequest { role: Role::Worker, rotate: false, ttl_ms: None };
         let token = manager.join_token(&request).await?;
         Ok(Initialized { node: member.identity.node, join_token: token.token, manager: init.advertise })

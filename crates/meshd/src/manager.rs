@@ -34,6 +34,8 @@ pub(crate) struct Manager {
     sessions: Arc<Sessions>,
     authority: mesh_cluster::Authority,
     identity: Identity,
+    /// Its tasks, which end when the node is no manager any more.
+    tasks: Spawner,
     /// Queues this manager's own changes, so that they don't spoil each other's transactions.
     turn: Mutex<()>,
 }
@@ -60,19 +62,27 @@ impl Manager {
             identity.cluster,
         );
         let authority = Identity::authority(&config.data_dir)?;
+        let tasks = spawner.group();
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state))),
             store,
             state,
             authority,
             identity: identity.clone(),
+            tasks: tasks.clone(),
             turn: Mutex::new(()),
         });
-        let cancel = spawner.cancel.clone();
+        let cancel = tasks.cancel.clone();
         // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
         let server = server::Server::bind(Arc::clone(&manager), &config.data_dir).await?;
-        spawner.spawn("manager state", feed.run(cancel.clone()));
-        spawner.spawn("manager server", server.run(cancel));
+        tasks.spawn("manager state", feed.run(cancel.clone()));
+        tasks.spawn("manager server", server.run(cancel));
         Ok(manager)
+    }
+
+    #[expect(dead_code, reason = "until a node can be demoted or migrated")]
+    /// Ends the manager while the daemon goes on: its agents' streams end, its port is closed when this returns.
+    pub(crate) async fn stop(&self) {
+        self.tasks.stop().await;
     }
 }

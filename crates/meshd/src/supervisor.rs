@@ -1,25 +1,28 @@
 //! Owns every long-lived task. One that ends unasked ends the daemon: half a daemon is worse than a restart.
 
-use std::{future::Future, pin::Pin};
+use std::{collections::HashMap, future::Future, pin::Pin};
 use tokio::{
     sync::mpsc,
     task::{Id, JoinSet},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 type Task = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
-/// Hands tasks to the supervisor.
+/// Hands tasks to the supervisor: those of the daemon, or of a group in it that can end earlier.
 #[derive(Debug, Clone)]
 pub(crate) struct Spawner {
     tasks: mpsc::UnboundedSender<Named>,
-    /// Tells every task to end.
+    tracker: TaskTracker,
+    /// Tells every task of the group to end.
     pub(crate) cancel: CancellationToken,
 }
 
 struct Named {
     name: &'static str,
     task: Task,
+    /// That of its group.
+    cancel: CancellationToken,
 }
 
 impl std::fmt::Debug for Named {
@@ -36,8 +39,22 @@ impl Spawner {
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
+        let (task, cancel) = (Box::pin(self.tracker.track_future(task)), self.cancel.clone());
         // Without a receiver the daemon is about to end, and the task with it.
-        drop(self.tasks.send(Named { name, task: Box::pin(task) }));
+        drop(self.tasks.send(Named { name, task, cancel }));
+    }
+
+    /// A group of tasks that end with the daemon, or before it by [`stop`](Self::stop).
+    pub(crate) fn group(&self) -> Self {
+        let (tasks, cancel) = (self.tasks.clone(), self.cancel.child_token());
+        Self { tasks, tracker: TaskTracker::new(), cancel }
+    }
+
+    /// Ends the tasks of a group; returns when all have ended.
+    pub(crate) async fn stop(&self) {
+        self.cancel.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 }
 
@@ -46,7 +63,7 @@ impl Spawner {
 pub(crate) struct Supervisor {
     incoming: mpsc::UnboundedReceiver<Named>,
     running: JoinSet<anyhow::Result<()>>,
-    names: Vec<(Id, &'static str)>,
+    known: HashMap<Id, (&'static str, CancellationToken)>,
     cancel: CancellationToken,
 }
 
@@ -55,26 +72,29 @@ impl Supervisor {
         let (tasks, incoming) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let supervisor =
-            Self { incoming, running: JoinSet::new(), names: Vec::new(), cancel: cancel.clone() };
-        (supervisor, Spawner { tasks, cancel })
+            Self { incoming, running: JoinSet::new(), known: HashMap::new(), cancel: cancel.clone() };
+        (supervisor, Spawner { tasks, tracker: TaskTracker::new(), cancel })
     }
 
     /// Runs until the token is cancelled, then waits for every task; or until a task ends before that.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let ended_early = loop {
+        let failure = loop {
             tokio::select! {
                 // A task that ends because it was told to is no failure, whichever is seen first.
                 biased;
                 () = self.cancel.cancelled() => break None,
                 Some(named) = self.incoming.recv() => {
                     let handle = self.running.spawn(named.task);
-                    self.names.push((handle.id(), named.name));
+                    self.known.insert(handle.id(), (named.name, named.cancel));
                 }
-                Some(ended) = self.running.join_next_with_id() => break Some(ended),
+                Some(ended) = self.running.join_next_with_id() => {
+                    if let Some(failure) = self.unasked(ended) {
+                        break Some(failure);
+                    }
+                }
             }
         };
         self.cancel.cancel();
-        let failure = ended_early.map(|ended| self.describe(ended));
         while self.running.join_next().await.is_some() {}
         match failure {
             None => Ok(()),
@@ -82,16 +102,54 @@ impl Supervisor {
         }
     }
 
-    fn describe(&self, ended: Result<(Id, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
-        let id = match &ended {
-            Ok((id, _)) => *id,
-            Err(e) => e.id(),
+    /// Why a task ended, unless its group was told to end.
+    fn unasked(
+        &mut self,
+        ended: Result<(Id, anyhow::Result<()>), tokio::task::JoinError>,
+    ) -> Option<anyhow::Error> {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, ended),
+            Err(e) => (e.id(), Err(e.into())),
         };
-        let name = self.names.iter().find(|(known, _)| *known == id).map_or("a task", |(_, name)| name);
+        let (name, cancel) = self.known.remove(&id).unwrap_or(("a task", CancellationToken::new()));
         match ended {
-            Ok((_, Ok(()))) => anyhow::anyhow!("{name} ended unasked"),
-            Ok((_, Err(e))) => e.context(name),
-            Err(e) => anyhow::anyhow!("{name}: {e}"),
+            Ok(()) if cancel.is_cancelled() => None,
+            Ok(()) => Some(anyhow::anyhow!("{name} ended unasked")),
+            Err(e) => Some(e.context(name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends when told to.
+    async fn obedient(cancel: CancellationToken) -> anyhow::Result<()> {
+        cancel.cancelled().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_group_ends_alone_and_the_daemon_goes_on() {
+        let (supervisor, spawner) = Supervisor::new();
+        let group = spawner.group();
+        group.spawn("of the group", obedient(group.cancel.clone()));
+        spawner.spawn("of the daemon", obedient(spawner.cancel.clone()));
+        let running = tokio::spawn(supervisor.run());
+        group.stop().await;
+        assert!(!spawner.cancel.is_cancelled());
+        spawner.cancel.cancel();
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_of_a_group_that_ends_unasked_ends_the_daemon() {
+        let (supervisor, spawner) = Supervisor::new();
+        let group = spawner.group();
+        group.spawn("hasty", async { Ok(()) });
+        let error = supervisor.run().await.unwrap_err();
+        assert_eq!(error.to_string(), "hasty ended unasked");
+        assert!(group.cancel.is_cancelled(), "a group ends with the daemon");
     }
 }

@@ -259,8 +259,8 @@ async fn remove(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answe
 }
 
 /// The manager in this process; a worker says where managers are.
-fn manager(member: &Member) -> Result<&Manager, Failure> {
-    member.manager.as_deref().ok_or_else(|| {
+fn manager(member: &Member) -> Result<Arc<Manager>, Failure> {
+    member.manager().ok_or_else(|| {
         let snapshot: Arc<Snapshot> = member.agent.snapshot();
         let managers = snapshot.nodes.values().filter(|n| n.role == Role::Manager);
         let names: Vec<String> = managers.map(|n| format!("{} ({})", n.name, n.advertise.ip())).collect();
