@@ -3,7 +3,9 @@
 //! An agent holds one connection. `GET /v1/agent/watch` answers with a stream of [`Message`]s, one a line; what the
 //! agent reports are ordinary requests beside it.
 
-use mesh_model::{Change, Cluster, Endpoint, EndpointId, Health, Node, NodeSpec, PublishedPort, Snapshot};
+use mesh_model::{
+    Change, Cluster, Endpoint, EndpointId, Health, Node, NodeId, NodeSpec, PublishedPort, Snapshot,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -90,11 +92,28 @@ pub struct Committed<T> {
     pub revision: u64,
 }
 
-/// `POST /v1/agent/confirm`: wait until the other nodes have this revision.
+/// `POST /v1/agent/confirm`, and between managers `/v1/manager/confirm`: wait until the other nodes have this revision.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Confirm {
     /// The revision.
     pub revision: u64,
+    /// Who has it already; of an agent's request, always the agent.
+    #[serde(default)]
+    pub except: Option<NodeId>,
+}
+
+/// `POST /v1/manager/hold`, between managers: ask your agents to hold these ports.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// The ports.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// The answer, and the body of `POST /v1/manager/release`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HoldId {
+    /// Of the reservation at that manager.
+    pub id: u64,
 }
 
 /// Names of connected nodes that had not applied the revision in time.

@@ -17,7 +17,7 @@ mod report;
 mod sockets;
 mod targets;
 
-pub(crate) use link::{Link, ask_once};
+pub(crate) use link::Link;
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner};
 use mesh_model::{EndpointId, Snapshot};

@@ -1,8 +1,9 @@
 //! The daemon: belongs to no cluster and waits, or is a member.
 
 use crate::{
-    agent::{Agent, ask_once},
+    agent::Agent,
     api::Failure,
+    client::ask_once,
     clock,
     config::Config,
     identity::Identity,

@@ -8,6 +8,7 @@
 
 mod agent;
 mod api;
+mod client;
 mod clock;
 mod config;
 mod daemon;

@@ -8,6 +8,8 @@ mod change;
 mod error;
 mod join;
 mod operations;
+mod peers;
+mod reserve;
 mod server;
 mod sessions;
 mod state;
@@ -19,19 +21,25 @@ use crate::{
     config::Config,
     identity::{self, Identity},
     supervisor::Spawner,
+    wire::Confirmed,
 };
 use anyhow::Context;
+use mesh_model::NodeId;
 use mesh_store::{Options, RedbStore, Store};
+use peers::Peers;
 use sessions::Sessions;
 use state::State;
 use std::sync::Arc;
 use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
 
 /// One manager of the cluster.
 pub(crate) struct Manager {
     store: Arc<dyn Store>,
     state: Arc<State>,
     sessions: Arc<Sessions>,
+    peers: Peers,
+    connector: TlsConnector,
     authority: mesh_cluster::Authority,
     identity: Identity,
     /// Its tasks, which end when the node is no manager any more.
@@ -65,6 +73,8 @@ impl Manager {
         let tasks = spawner.group();
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state))),
+            peers: Peers::default(),
+            connector: Identity::connector(&config.data_dir)?,
             store,
             state,
             authority,
@@ -76,8 +86,24 @@ impl Manager {
         // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
         let server = server::Server::bind(Arc::clone(&manager), &config.data_dir).await?;
         tasks.spawn("manager state", feed.run(cancel.clone()));
-        tasks.spawn("manager server", server.run(cancel));
+        tasks.spawn("manager server", server.run(cancel.clone()));
+        tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)
+    }
+
+    /// Waits until the other nodes have applied a revision; names those that had not in time.
+    pub(crate) async fn confirm(&self, revision: u64) -> Confirmed {
+        self.confirm_everywhere(revision, self.identity.node).await
+    }
+
+    /// The same for a change that another node asked for: it has applied it already.
+    async fn confirm_everywhere(&self, revision: u64, except: NodeId) -> Confirmed {
+        let (mut here, elsewhere) = tokio::join!(
+            self.sessions.confirm(revision, Some(except)),
+            self.peers.confirm(revision, Some(except))
+        );
+        here.lagging.extend(elsewhere);
+        here
     }
 
     #[expect(dead_code, reason = "until a node can be demoted or migrated")]

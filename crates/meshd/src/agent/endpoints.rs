@@ -94,7 +94,7 @@ impl Agent {
     /// Waits until the other nodes have a revision. Those that lag are logged: what was asked for is committed, and
     /// they will follow.
     pub(super) async fn confirm(&self, revision: u64) {
-        match self.link.post::<Confirmed>("/v1/agent/confirm", &Confirm { revision }).await {
+        match self.link.post::<Confirmed>("/v1/agent/confirm", &Confirm { revision, except: None }).await {
             Ok(confirmed) if confirmed.lagging.is_empty() => {}
             Ok(confirmed) => tracing::warn!(nodes = ?confirmed.lagging, revision, "nodes lag behind"),
             Err(err) => tracing::warn!(err = err.text(), revision, "other nodes did not confirm"),

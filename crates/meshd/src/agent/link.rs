@@ -4,16 +4,15 @@
 
 use crate::{
     api::Failure,
+    client::{CONNECT, Sender, decode, exchange, open, request},
     identity::Identity,
     wire::{Message, Reserved},
 };
 use anyhow::{Context, bail};
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mesh_api::ErrorBody;
+use bytes::BytesMut;
+use http::{Method, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use mesh_model::{PublishedPort, Role, Snapshot};
 use rand::{Rng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,17 +23,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpStream,
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-/// A manager that does not answer within this is passed over.
-const CONNECT: Duration = Duration::from_secs(3);
-/// A manager that vanished without a word is noticed after this and as long again.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a request waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request may take.
@@ -43,8 +37,6 @@ const REQUEST: Duration = Duration::from_secs(10);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A longer line is no message of ours.
 const LINE: usize = 1 << 30;
-
-type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// Sends requests to whichever manager is connected.
 #[derive(Debug, Clone)]
@@ -119,73 +111,6 @@ impl Link {
             Ok(Err(_)) | Err(_) => Err(unreachable()),
         }
     }
-}
-
-async fn exchange<T: DeserializeOwned>(
-    mut sender: Sender,
-    method: Method,
-    path: &str,
-    body: Vec<u8>,
-) -> Result<Result<T, Failure>, hyper::Error> {
-    let response = sender.send_request(request(method, path, body)).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    Ok(decode(status, &body))
-}
-
-fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Failure> {
-    if status.is_success() {
-        serde_json::from_slice(body)
-            .map_err(|e| Failure::internal(format!("the manager's answer is not understood: {e}")))
-    } else {
-        let text = serde_json::from_slice::<ErrorBody>(body).map(|e| e.error);
-        Err(Failure::new(status, text.unwrap_or_else(|_| format!("the manager answered {status}"))))
-    }
-}
-
-fn request(method: Method, path: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
-    Request::builder()
-        .method(method)
-        .uri(format!("https://manager{path}"))
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body.into()))
-        .unwrap_or_else(|e| unreachable!("paths are the code's own: {e}"))
-}
-
-/// One request over a connection of its own, for who is no member yet.
-pub(crate) async fn ask_once<T: DeserializeOwned>(
-    manager: SocketAddr,
-    connector: &TlsConnector,
-    path: &str,
-    body: &impl Serialize,
-) -> Result<T, Failure> {
-    let cannot = |e: anyhow::Error| Failure::unavailable(format!("cannot join at {manager}: {e:#}"));
-    let sender =
-        timeout(CONNECT, open(manager, connector)).await.map_err(|_| cannot(anyhow::anyhow!("no answer")))?;
-    let body = serde_json::to_vec(body).map_err(|e| Failure::internal(e.to_string()))?;
-    exchange(sender.map_err(cannot)?, Method::POST, path, body).await.map_err(|e| cannot(e.into()))?
-}
-
-async fn open(manager: SocketAddr, connector: &TlsConnector) -> anyhow::Result<Sender> {
-    let stream = TcpStream::connect(manager).await?;
-    stream.set_nodelay(true)?;
-    let tls = connector.connect(mesh_cluster::server_name(), stream).await.map_err(explain)?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(tls))
-        .await?;
-    // Ends with the last sender, or when the peer is gone.
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-/// A handshake that this side refused says why.
-fn explain(error: std::io::Error) -> anyhow::Error {
-    let refusal = mesh_cluster::handshake_refusal(&error).map(ToString::to_string);
-    refusal.map_or_else(|| error.into(), anyhow::Error::msg)
 }
 
 impl LinkTask {

@@ -41,6 +41,10 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }

@@ -175,11 +175,6 @@ impl Manager {
         // One that can't be read is made anew.
         Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
     }
-
-    /// Waits until the other nodes have applied a revision; names those that had not in time.
-    pub(crate) async fn confirm(&self, revision: u64) -> crate::wire::Confirmed {
-        self.sessions.confirm(revision, Some(self.identity.node)).await
-    }
 }
 
 fn token_key(role: Role) -> String {

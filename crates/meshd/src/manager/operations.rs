@@ -4,7 +4,7 @@ use super::{Error, Manager};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
     Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, NodeId, Object,
-    PublishMode, PublishedPort, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
+    Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
 };
 use std::{borrow::Cow, sync::Arc};
 
@@ -37,7 +37,7 @@ impl Manager {
         spec.ports.clone_from(&draft.ports);
         let held = self.hold_ports(&draft.ports, &[]).await?;
         let committed = self.change(|snapshot, fresh| service_with_network(snapshot, &spec, fresh)).await;
-        held.settle(committed.is_ok());
+        self.settle(held, committed.is_ok()).await;
         committed
     }
 
@@ -63,7 +63,7 @@ impl Manager {
                 Ok((if changed { vec![put] } else { Vec::new() }, updated))
             })
             .await;
-        held.settle(committed.is_ok());
+        self.settle(held, committed.is_ok()).await;
         committed
     }
 
@@ -149,26 +149,6 @@ impl Manager {
             (Some(endpoint), Some(node)) if endpoint.node != node => Err(Error::NotYours),
             _ => Ok(()),
         }
-    }
-
-    /// Asks every connected node to hold the ports that are new, so that a port in use is refused before anything
-    /// is committed. Host ports are held only where a replica is, when it comes.
-    async fn hold_ports(
-        &self,
-        ports: &[PublishedPort],
-        already: &[PublishedPort],
-    ) -> Result<super::sessions::Held, Error> {
-        let new = ports.iter().filter(|p| p.mode == PublishMode::Ingress);
-        let new = new.filter(|p| !self.is_held(p, already)).cloned().collect();
-        self.sessions.hold(new).await
-    }
-
-    /// Whether nodes hold this port already: published before by the same service, or by another that shares it.
-    fn is_held(&self, port: &PublishedPort, already: &[PublishedPort]) -> bool {
-        let same = |p: &PublishedPort| {
-            p.published == port.published && p.ip == port.ip && p.protocol.is_tcp() == port.protocol.is_tcp()
-        };
-        already.iter().any(same) || self.state.snapshot().services.values().any(|s| s.ports.iter().any(same))
     }
 }
 

@@ -1,12 +1,16 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
-use super::{Error, Manager, sessions::SessionGuard, state::Line};
+use super::{
+    Error, Manager,
+    sessions::{Held, SessionGuard},
+    state::Line,
+};
 use crate::{
     api::Failure,
     identity::Identity,
     wire::{
-        Applied, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, JoinReply, JoinRequest,
-        Reserved,
+        Applied, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, Hold, HoldId, JoinReply,
+        JoinRequest, Reserved,
     },
 };
 use anyhow::Context;
@@ -22,7 +26,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use mesh_cluster::PeerIdentity;
-use mesh_model::{EndpointId, EndpointSpec, NodeId};
+use mesh_model::{EndpointId, EndpointSpec, NodeId, Role};
 use std::{convert::Infallible, path, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -82,6 +86,9 @@ impl Server {
             .route("/v1/agent/endpoints", post(create_endpoint))
             .route("/v1/agent/endpoints/{id}", delete(remove_endpoint))
             .route("/v1/agent/endpoints/{id}/drain", post(drain_endpoint))
+            .route("/v1/manager/confirm", post(confirm_agents))
+            .route("/v1/manager/hold", post(hold))
+            .route("/v1/manager/release", post(release))
             .layer(axum::extract::DefaultBodyLimit::max(BODY))
             .with_state(Arc::clone(&manager));
         let strangers = Router::new()
@@ -151,6 +158,18 @@ fn member(manager: &Manager, peer: Option<PeerIdentity>) -> Result<NodeId, Failu
     let node = peer.map(|peer| peer.node).ok_or_else(no_certificate)?;
     let known = manager.state.snapshot().nodes.contains_key(&node);
     if known { Ok(node) } else { Err(Failure::forbidden("this node was removed from the cluster")) }
+}
+
+/// The manager that asks: as its certificate says, and as the state says still.
+fn fellow(manager: &Manager, peer: Option<PeerIdentity>) -> Result<NodeId, Failure> {
+    let role = peer.map(|peer| peer.role);
+    let node = member(manager, peer)?;
+    let role_now = manager.state.snapshot().nodes.get(&node).map(|node| node.role);
+    if role == Some(Role::Manager) && role_now == Some(Role::Manager) {
+        Ok(node)
+    } else {
+        Err(Failure::forbidden("only managers may ask this"))
+    }
 }
 
 async fn join(State(manager): Shared, Json(request): Json<JoinRequest>) -> Result<Json<JoinReply>, Failure> {
@@ -239,7 +258,38 @@ async fn confirm(
     Json(body): Json<Confirm>,
 ) -> Result<Json<Confirmed>, Failure> {
     let node = member(&manager, peer)?;
-    Ok(Json(manager.sessions.confirm(body.revision, Some(node)).await))
+    Ok(Json(manager.confirm_everywhere(body.revision, node).await))
+}
+
+async fn confirm_agents(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Confirm>,
+) -> Result<Json<Confirmed>, Failure> {
+    fellow(&manager, peer)?;
+    // It may have heard of the change before this manager: agents are told of it first.
+    manager.state.reached(body.revision).await;
+    Ok(Json(manager.sessions.confirm(body.revision, body.except).await))
+}
+
+async fn hold(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Hold>,
+) -> Result<Json<HoldId>, Failure> {
+    fellow(&manager, peer)?;
+    let Held(id) = manager.sessions.hold(body.ports).await?;
+    Ok(Json(HoldId { id: id.unwrap_or_default() }))
+}
+
+async fn release(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<HoldId>,
+) -> Result<Json<()>, Failure> {
+    fellow(&manager, peer)?;
+    manager.sessions.release(Held(Some(body.id)));
+    Ok(Json(()))
 }
 
 async fn create_endpoint(

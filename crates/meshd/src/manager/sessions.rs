@@ -65,7 +65,9 @@ pub(super) struct SessionGuard {
 
 impl Sessions {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, table: Mutex::default(), changed: watch::channel(()).0 }
+        // Agents move between managers: reservations of two must not have one number.
+        let table = Table { next: u64::from(rand::random::<u32>()) << 16, ..Table::default() };
+        Self { state, table: Mutex::new(table), changed: watch::channel(()).0 }
     }
 
     /// Begins a session; an older one of the same node is forgotten, and ends when its stream breaks.
@@ -103,10 +105,7 @@ impl Sessions {
     }
 
     /// Asks every connected node to hold ports; refused as soon as the answers are in if any says no.
-    pub(super) async fn hold(self: &Arc<Self>, ports: Vec<PublishedPort>) -> Result<Held, Error> {
-        if ports.is_empty() {
-            return Ok(Held { sessions: Arc::clone(self), id: None });
-        }
+    pub(super) async fn hold(&self, ports: Vec<PublishedPort>) -> Result<Held, Error> {
         let id = self.with(|table| {
             table.next += 1;
             let id = table.next;
@@ -114,7 +113,7 @@ impl Sessions {
             table.holds.insert(id, Hold { waiting, refusals: Vec::new() });
             id
         });
-        let held = Held { sessions: Arc::clone(self), id: Some(id) };
+        let held = Held(Some(id));
         let done = || self.with(|table| table.holds.get(&id).is_none_or(|hold| hold.waiting.is_empty()));
         self.until(Instant::now() + HOLD, done).await;
 
@@ -124,9 +123,16 @@ impl Sessions {
             None => Ok(held),
             Some((node, refusal)) => {
                 let text = format!("node '{}': {refusal}", self.name(*node));
-                held.settle(false);
+                self.release(held);
                 Err(Error::PortInUse(text))
             }
+        }
+    }
+
+    /// Tells agents to let go of ports.
+    pub(super) fn release(&self, held: Held) {
+        if let Some(id) = held.0 {
+            self.with(|table| table.send_all(&Message::Release { id }));
         }
     }
 
@@ -198,19 +204,6 @@ impl Drop for SessionGuard {
     }
 }
 
-/// Ports that nodes hold for a publish under way.
-#[derive(Debug)]
-pub(super) struct Held {
-    sessions: Arc<Sessions>,
-    id: Option<u64>,
-}
-
-impl Held {
-    /// The publish is done, one way or the other. Nodes that saw it committed hold the ports for good; otherwise
-    /// they let go.
-    pub(super) fn settle(self, committed: bool) {
-        if let (Some(id), false) = (self.id, committed) {
-            self.sessions.with(|table| table.send_all(&Message::Release { id }));
-        }
-    }
-}
+/// Ports that this manager's agents hold for a publish under way; none if nobody was asked.
+#[derive(Debug, Default)]
+pub(super) struct Held(pub(super) Option<u64>);
