@@ -88,7 +88,8 @@ impl Host {
         format!("/run/lab/{}/log", self.name())
     }
 
-    fn data_dir(&self) -> String {
+    /// The data directory of this host's `meshd`, in the lab.
+    pub fn data_dir(&self) -> String {
         format!("/run/lab/{}/data", self.name())
     }
 

@@ -146,24 +146,29 @@ impl OpenDatabase {
         work(self.redb.read().unwrap_or_else(PoisonError::into_inner).as_ref().ok_or(Error::Closed)?)
     }
 
-    /// After a failed write, on a full disk say, redb refuses everything until it is opened anew.
+    /// After a failed write, on a full disk say, redb refuses everything until it is opened anew. Readers wait
+    /// meanwhile.
     fn suspect(&self, err: &Error) {
         if matches!(err, Error::Storage(_)) {
-            self.redb.write().unwrap_or_else(PoisonError::into_inner).take();
+            let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
+            // redb locks its file: it is closed before it is opened.
+            redb.take();
             // If that fails too, the next write tries again, and says why.
-            let _ = self.recover();
+            let _ = self.reopen(&mut redb);
         }
     }
 
     /// Opens the database anew if it had to be closed. The caller is the only writer.
     fn recover(&self) -> Result<(), Error> {
         let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
-        if redb.is_none() {
-            let (opened, revision) = open::database(&self.dir, self.options)?;
-            *redb = Some(opened);
-            // The write that failed may have reached the disk all the same: watches tell.
-            self.committed.send_replace(revision);
-        }
+        if redb.is_none() { self.reopen(&mut redb) } else { Ok(()) }
+    }
+
+    fn reopen(&self, redb: &mut Option<Database>) -> Result<(), Error> {
+        let (opened, revision) = open::database(&self.dir, self.options)?;
+        *redb = Some(opened);
+        // The write that failed may have reached the disk all the same: watches tell.
+        self.committed.send_replace(revision);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! | `node.pem` | key, certificate and the CA's certificate, mode 0600 |
 //! | `authority.pem` | the CA with its key, mode 0600; managers only |
 //! | `store/` | the cluster's state; managers only |
-//! | `snapshot.json` | the last snapshot |
+//! | `snapshot.json`, `snapshot.json.copy` | the last snapshot, twice |
 
 use crate::wire::JoinReply;
 use anyhow::Context;
@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
 
-const FILES: [&str; 4] = ["node.json", "node.pem", "authority.pem", "snapshot.json"];
+const FILES: [&str; 5] = ["node.json", "node.pem", "authority.pem", "snapshot.json", "snapshot.json.copy"];
 
 /// This node's place in its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]

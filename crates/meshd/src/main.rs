@@ -12,6 +12,7 @@ mod client;
 mod clock;
 mod config;
 mod daemon;
+mod data_dir;
 mod identity;
 mod manager;
 mod supervisor;
@@ -41,6 +42,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     // Keys and the API socket are nobody else's business, whatever the caller's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     make_directory(&config.data_dir, 0o700)?;
+    let _claim = data_dir::claim(&config.data_dir)?;
     make_directory(&config.run_dir, 0o755)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
