@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     identity::Identity,
     manager::{FirstNode, Manager},
+    role::Roles,
     supervisor::Spawner,
     wire::{JoinReply, JoinRequest},
 };
@@ -19,7 +20,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 /// Said in the log at start.
@@ -28,6 +32,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const API_PORT: u16 = 7443;
 /// How long a new member may take to hear from its manager.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
+
+/// How long a command waits for a manager that is starting.
+const START: Duration = Duration::from_secs(5);
 
 /// The daemon, whatever it is part of.
 pub(crate) struct Daemon {
@@ -42,13 +49,42 @@ pub(crate) struct Daemon {
 pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) agent: Arc<Agent>,
-    manager: RwLock<Option<Arc<Manager>>>,
+    manager: watch::Sender<ManagerState>,
 }
 
+/// The manager in this process; or why there is none, empty if there is nothing to say.
+type ManagerState = Result<Arc<Manager>, String>;
+
 impl Member {
-    /// The manager in this process, if the node is one now.
+    /// The manager in this process, if the node is one and it runs.
     pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
-        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.manager.borrow().as_ref().ok().cloned()
+    }
+
+    /// The same, after waiting a moment for one that is starting.
+    pub(crate) async fn manager_soon(&self) -> ManagerState {
+        let mut manager = self.manager.subscribe();
+        let up = timeout(START, manager.wait_for(Result::is_ok)).await;
+        up.ok().and_then(Result::ok).map_or_else(|| self.manager.borrow().clone(), |up| up.clone())
+    }
+
+    pub(crate) fn set_manager(&self, manager: ManagerState) {
+        self.manager.send_if_modified(|current| {
+            if let Err(problem) = &manager
+                && current.as_ref().err() != Some(problem)
+            {
+                tracing::error!(problem, "the manager does not run: trying again");
+            }
+            *current = manager;
+            true
+        });
+    }
+
+    /// What does not work on this node, a line each.
+    fn problems(&self) -> Vec<String> {
+        let manager = self.manager.borrow().as_ref().err().filter(|problem| !problem.is_empty()).cloned();
+        let manager = manager.map(|problem| format!("the manager does not run: {problem}"));
+        manager.into_iter().chain(self.agent.problems()).collect()
     }
 }
 
@@ -80,9 +116,11 @@ impl Daemon {
 
     /// Runs as a member from now on.
     async fn enter(&self, identity: Identity, first: Option<FirstNode>) -> anyhow::Result<Arc<Member>> {
-        let manager = match identity.role {
-            Role::Manager => Some(Manager::start(&self.config, &identity, first, &self.spawner).await?),
-            Role::Worker => None,
+        // A first manager that can't start fails the command. Later, nothing that has to do with managers may keep the
+        // agent from its work.
+        let manager = match first {
+            Some(_) => Ok(Manager::start(&self.config, &identity, first, &self.spawner).await?),
+            None => Err(String::new()),
         };
         let agent = Agent::start(&self.config, &identity, &self.spawner).await?;
         tracing::info!(
@@ -93,7 +131,10 @@ impl Daemon {
             cluster = %identity.cluster,
             "member of a cluster"
         );
-        let member = Arc::new(Member { identity, agent, manager: RwLock::new(manager) });
+        let member = Arc::new(Member { identity, agent, manager: watch::Sender::new(manager) });
+        let (config, spawner) = (self.config.clone(), self.spawner.clone());
+        let roles = Roles { config, spawner, member: Arc::clone(&member) };
+        self.spawner.spawn("role of this node", roles.run(self.spawner.cancel.clone()));
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)
     }
@@ -215,7 +256,7 @@ impl Daemon {
             cluster: Some(member.identity.cluster.to_string()),
             managers,
             revision: snapshot.revision,
-            problems: member.agent.problems(),
+            problems: member.problems(),
         }
     }
 }

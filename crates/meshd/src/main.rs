@@ -15,6 +15,7 @@ mod daemon;
 mod data_dir;
 mod identity;
 mod manager;
+mod role;
 mod supervisor;
 
 use anyhow::Context;

@@ -16,7 +16,7 @@ use mesh_api::{
     JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, NetworkSpec, Refusal, Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
+    Endpoint, EndpointSpec, NetworkSpec, Node, Refusal, Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -62,7 +62,7 @@ pub(super) async fn join_token(
     if request.ttl_ms.is_some_and(|ttl| ttl < 1000) {
         return Err(Failure::bad_request("--ttl is too short: give 1s or more, such as 1h"));
     }
-    Ok(Json(manager(&member)?.join_token(&request).await?))
+    Ok(Json(manager(&member).await?.join_token(&request).await?))
 }
 
 pub(super) async fn nodes(State(daemon): Shared) -> Answer<Vec<NodeView>> {
@@ -92,7 +92,7 @@ pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> 
 pub(super) async fn create_network(State(daemon): Shared, Body(spec): Body<NetworkSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member)?.create_network(&spec).await?;
+        let committed = manager(&member).await?.create_network(&spec).await?;
         everywhere(&member, &committed).await?;
         Ok(Json(Created { id: committed.value.id.to_string(), warnings: Vec::new() }))
     })
@@ -102,7 +102,7 @@ pub(super) async fn create_network(State(daemon): Shared, Body(spec): Body<Netwo
 pub(super) async fn remove_network(State(daemon): Shared, Path(name): Path<String>) -> Answer<Removed> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member)?.remove_network(&name).await?;
+        let committed = manager(&member).await?.remove_network(&name).await?;
         everywhere(&member, &committed).await?;
         Ok(Json(Removed { removed: true, addresses: Vec::new() }))
     })
@@ -126,7 +126,7 @@ pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> 
 pub(super) async fn create_service(State(daemon): Shared, Body(spec): Body<ServiceSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member)?.create_service(&spec).await?;
+        let committed = manager(&member).await?.create_service(&spec).await?;
         let warnings = everywhere(&member, &committed).await?;
         Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
     })
@@ -140,7 +140,7 @@ pub(super) async fn update_service(
 ) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member)?.update_service(&name, &update).await?;
+        let committed = manager(&member).await?.update_service(&name, &update).await?;
         let warnings = everywhere(&member, &committed).await?;
         Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
     })
@@ -150,7 +150,7 @@ pub(super) async fn update_service(
 pub(super) async fn remove_service(State(daemon): Shared, Path(name): Path<String>) -> Answer<Removed> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member)?.remove_service(&name).await?;
+        let committed = manager(&member).await?.remove_service(&name).await?;
         everywhere(&member, &committed).await?;
         Ok(Json(Removed { removed: true, addresses: Vec::new() }))
     })
@@ -236,7 +236,7 @@ pub(super) async fn drain_endpoint(State(daemon): Shared, Path(id): Path<String>
         let drained = if endpoint.node == member.identity.node {
             member.agent.drain(endpoint.id).await?
         } else {
-            let committed = manager(&member)?.drain_endpoint(endpoint.id, None).await?;
+            let committed = manager(&member).await?.drain_endpoint(endpoint.id, None).await?;
             everywhere(&member, &committed).await?;
             committed.value
         };
@@ -250,7 +250,7 @@ async fn remove(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answe
         return Ok(Json(member.agent.disconnect(endpoint, force).await?));
     }
     // Its own node alone can see which connections are in flight: from here it is withdrawn, then removed.
-    let manager = manager(member)?;
+    let manager = manager(member).await?;
     if !force {
         everywhere(member, &manager.drain_endpoint(endpoint.id, None).await?).await?;
     }
@@ -259,22 +259,27 @@ async fn remove(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answe
 }
 
 /// The manager in this process; a worker says where managers are.
-fn manager(member: &Member) -> Result<Arc<Manager>, Failure> {
-    member.manager().ok_or_else(|| {
-        let snapshot: Arc<Snapshot> = member.agent.snapshot();
-        let managers = snapshot.nodes.values().filter(|n| n.role == Role::Manager);
-        let names: Vec<String> = managers.map(|n| format!("{} ({})", n.name, n.advertise.ip())).collect();
-        Failure::forbidden(format!(
-            "this node is a worker: run the command on a manager: {}",
-            names.join(", ")
-        ))
-    })
+async fn manager(member: &Member) -> Result<Arc<Manager>, Failure> {
+    let snapshot: Arc<Snapshot> = member.agent.snapshot();
+    let local = member.identity.node;
+    let managers: Vec<&Arc<Node>> = snapshot.nodes.values().filter(|n| n.role == Role::Manager).collect();
+    if managers.iter().any(|node| node.id == local) || member.manager().is_some() {
+        return member.manager_soon().await.map_err(|problem| {
+            let reason = if problem.is_empty() { "it is starting".to_owned() } else { problem };
+            Failure::unavailable(format!("this node's manager does not run: {reason}"))
+        });
+    }
+    let names: Vec<String> = managers.iter().map(|n| format!("{} ({})", n.name, n.advertise.ip())).collect();
+    Err(Failure::forbidden(format!(
+        "this node is a worker: run the command on a manager: {}",
+        names.join(", ")
+    )))
 }
 
 /// Waits until this node has applied a change and the others have confirmed it; names those that lag.
 async fn everywhere<T>(member: &Member, committed: &Committed<T>) -> Result<Vec<String>, Failure> {
     let applied = member.agent.applied(committed.revision, APPLY).await?;
-    let confirmed = manager(member)?.confirm(committed.revision).await;
+    let confirmed = manager(member).await?.confirm(committed.revision).await;
     let lagging = confirmed.lagging.iter().map(|node| format!("node '{node}' has not applied this yet"));
     Ok(lagging.chain(applied.problems.iter().cloned()).collect())
 }
