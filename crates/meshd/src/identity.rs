@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `node.json` | [`Identity`]; written last: without it the node is no member |
 //! | `node.pem` | key, certificate and the CA's certificate, mode 0600 |
-//! | `authority.pem` | the CA with its key, mode 0600; managers only |
+//! | `store.key` | what opens the secrets in the store, mode 0600; managers only |
 //! | `store/` | the cluster's state; managers only |
 //! | `snapshot.json`, `snapshot.json.copy` | the last snapshot, twice |
 
 use crate::wire::JoinReply;
 use anyhow::Context;
-use mesh_cluster::{Authority, Credentials, read_private, write_private};
+use mesh_cluster::{Credentials, read_private, write_private};
 use mesh_model::{ClusterId, Name, NodeId, Role};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
 
-const FILES: [&str; 5] = ["node.json", "node.pem", "authority.pem", "snapshot.json", "snapshot.json.copy"];
+const FILES: [&str; 5] = ["node.json", "node.pem", "store.key", "snapshot.json", "snapshot.json.copy"];
 
 /// This node's place in its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,19 +110,6 @@ impl Identity {
     pub(crate) fn connector(data_dir: &Path) -> anyhow::Result<TlsConnector> {
         Ok(TlsConnector::from(Arc::new(Self::credentials(data_dir)?.client_config()?)))
     }
-
-    /// The CA; managers only.
-    pub(crate) fn authority(data_dir: &Path) -> anyhow::Result<Authority> {
-        let path = authority_path(data_dir);
-        let text = read_private(&path)?;
-        let text = text.with_context(|| format!("{} is missing: a manager needs it", path.display()))?;
-        Authority::from_pem(&text).with_context(|| unusable(&path))
-    }
-
-    /// Keeps a new CA.
-    pub(crate) fn save_authority(data_dir: &Path, authority: &Authority) -> anyhow::Result<()> {
-        Ok(write_private(&authority_path(data_dir), &authority.to_pem())?)
-    }
 }
 
 fn unusable(path: &Path) -> String {
@@ -131,10 +118,6 @@ fn unusable(path: &Path) -> String {
 
 fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("node.pem")
-}
-
-fn authority_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("authority.pem")
 }
 
 #[cfg(test)]
@@ -154,14 +137,7 @@ mod tests {
     fn damaged_keys_are_named() {
         let directory = tempfile::tempdir().unwrap();
         write_private(&credentials_path(directory.path()), "").unwrap();
-        write_private(&authority_path(directory.path()), "").unwrap();
-        let errors = [
-            (Identity::credentials(directory.path()).err(), "node.pem"),
-            (Identity::authority(directory.path()).err(), "authority.pem"),
-        ];
-        for (error, file) in errors {
-            let error = format!("{:#}", error.unwrap());
-            assert!(error.contains(file) && error.contains("restore it"), "{error}");
-        }
+        let error = format!("{:#}", Identity::credentials(directory.path()).unwrap_err());
+        assert!(error.contains("node.pem") && error.contains("restore it"), "{error}");
     }
 }

@@ -4,12 +4,14 @@
 //! local API, agents ──► Manager::change ──► store ──► State (watch) ──► snapshot, deltas ──► sessions ──► agents
 //! ```
 
+mod authority;
 mod change;
 mod error;
 mod join;
 mod operations;
 mod peers;
 mod reserve;
+mod secrets;
 mod server;
 mod sessions;
 mod state;
@@ -27,6 +29,7 @@ use anyhow::Context;
 use mesh_model::NodeId;
 use mesh_store::{Options, RedbStore, Store};
 use peers::Peers;
+use secrets::StoreKey;
 use sessions::Sessions;
 use state::State;
 use std::sync::Arc;
@@ -41,6 +44,7 @@ pub(crate) struct Manager {
     peers: Peers,
     connector: TlsConnector,
     authority: mesh_cluster::Authority,
+    key: StoreKey,
     identity: Identity,
     /// Its tasks, which end when the node is no manager any more.
     tasks: Spawner,
@@ -56,10 +60,11 @@ impl Manager {
         first: Option<FirstNode>,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
+        let key = StoreKey::load(&config.data_dir)?;
         let path = config.data_dir.join(identity::STORE);
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&path, Options::default()).await?);
         if let Some(first) = first {
-            first.commit(store.as_ref()).await?;
+            first.commit(store.as_ref(), &key).await?;
         }
         let (state, feed) = State::load(Arc::clone(&store)).await.context("cannot read the store")?;
         // An empty store that is served would tell every node that it was removed.
@@ -69,7 +74,7 @@ impl Manager {
             path.display(),
             identity.cluster,
         );
-        let authority = Identity::authority(&config.data_dir)?;
+        let authority = authority::load(store.as_ref(), &key).await?;
         let tasks = spawner.group();
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state))),
@@ -78,6 +83,7 @@ impl Manager {
             store,
             state,
             authority,
+            key,
             identity: identity.clone(),
             tasks: tasks.clone(),
             turn: Mutex::new(()),

@@ -22,5 +22,7 @@ pub(crate) enum Error {
     #[error("the state could not be saved: {0}")]
     Store(#[from] mesh_store::Error),
     #[error(transparent)]
+    Sealed(#[from] super::secrets::Sealed),
+    #[error(transparent)]
     Trust(#[from] mesh_cluster::Error),
 }

@@ -1,6 +1,6 @@
 //! How nodes become members: the first by `cluster init`, the others with a token.
 
-use super::{Error, Manager, state::encode};
+use super::{Error, Manager, authority, secrets::StoreKey, state::encode};
 use crate::{
     clock,
     config::Config,
@@ -21,8 +21,7 @@ const ADDRESS_POOL: &str = "10.128.0.0/9";
 /// The nodes' own overlay addresses: from the shared address space (RFC 6598), which no site routes.
 const NODE_POOL: &str = "100.127.0.0/16";
 
-/// A token as managers keep it. The store is as secret as the CA's key beside it, so that the token itself can be
-/// kept and shown again.
+/// A token as managers keep it: sealed, so that the token itself can be kept and shown again.
 #[derive(Serialize, Deserialize)]
 struct KeptToken {
     token: String,
@@ -32,6 +31,7 @@ struct KeptToken {
 /// The first node of a cluster, not yet committed.
 pub(crate) struct FirstNode {
     objects: Vec<Object>,
+    authority: Authority,
 }
 
 impl FirstNode {
@@ -53,19 +53,19 @@ impl FirstNode {
             managers: vec![init.advertise],
         };
         let save = || {
-            Identity::save_authority(&config.data_dir, &authority)?;
+            StoreKey::generate().save(&config.data_dir)?;
             identity.save(&config.data_dir, &credentials)
         };
         save().map_err(|e| Error::Files(format!("{e:#}")))?;
-        Ok((
-            identity,
-            Self { objects: vec![Object::Cluster(Arc::new(cluster)), Object::Node(Arc::new(node))] },
-        ))
+        let objects = vec![Object::Cluster(Arc::new(cluster)), Object::Node(Arc::new(node))];
+        Ok((identity, Self { objects, authority }))
     }
 
     /// Commits them to a store that must be empty.
-    pub(super) async fn commit(&self, store: &dyn Store) -> anyhow::Result<()> {
-        let txn = Txn::new().expect_absent(Key::Cluster.to_string());
+    pub(super) async fn commit(&self, store: &dyn Store, key: &StoreKey) -> anyhow::Result<()> {
+        let txn = Txn::new()
+            .expect_absent(Key::Cluster.to_string())
+            .put(authority::RECORD, authority::seal(key, &self.authority));
         let txn =
             self.objects.iter().fold(txn, |txn, object| txn.put(object.key().to_string(), encode(object)));
         store.commit(txn).await.context("the store can't take the new cluster")?;
@@ -166,14 +166,17 @@ impl Manager {
         let (token, record) = JoinToken::issue(self.authority.certificate(), request.role, now, expires)?;
         let kept = KeptToken { token: token.to_string(), record };
         let value = serde_json::to_vec(&kept).unwrap_or_else(|e| unreachable!("tokens are plain data: {e}"));
-        self.store.commit(Txn::new().put(token_key(request.role), value)).await?;
+        let record = token_key(request.role);
+        let sealed = self.key.seal(&record, &value);
+        self.store.commit(Txn::new().put(record, sealed)).await?;
         Ok(kept.token)
     }
 
     async fn kept_token(&self, role: Role) -> Result<Option<KeptToken>, Error> {
-        let entry = self.store.get(&token_key(role)).await?;
+        let record = token_key(role);
+        let Some(entry) = self.store.get(&record).await? else { return Ok(None) };
         // One that can't be read is made anew.
-        Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+        Ok(serde_json::from_slice(&self.key.open(&record, &entry.value)?).ok())
     }
 }
 

@@ -326,7 +326,7 @@ impl From<Error> for Failure {
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
             Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::Contention => Failure::unavailable(error.to_string()),
-            Error::Store(_) | Error::Files(_) => Failure::internal(error.to_string()),
+            Error::Store(_) | Error::Files(_) | Error::Sealed(_) => Failure::internal(error.to_string()),
         }
     }
 }

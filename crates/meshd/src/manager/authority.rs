@@ -1,0 +1,23 @@
+//! The CA as managers keep it: one record of the store, sealed.
+
+use super::secrets::StoreKey;
+use anyhow::Context;
+use mesh_cluster::Authority;
+use mesh_store::Store;
+
+/// Name of the record.
+pub(super) const RECORD: &str = "authority";
+
+/// The record's value.
+pub(super) fn seal(key: &StoreKey, authority: &Authority) -> Vec<u8> {
+    key.seal(RECORD, authority.to_pem().as_bytes())
+}
+
+/// The CA that signs.
+pub(super) async fn load(store: &dyn Store, key: &StoreKey) -> anyhow::Result<Authority> {
+    let entry = store.get(RECORD).await?;
+    let entry = entry.context("the store has no CA: restore the cluster from a backup")?;
+    let text =
+        String::from_utf8(key.open(RECORD, &entry.value)?).context("the CA in the store is no text")?;
+    Authority::from_pem(&text).context("the CA in the store is damaged")
+}
