@@ -16,6 +16,7 @@ mod assemble;
 mod connections;
 mod fault;
 mod keyspace;
+mod members;
 mod options;
 mod request;
 mod watch;
@@ -28,6 +29,7 @@ use tokio::sync::watch as signal;
 use crate::etcd::connections::Connections;
 use crate::etcd::fault::Failure;
 use crate::etcd::keyspace::Keyspace;
+pub use crate::etcd::members::{EtcdMember, EtcdMembersChange};
 pub use crate::etcd::options::{EtcdClientCertificate, EtcdOptions, EtcdTls};
 use crate::etcd::watch::EtcdWatch;
 use crate::{Entry, Error, Reply, Revision, Store, Txn, Watch};
@@ -61,6 +63,13 @@ impl EtcdStore {
         let etcd = Arc::new(Connections::new(&options, keyspace.root())?);
         etcd.probe().await?;
         Ok(Self { shared: Arc::new(Shared { etcd, keyspace, alive: signal::Sender::new(()) }) })
+    }
+
+    /// Trusts and shows other certificates from now on: for new connections, those that exist go on.
+    ///
+    /// Errors: [`Error::Options`].
+    pub fn renew(&self, tls: EtcdTls) -> Result<(), Error> {
+        self.shared.etcd.renew(tls)
     }
 
     async fn range_once(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Failure> {

@@ -4,6 +4,8 @@
 mod failures;
 #[path = "etcd/member.rs"]
 mod member;
+#[path = "etcd/members.rs"]
+mod members;
 #[path = "etcd/sharing.rs"]
 mod sharing;
 #[path = "etcd/tls.rs"]

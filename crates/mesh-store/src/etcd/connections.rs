@@ -4,7 +4,7 @@
 //! endpoint is dialled, round and round, until the operation's time is up.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fault::{Failure, Fault, chain};
-use super::options::{EtcdOptions, Member};
+use super::options::{EtcdOptions, EtcdTls, Member};
 use super::revision_of;
 use crate::{Error, Revision};
 
@@ -28,7 +28,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 
 /// The way to etcd.
 pub(super) struct Connections {
-    members: Vec<Member>,
+    options: EtcdOptions,
+    members: RwLock<Arc<[Member]>>,
     /// A key of ours, to see whether etcd answers.
     root: Vec<u8>,
     timeout: Duration,
@@ -56,13 +57,25 @@ pub(super) struct Link {
 impl Connections {
     pub(super) fn new(options: &EtcdOptions, root: &str) -> Result<Self, Error> {
         Ok(Self {
-            members: options.members()?,
+            options: options.clone(),
+            members: RwLock::new(options.members()?.into()),
             root: root.into(),
             timeout: options.timeout,
             // Time for a second member even when little is given.
             attempt: ATTEMPT.min(options.timeout / 2),
             current: Mutex::new(Current { member: 0, link: None, dialled: 0 }),
         })
+    }
+
+    /// Other certificates for the connections to come.
+    pub(super) fn renew(&self, tls: EtcdTls) -> Result<(), Error> {
+        let options = EtcdOptions { tls: Some(tls), ..self.options.clone() };
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = options.members()?.into();
+        Ok(())
+    }
+
+    fn members(&self) -> Arc<[Member]> {
+        Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The newest revision, confirmed by a quorum.
@@ -144,8 +157,7 @@ impl Connections {
 
     /// All endpoints.
     pub(super) fn names(&self) -> String {
-        let urls: Vec<_> = self.members.iter().map(|member| &*member.url).collect();
-        urls.join(", ")
+        self.options.endpoints.join(", ")
     }
 
     /// The connection in use, after it was seen to work.
@@ -232,7 +244,8 @@ impl Connections {
     }
 
     async fn connect(&self, member: usize, serial: u64) -> Result<Link, String> {
-        let Member { url, endpoint } = &self.members[member % self.members.len()];
+        let members = self.members();
+        let Member { url, endpoint } = &members[member % members.len()];
         let failed = |why: String| format!("{url}: {why}");
         // The endpoint's own limit covers TCP alone.
         let channel = match timeout(self.attempt, endpoint.connect()).await {

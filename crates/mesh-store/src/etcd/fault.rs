@@ -65,7 +65,12 @@ impl From<Status> for Fault {
         match status.code() {
             Code::OutOfRange if text.contains("has been compacted") => Fault::Compacted,
             Code::OutOfRange if text.contains("future revision") => Fault::Future,
-            Code::Unavailable if never_sent(&status) || text.ends_with("etcdserver: no leader") => {
+            Code::Unavailable
+                if never_sent(&status)
+                    || text.ends_with("etcdserver: no leader")
+                    // Of a change of members: the others are not all connected yet.
+                    || text.ends_with("etcdserver: unhealthy cluster") =>
+            {
                 Fault::NotDone(text)
             }
             Code::ResourceExhausted if text.contains("too many requests") => Fault::NotDone(text),
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!(fault(Code::OutOfRange, future), Fault::Future);
         for (code, text) in [
             (Code::Unavailable, "etcdserver: no leader"),
+            (Code::Unavailable, "etcdserver: unhealthy cluster"),
             (Code::ResourceExhausted, "etcdserver: too many requests"),
         ] {
             assert_eq!(fault(code, text), Fault::NotDone(text.to_owned()));
