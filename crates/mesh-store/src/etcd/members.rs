@@ -15,6 +15,9 @@ use crate::Error;
 /// How long etcd is left alone before a learner that lags behind is offered again.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
+/// etcd removes nobody before the others have been connected for 5 seconds (its `HealthInterval`).
+const SETTLES: Duration = Duration::from_secs(10);
+
 /// A member of the etcd cluster, as the members know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdMember {
@@ -124,11 +127,16 @@ impl EtcdStore {
         if self.members().await?.iter().all(|member| member.id != id) {
             return Ok(());
         }
-        let removed =
-            self.shared.etcd.write(|mut client| async move { client.member_remove(id).await }).await;
-        match removed.map_err(Error::from) {
-            Err(Error::Refused { reason, .. }) if reason.contains("member not found") => Ok(()),
-            other => other.map(drop),
+        let deadline = Instant::now() + SETTLES;
+        loop {
+            let removed =
+                self.shared.etcd.write(|mut client| async move { client.member_remove(id).await }).await;
+            match removed.map_err(Error::from) {
+                Err(Error::Refused { reason, .. }) if reason.contains("member not found") => return Ok(()),
+                Err(Error::Unreachable { reason, .. })
+                    if reason.contains("unhealthy cluster") && Instant::now() < deadline => {}
+                other => return other.map(drop),
+            }
         }
     }
 
