@@ -23,6 +23,7 @@ pub mod host;
 pub mod lab;
 pub mod namespace;
 pub mod nginx;
+pub mod partition;
 pub mod probe;
 pub mod process;
 
@@ -31,5 +32,6 @@ pub use host::{Host, Meshd};
 pub use lab::{Container, Lab, scenario};
 pub use namespace::Namespace;
 pub use nginx::{Nginx, Replica, ReplicaSpec};
+pub use partition::Partition;
 pub use probe::{Load, Ping, only, shares, within};
 pub use process::{Background, Outcome};

@@ -83,7 +83,7 @@ pub struct Reserved {
     pub refusal: Option<String>,
 }
 
-/// `POST /v1/agent/endpoints` and what changes one: the record and the revision it is committed at.
+/// `PUT /v1/agent/endpoints/ID` and what changes one: the record and the revision it is committed at.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Committed<T> {
     /// The record.

@@ -49,6 +49,7 @@ pub(crate) struct Agent {
     pub(crate) link: Link,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     applied: watch::Sender<Arc<Applied>>,
+    disowned: endpoints::Disowned,
 }
 
 impl Agent {
@@ -64,7 +65,13 @@ impl Agent {
         let connector = Identity::connector(&config.data_dir)?;
         let (link, link_task) = Link::new(identity.clone(), connector, to_snapshot, to_ports);
         let (applied, _) = watch::channel(Arc::default());
-        let agent = Arc::new(Self { identity: identity.clone(), link, snapshot: snapshot.clone(), applied });
+        let agent = Arc::new(Self {
+            identity: identity.clone(),
+            link,
+            snapshot: snapshot.clone(),
+            applied,
+            disowned: endpoints::Disowned::default(),
+        });
 
         let cancel = &spawner.cancel;
         spawner.spawn("link to the managers", link_task.run(cancel.clone()));

@@ -6,15 +6,45 @@ use crate::{
     wire::{Committed, CommittedEndpoint, Confirm, Confirmed},
 };
 use mesh_api::Removed;
-use mesh_model::{Endpoint, EndpointId, EndpointSpec};
+use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot};
 use mesh_net::netns::{TargetNamespace, established};
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long this node may take to apply a change of its own.
 const APPLY: Duration = Duration::from_secs(10);
 /// How often a draining endpoint's connections are counted.
 const COUNT: Duration = Duration::from_millis(50);
+
+/// Endpoints that this node's users were told had failed, though a manager may have committed them: no answer came.
+/// They are removed whenever they show up. Their number is that of such failures, and they end with the daemon.
+#[derive(Debug, Default)]
+pub(super) struct Disowned(Mutex<BTreeMap<EndpointId, u64>>);
+
+impl Disowned {
+    fn add(&self, id: EndpointId, namespace_inode: u64) {
+        self.lock().insert(id, namespace_inode);
+    }
+
+    /// Those that may be on a namespace.
+    fn of(&self, namespace_inode: u64) -> Vec<EndpointId> {
+        let known = self.lock();
+        known.iter().filter(|(_, inode)| **inode == namespace_inode).map(|(id, _)| *id).collect()
+    }
+
+    /// Those that were committed after all.
+    pub(super) fn in_snapshot(&self, snapshot: &Snapshot) -> Vec<EndpointId> {
+        self.lock().keys().copied().filter(|id| snapshot.endpoints.contains_key(id)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Agent {
     /// Attaches a container: allocated and committed by a manager, made by the data plane, seen by every node that
@@ -24,14 +54,25 @@ impl Agent {
         let opened = tokio::task::spawn_blocking(move || TargetNamespace::open(&target)).await;
         let opened = opened.map_err(|e| Failure::internal(e.to_string()))?;
         spec.namespace_inode = opened.map_err(|e| Failure::bad_request(e.to_string()))?.inode();
-        let committed: CommittedEndpoint = self.link.post("/v1/agent/endpoints", &spec).await?;
-        let endpoint = committed.value;
-        if let Err(failure) = self.attached(endpoint.id, committed.revision).await {
-            self.forget(endpoint.id).await?;
+        for id in self.disowned.of(spec.namespace_inode) {
+            self.forget(id).await?;
+        }
+        // Drawn here, so that this node knows what to take back when no answer comes.
+        let id = EndpointId::from_bits(rand::random());
+        let committed = self.link.put::<CommittedEndpoint>(&format!("/v1/agent/endpoints/{id}"), &spec).await;
+        let committed = committed.inspect_err(|failure| {
+            if failure.is_unavailable() {
+                self.disowned.add(id, spec.namespace_inode);
+            }
+        })?;
+        if let Err(failure) = self.attached(id, committed.revision).await {
+            if self.forget(id).await.is_err() {
+                self.disowned.add(id, spec.namespace_inode);
+            }
             return Err(failure);
         }
         self.confirm(committed.revision).await;
-        Ok(endpoint)
+        Ok(committed.value)
     }
 
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {

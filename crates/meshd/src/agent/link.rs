@@ -24,12 +24,12 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-/// How long a request waits for a connection.
+/// How long a request waits for a connection, and for another when it breaks.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request may take.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -89,10 +89,20 @@ impl Link {
         self.request(Method::POST, path, body).await
     }
 
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.request(Method::PUT, path, body).await
+    }
+
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.request(Method::DELETE, path, &()).await
     }
 
+    /// Asks whichever manager is connected. When the connection breaks the next one is asked again, as long as there is
+    /// patience: every request says what should be, so that it may come twice.
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -102,13 +112,20 @@ impl Link {
         let unreachable =
             || Failure::unavailable("no manager answers: changes wait until one does, traffic goes on");
         let mut connection = self.connection.clone();
-        let connected = timeout(PATIENCE, connection.wait_for(Option::is_some)).await;
-        let sender = connected.ok().and_then(Result::ok).and_then(|c| c.clone()).ok_or_else(unreachable)?;
         let body = serde_json::to_vec(body).map_err(|e| Failure::internal(e.to_string()))?;
-        let exchange = exchange(sender, method, path, body);
-        match timeout(REQUEST, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(unreachable()),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let connected = timeout_at(deadline, connection.wait_for(Option::is_some)).await;
+            let sender =
+                connected.ok().and_then(Result::ok).and_then(|c| c.clone()).ok_or_else(unreachable)?;
+            match timeout(REQUEST, exchange(sender, method.clone(), path, body.clone())).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_)) => {
+                    let other = timeout_at(deadline, connection.changed()).await;
+                    other.ok().and_then(Result::ok).ok_or_else(unreachable)?;
+                }
+                Err(_) => return Err(unreachable()),
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Notices endpoints of this node whose process or namespace is gone, and removes them.
+//! Notices endpoints of this node whose process or namespace is gone, or which should never have been, and removes
+//! them.
 
 use super::{Agent, pidfd::process_end};
 use crate::api::Failure;
@@ -43,9 +44,12 @@ impl Targets {
         loop {
             let latest = Arc::clone(&applied.borrow_and_update());
             for endpoint in &latest.vanished {
-                self.remove(*endpoint);
+                self.remove(*endpoint, "its process or network namespace is gone");
             }
             let snapshot = self.agent.snapshot();
+            for endpoint in self.agent.disowned.in_snapshot(&snapshot) {
+                self.remove(endpoint, "no manager confirmed it when it was made");
+            }
             self.watch_processes(&snapshot);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
@@ -53,7 +57,7 @@ impl Targets {
                 // An aborted task is of an endpoint that is gone already.
                 Some(ended) = self.processes.join_next() => if let Ok(endpoint) = ended {
                     self.watched.remove(&endpoint);
-                    self.remove(endpoint);
+                    self.remove(endpoint, "its process has ended");
                 },
                 Some(removed) = self.removals.join_next() => {
                     self.removing.remove(&removed?);
@@ -62,11 +66,11 @@ impl Targets {
         }
     }
 
-    fn remove(&mut self, endpoint: EndpointId) {
+    fn remove(&mut self, endpoint: EndpointId, why: &str) {
         if !self.removing.insert(endpoint) {
             return;
         }
-        tracing::info!(%endpoint, "process or network namespace is gone: removing the endpoint");
+        tracing::info!(%endpoint, why, "removing the endpoint");
         let agent = Arc::clone(&self.agent);
         self.removals.spawn(async move {
             if let Err(err) = agent.forget(endpoint).await {

@@ -45,6 +45,11 @@ impl Failure {
         self.status == StatusCode::CONFLICT
     }
 
+    /// Whether it is unknown what became of the request, or it may be done later.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }

@@ -76,12 +76,20 @@ impl Manager {
         .await
     }
 
+    /// Creates an endpoint with the ID that its node has drawn for it. Asked again, because the answer was lost, it is
+    /// the same endpoint.
     pub(crate) async fn create_endpoint(
         &self,
         node: NodeId,
+        id: EndpointId,
         spec: &EndpointSpec,
     ) -> Result<CommittedEndpoint, Error> {
+        self.check_owner(id, Some(node))?;
         self.change(|snapshot, fresh| {
+            if let Some(known) = snapshot.endpoints.get(&id) {
+                return Ok((Vec::new(), Arc::clone(known)));
+            }
+            let fresh = admit::Fresh { id: id.bits(), ..fresh };
             let endpoint = Arc::new(admit::endpoint(snapshot, node, spec, fresh)?);
             Ok((vec![Change::Put(Object::Endpoint(Arc::clone(&endpoint)))], endpoint))
         })

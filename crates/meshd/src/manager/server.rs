@@ -18,7 +18,7 @@ use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
     extract::{Path, State},
-    routing::{delete, get, post},
+    routing::{get, post, put},
 };
 use futures_util::stream;
 use hyper_util::{
@@ -83,8 +83,7 @@ impl Server {
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/reservations", post(reservations))
             .route("/v1/agent/confirm", post(confirm))
-            .route("/v1/agent/endpoints", post(create_endpoint))
-            .route("/v1/agent/endpoints/{id}", delete(remove_endpoint))
+            .route("/v1/agent/endpoints/{id}", put(create_endpoint).delete(remove_endpoint))
             .route("/v1/agent/endpoints/{id}/drain", post(drain_endpoint))
             .route("/v1/manager/confirm", post(confirm_agents))
             .route("/v1/manager/hold", post(hold))
@@ -295,10 +294,11 @@ async fn release(
 async fn create_endpoint(
     State(manager): Shared,
     Extension(peer): Peer,
+    Path(id): Path<EndpointId>,
     Json(spec): Json<EndpointSpec>,
 ) -> Result<Json<CommittedEndpoint>, Failure> {
     let node = member(&manager, peer)?;
-    Ok(Json(manager.create_endpoint(node, &spec).await?))
+    Ok(Json(manager.create_endpoint(node, id, &spec).await?))
 }
 
 async fn remove_endpoint(
