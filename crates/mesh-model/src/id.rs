@@ -22,6 +22,11 @@ macro_rules! id {
         pub struct $name(u64);
 
         impl $name {
+            /// The first in order.
+            pub const MIN: Self = Self(0);
+            /// The last in order.
+            pub const MAX: Self = Self(u64::MAX);
+
             /// An identifier of these bits, which the caller draws at random.
             pub const fn from_bits(bits: u64) -> Self {
                 Self(bits)

@@ -14,6 +14,7 @@ mod mac;
 mod name;
 mod network;
 mod node;
+mod placement;
 mod port;
 mod refusal;
 mod service;
@@ -27,6 +28,7 @@ pub use mac::{MacAddr, ParseMacError};
 pub use name::{Name, ParseNameError};
 pub use network::{Network, NetworkSpec, Subnet, VNI_FIRST, VNI_MAX};
 pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, Role};
+pub use placement::{Audience, Placement};
 pub use port::{ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, parse_publish};
 pub use refusal::Refusal;
 pub use service::{

@@ -13,6 +13,9 @@ pub const ID_PREFIX: usize = 4;
 /// The whole state at one revision. Records are shared: a copy costs a pointer a record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// Drawn anew whenever the store's revisions start anew: revisions of two epochs can't be compared. 0: not known.
+    #[serde(default)]
+    pub epoch: u64,
     /// The store's revision that this state is of.
     pub revision: u64,
     /// What holds for the whole cluster; absent only before `init`.

@@ -5,9 +5,9 @@ mod network;
 
 use crate::object::{Ifname, Object, Objects, Space};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
-use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, NodeId, Snapshot};
+use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, Snapshot};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -138,7 +138,7 @@ impl Desired {
 
 /// Derives what a node should hold.
 ///
-/// A network is there from the first endpoint on this node, or when a service publishes a port by it.
+/// Networks are those of [`Snapshot::networks_on`].
 /// Records that refer to what the snapshot lacks are left out.
 pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
     let port = data_path_port(snapshot);
@@ -147,7 +147,7 @@ pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
         on_network.entry(endpoint.network).or_default().push(endpoint);
     }
     let mut parts = Vec::new();
-    for id in needed_networks(snapshot, me.id) {
+    for id in snapshot.networks_on(me.id) {
         let Some(network) = snapshot.networks.get(&id) else { continue };
         let endpoints = on_network.get(&id).map_or(&[][..], Vec::as_slice);
         parts.push(network::Builder { snapshot, me, network, endpoints, port, facts }.build());
@@ -163,12 +163,4 @@ pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
 /// The UDP port of VXLAN on every node.
 pub(crate) fn data_path_port(snapshot: &Snapshot) -> u16 {
     snapshot.cluster.as_ref().map_or(4789, |cluster| cluster.data_path_port)
-}
-
-/// The networks that must be on a node: those of its endpoints, and those that a published port leads into from every
-/// node.
-pub fn needed_networks(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
-    let of_endpoints = snapshot.endpoints.values().filter(|e| e.node == node).map(|e| e.network);
-    let published = snapshot.services.values().filter(|service| !service.ports.is_empty());
-    of_endpoints.chain(published.filter_map(|service| service.ingress_network())).collect()
 }

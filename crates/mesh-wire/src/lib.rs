@@ -1,26 +1,44 @@
 //! What agents and managers say to each other: HTTP/2 over mutual TLS, JSON bodies.
 //!
-//! An agent holds one connection. `GET /v1/agent/watch` answers with a stream of [`Message`]s, one a line; what the
+//! An agent holds one connection. `POST /v1/agent/watch` answers with a stream of [`Message`]s, one a line; what the
 //! agent reports are ordinary requests beside it.
 
 use mesh_model::{
-    Change, Cluster, Endpoint, EndpointId, Health, Node, NodeId, NodeSpec, PublishedPort, Snapshot,
+    Change, Cluster, Endpoint, EndpointId, Health, NetworkId, Node, NodeId, NodeSpec, PublishedPort, Snapshot,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// `POST /v1/agent/watch`: what the agent has already, to be told only what changed since; `null` if nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resume {
+    /// [`Snapshot::epoch`] of the agent's copy.
+    pub epoch: u64,
+    /// Its revision.
+    pub revision: u64,
+    /// The networks that it has the endpoints of.
+    pub networks: BTreeSet<NetworkId>,
+}
 
 /// From the manager, on the watch stream.
+///
+/// A node is told of endpoints and their health only on networks that exist there ([`Snapshot::networks_on`]), and of
+/// everything else. The agent makes one state of what comes, and uses it from each [`Message::Reached`] on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {
-    /// The whole state; first on every stream, and again when an agent fell behind.
-    Snapshot(Arc<Snapshot>),
-    /// What one transaction changed. Liveness of nodes has no transaction: its deltas repeat the last revision.
-    Delta {
-        /// Revision that the state has with these changes.
+    /// Everything but endpoints and their health. Replaces all that the agent has; its networks follow.
+    Base(Arc<Snapshot>),
+    /// Replaces what the agent has of one network's endpoints.
+    Network(NetworkState),
+    /// The network does not exist on the node any more: its endpoints are not told from here on.
+    Forget(NetworkId),
+    /// Records that changed.
+    Changes(Vec<Change>),
+    /// The state is whole, and of this revision. Revisions without anything for the node are left out.
+    Reached {
+        /// The store's revision.
         revision: u64,
-        /// The changes.
-        changes: Vec<Change>,
     },
     /// Hold these ports for a moment: a service is about to publish them.
     Reserve {
@@ -34,6 +52,17 @@ pub enum Message {
         /// Of the reservation.
         id: u64,
     },
+}
+
+/// All endpoints of one network.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// The network.
+    pub network: NetworkId,
+    /// Its endpoints.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// The verdicts on them, as far as there are any.
+    pub health: Vec<(EndpointId, Health)>,
 }
 
 /// `POST /v1/join`, the only request without a client certificate.
@@ -89,6 +118,13 @@ pub struct Committed<T> {
     /// The record.
     pub value: T,
     /// The store's revision.
+    pub revision: u64,
+}
+
+/// `POST /v1/agent/catch-up`: answer once the revision is there, and tell the node of it even if nothing concerns it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// The revision.
     pub revision: u64,
 }
 

@@ -13,6 +13,7 @@ mod names;
 mod pidfd;
 mod planes;
 mod ports;
+pub(crate) mod replica;
 mod report;
 mod sockets;
 mod targets;

@@ -1,13 +1,14 @@
 //! The manager: validates, allocates and commits; tells agents.
 //!
 //! ```text
-//! local API, agents ──► Manager::change ──► store ──► State (watch) ──► snapshot, deltas ──► sessions ──► agents
+//! local API, agents ──► Manager::change ──► store ──► State (watch) ──► snapshot, log of changes ──► sessions ──► agents
 //! ```
 
 mod authority;
 mod change;
 mod error;
 mod join;
+mod log;
 mod operations;
 mod peers;
 mod reserve;

@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::{
     api::Failure,
-    wire::{Committed, CommittedEndpoint, Confirm, Confirmed},
+    wire::{CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed},
 };
 use mesh_api::Removed;
 use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot};
@@ -148,7 +148,14 @@ impl Agent {
         limit: Duration,
     ) -> Result<Arc<super::Applied>, Failure> {
         let mut applied = self.applied.subscribe();
-        let reached = timeout(limit, applied.wait_for(|applied| applied.revision >= revision)).await;
+        let reached = timeout(limit, async {
+            if applied.borrow().revision < revision {
+                // What concerns this node is on its way; the manager tells of other revisions only when asked.
+                let _asked = self.link.post::<()>("/v1/agent/catch-up", &CatchUp { revision }).await;
+            }
+            applied.wait_for(|applied| applied.revision >= revision).await
+        })
+        .await;
         match reached {
             Ok(Ok(applied)) => Ok(Arc::clone(&applied)),
             _ => Err(Failure::unavailable(

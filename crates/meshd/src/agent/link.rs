@@ -2,6 +2,7 @@
 //!
 //! When it breaks, the agent goes on with what it has and tries the managers in turn until one answers.
 
+use super::replica::Replica;
 use crate::{
     api::Failure,
     client::{CONNECT, Sender, decode, exchange, open, request},
@@ -177,21 +178,23 @@ impl LinkTask {
 
     /// Follows one manager until the stream ends.
     async fn follow(&self, manager: SocketAddr) -> anyhow::Result<()> {
-        let response = timeout(CONNECT, self.subscribe(manager)).await.context("no answer")??;
+        let mut replica = Replica::new(Arc::clone(&self.snapshot.borrow()));
+        let response = timeout(CONNECT, self.subscribe(manager, &replica)).await.context("no answer")??;
         let mut body = response.into_body();
         let mut buffer = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             let searched = buffer.len();
             buffer.extend_from_slice(&data);
-            self.take_lines(&mut buffer, searched).await?;
+            self.take_lines(&mut replica, &mut buffer, searched).await?;
         }
         bail!("the stream ended")
     }
 
-    async fn subscribe(&self, manager: SocketAddr) -> anyhow::Result<Response<Incoming>> {
+    async fn subscribe(&self, manager: SocketAddr, replica: &Replica) -> anyhow::Result<Response<Incoming>> {
         let mut sender = open(manager, &self.connector).await?;
-        let response = sender.send_request(request(Method::GET, "/v1/agent/watch", Vec::new())).await?;
+        let resume = serde_json::to_vec(&replica.resume(self.identity.node))?;
+        let response = sender.send_request(request(Method::POST, "/v1/agent/watch", resume)).await?;
         if !response.status().is_success() {
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();
@@ -204,26 +207,31 @@ impl LinkTask {
     }
 
     /// Handles every whole line; `searched` bytes at the front are known to hold no end of line.
-    async fn take_lines(&self, buffer: &mut BytesMut, mut searched: usize) -> anyhow::Result<()> {
+    async fn take_lines(
+        &self,
+        replica: &mut Replica,
+        buffer: &mut BytesMut,
+        mut searched: usize,
+    ) -> anyhow::Result<()> {
         while let Some(end) = buffer[searched..].iter().position(|b| *b == b'\n') {
             let line = buffer.split_to(searched + end + 1);
             searched = 0;
-            self.handle(serde_json::from_slice(&line).context("a message is not understood")?).await;
+            let message = serde_json::from_slice(&line).context("a message is not understood")?;
+            self.handle(replica, message).await;
         }
         if buffer.len() > LINE { bail!("a message is too long") } else { Ok(()) }
     }
 
-    async fn handle(&self, message: Message) {
+    async fn handle(&self, replica: &mut Replica, message: Message) {
         match message {
-            Message::Snapshot(snapshot) => drop(self.snapshot.send_replace(snapshot)),
-            Message::Delta { revision, changes } => self.snapshot.send_modify(|snapshot| {
-                let snapshot = Arc::make_mut(snapshot);
-                changes.into_iter().for_each(|change| snapshot.apply(change));
-                snapshot.revision = revision;
-            }),
             // The receiver lives as long as the daemon.
             Message::Reserve { id, ports } => drop(self.ports.send(PortRequest::Reserve { id, ports }).await),
             Message::Release { id } => drop(self.ports.send(PortRequest::Release { id }).await),
+            state => {
+                if let Some(reached) = replica.take(state) {
+                    self.snapshot.send_replace(reached);
+                }
+            }
         }
     }
 }

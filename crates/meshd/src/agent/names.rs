@@ -4,7 +4,6 @@ use super::sockets::Sockets;
 use arc_swap::ArcSwap;
 use mesh_dns::{Forwarder, ForwarderOptions, Server, Table, parse_resolv_conf};
 use mesh_model::{NetworkId, NodeId, Snapshot};
-use mesh_net::desired::needed_networks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -81,7 +80,7 @@ impl Names {
     }
 
     fn wanted(&self, snapshot: &Snapshot, me: NodeId) -> BTreeSet<Place> {
-        let needed = needed_networks(snapshot, me);
+        let needed = snapshot.networks_on(me);
         let here = snapshot.networks.values().filter(|network| needed.contains(&network.id));
         let placed = here.filter_map(|network| Some((network, self.sockets.namespace(network.id)?)));
         let places = placed.flat_map(|(network, namespace)| {

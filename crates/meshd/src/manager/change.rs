@@ -33,6 +33,8 @@ impl Manager {
                 Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
                 Change::Delete(key) => txn.delete(key.to_string()),
             });
+            // Held on to, it would be copied when it changes.
+            drop(current);
             match self.store.commit(txn).await {
                 Ok(revision) => {
                     self.state.reached(revision).await;

@@ -1,6 +1,10 @@
 //! How nodes become members: the first by `cluster init`, the others with a token.
 
-use super::{Error, Manager, authority, secrets::StoreKey, state::encode};
+use super::{
+    Error, Manager, authority,
+    secrets::StoreKey,
+    state::{encode, with_epoch},
+};
 use crate::{
     clock,
     config::Config,
@@ -63,7 +67,7 @@ impl FirstNode {
 
     /// Commits them to a store that must be empty.
     pub(super) async fn commit(&self, store: &dyn Store, key: &StoreKey) -> anyhow::Result<()> {
-        let txn = Txn::new()
+        let txn = with_epoch(Txn::new())
             .expect_absent(Key::Cluster.to_string())
             .put(authority::RECORD, authority::seal(key, &self.authority));
         let txn =

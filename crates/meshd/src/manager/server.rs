@@ -1,16 +1,12 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
-use super::{
-    Error, Manager,
-    sessions::{Held, SessionGuard},
-    state::Line,
-};
+use super::{Error, Manager, sessions::Held};
 use crate::{
     api::Failure,
     identity::Identity,
     wire::{
-        Applied, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, Hold, HoldId, JoinReply,
-        JoinRequest, Reserved,
+        Applied, CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, Hold, HoldId,
+        JoinReply, JoinRequest, Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -26,11 +22,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use mesh_cluster::PeerIdentity;
-use mesh_model::{EndpointId, EndpointSpec, NodeId, Role};
+use mesh_model::{EndpointId, EndpointSpec, NodeId, Role, Snapshot};
 use std::{convert::Infallible, path, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, broadcast, mpsc},
+    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -43,6 +39,8 @@ const CONNECTIONS: usize = 10_000;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// An agent that vanished without a word is noticed after this and as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How long an agent that knows more than this manager waits for the manager to catch up.
+const AHEAD: Duration = Duration::from_secs(2);
 /// Requests are small; a larger body is refused.
 const BODY: usize = 1 << 20;
 /// Who has no certificate can only join: a request of a few kilobytes, answered soon. It holds nothing of the manager's
@@ -78,7 +76,9 @@ impl Server {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let members = Router::new()
             .route("/v1/agent/withdraw", post(withdraw))
-            .route("/v1/agent/watch", get(watch))
+            .route("/v1/agent/watch", post(watch))
+            .route("/v1/agent/state", get(state))
+            .route("/v1/agent/catch-up", post(catch_up))
             .route("/v1/agent/applied", post(applied))
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/reservations", post(reservations))
@@ -181,45 +181,36 @@ async fn withdraw(State(manager): Shared, Extension(peer): Peer) -> Result<Json<
     Ok(Json(()))
 }
 
-async fn watch(State(manager): Shared, Extension(peer): Peer) -> Result<Body, Failure> {
+async fn watch(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(resume): Json<Option<Resume>>,
+) -> Result<Body, Failure> {
     let node = member(&manager, peer)?;
-    let (guard, requests) = manager.sessions.begin(node);
-    let (first, lines) = manager.state.subscribe();
-    let feed = Feed { manager, first: Some(first), lines, requests, _guard: guard };
-    Ok(Body::from_stream(stream::unfold(feed, |mut feed| async move {
-        let line = feed.next().await?;
-        Some((Ok::<Bytes, Infallible>(line.bytes), feed))
+    if let Some(resume) = resume.as_ref().filter(|r| r.epoch == manager.state.snapshot().epoch) {
+        // Another manager may be ahead of this one. If the state never comes so far, the agent is sent it as it is.
+        let _ = timeout(AHEAD, manager.state.reached(resume.revision)).await;
+    }
+    let lines = manager.sessions.begin(node, resume);
+    Ok(Body::from_stream(stream::unfold(lines, |mut lines| async move {
+        let line = lines.next().await?;
+        Some((Ok::<Bytes, Infallible>(line), lines))
     })))
 }
 
-/// What one session is sent.
-struct Feed {
-    manager: Arc<Manager>,
-    first: Option<Line>,
-    lines: broadcast::Receiver<Line>,
-    requests: mpsc::Receiver<Line>,
-    _guard: SessionGuard,
+async fn state(State(manager): Shared, Extension(peer): Peer) -> Result<Json<Arc<Snapshot>>, Failure> {
+    member(&manager, peer)?;
+    Ok(Json(manager.state.snapshot()))
 }
 
-impl Feed {
-    async fn next(&mut self) -> Option<Line> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
-        tokio::select! {
-            line = self.lines.recv() => match line {
-                Ok(line) => Some(line),
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    let (snapshot, lines) = self.manager.state.subscribe();
-                    self.lines = lines;
-                    Some(snapshot)
-                }
-                Err(broadcast::error::RecvError::Closed) => None,
-            },
-            // A newer session of the same node took over: its sender is gone, and so should this stream be.
-            line = self.requests.recv() => line,
-        }
-    }
+async fn catch_up(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<CatchUp>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.state.catch_up(node, body.revision).await;
+    Ok(Json(()))
 }
 
 async fn applied(

@@ -2,12 +2,14 @@
 
 use super::{
     Error,
-    state::{Line, State, line},
+    log::{Cursor, Subscription, line},
+    state::State,
 };
-use crate::wire::{Confirmed, Message, Reserved};
+use crate::wire::{Confirmed, Message, Reserved, Resume};
+use bytes::{Bytes, BytesMut};
 use mesh_model::{NodeId, NodeStatus, PublishedPort};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,6 +26,8 @@ const HOLD: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(2);
 /// Requests that wait for one session.
 const QUEUE: usize = 64;
+/// Lines are sent in chunks of up to this many bytes: one TLS record.
+const CHUNK: usize = 16 << 10;
 
 /// The connected agents.
 #[derive(Debug)]
@@ -46,7 +50,8 @@ struct Session {
     /// Tells a session from a later one of the same node.
     number: u64,
     applied: u64,
-    requests: mpsc::Sender<Line>,
+    subscription: Arc<Subscription>,
+    requests: mpsc::Sender<Bytes>,
 }
 
 #[derive(Debug)]
@@ -55,12 +60,16 @@ struct Hold {
     refusals: Vec<(NodeId, String)>,
 }
 
-/// A session's end of the table; dropping it ends the session.
+/// What one session is sent; dropping it ends the session.
 #[derive(Debug)]
-pub(super) struct SessionGuard {
+pub(super) struct Stream {
     sessions: Arc<Sessions>,
     node: NodeId,
     number: u64,
+    subscription: Arc<Subscription>,
+    cursor: Cursor,
+    lines: VecDeque<Bytes>,
+    requests: mpsc::Receiver<Bytes>,
 }
 
 impl Sessions {
@@ -70,37 +79,54 @@ impl Sessions {
         Self { state, table: Mutex::new(table), changed: watch::channel(()).0 }
     }
 
-    /// Begins a session; an older one of the same node is forgotten, and ends when its stream breaks.
-    pub(super) fn begin(self: &Arc<Self>, node: NodeId) -> (SessionGuard, mpsc::Receiver<Line>) {
+    /// Begins a session; an older one of the same node is forgotten, and its stream ends.
+    pub(super) fn begin(self: &Arc<Self>, node: NodeId, resume: Option<Resume>) -> Stream {
         let (requests, receiver) = mpsc::channel(QUEUE);
-        let number = self.with(|table| {
+        // Under one lock, so that of two that begin at once the same one is the later for both tables.
+        let (number, subscription, cursor) = self.with(|table| {
+            let (subscription, cursor) = self.state.subscribe(node, resume);
             table.next += 1;
-            table.sessions.insert(node, Session { number: table.next, applied: 0, requests });
-            table.next
+            let session =
+                Session { number: table.next, applied: 0, subscription: Arc::clone(&subscription), requests };
+            table.sessions.insert(node, session);
+            (table.next, subscription, cursor)
         });
         self.state.set_status(node, NodeStatus::Ready);
-        (SessionGuard { sessions: Arc::clone(self), node, number }, receiver)
+        Stream {
+            sessions: Arc::clone(self),
+            node,
+            number,
+            subscription,
+            cursor,
+            lines: VecDeque::new(),
+            requests: receiver,
+        }
     }
 
     pub(super) fn applied(&self, node: NodeId, revision: u64) {
         self.with(|table| {
             if let Some(session) = table.sessions.get_mut(&node) {
-                session.applied = session.applied.max(revision);
+                session.applied = revision;
             }
         });
         self.changed.send_replace(());
     }
 
-    /// Waits until every connected node but `except` has applied a revision, or the time is up.
+    /// Waits until every connected node but `except` has applied what a revision changed for it, or the time is up.
     pub(super) async fn confirm(&self, revision: u64, except: Option<NodeId>) -> Confirmed {
+        let deadline = Instant::now() + CONFIRM;
+        // Who needs it is known once the state has it; another manager may have committed it.
+        let late = timeout_at(deadline, self.state.reached(revision)).await.is_err();
         let behind = || {
             self.with(|table| {
-                let behind =
-                    table.sessions.iter().filter(|(id, s)| s.applied < revision && Some(**id) != except);
+                let behind = table.sessions.iter().filter(|(id, session)| {
+                    let due = if late { revision } else { session.subscription.due(revision) };
+                    session.applied < due && Some(**id) != except
+                });
                 behind.map(|(id, _)| *id).collect::<Vec<_>>()
             })
         };
-        self.until(Instant::now() + CONFIRM, || behind().is_empty()).await;
+        self.until(deadline, || behind().is_empty()).await;
         Confirmed { lagging: behind().into_iter().map(|id| self.name(id)).collect() }
     }
 
@@ -174,8 +200,43 @@ impl Table {
     }
 }
 
-impl Drop for SessionGuard {
+impl Stream {
+    /// The next lines; none once a newer session of the same node took over.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(lines) = self.take() {
+                return Some(lines);
+            }
+            tokio::select! {
+                // Its sender is gone, and so should this stream be.
+                request = self.requests.recv() => return request,
+                () = self.subscription.woken() => {
+                    self.lines = self.sessions.state.advance(self.node, &self.subscription, &mut self.cursor);
+                }
+            }
+        }
+    }
+
+    /// Lines that are ready: small ones together, a large one as it is, shared with all who are sent it.
+    fn take(&mut self) -> Option<Bytes> {
+        let first = self.lines.pop_front()?;
+        let mut together = BytesMut::new();
+        while let Some(next) =
+            self.lines.front().filter(|next| first.len() + together.len() + next.len() <= CHUNK)
+        {
+            if together.is_empty() {
+                together.extend_from_slice(&first);
+            }
+            together.extend_from_slice(next);
+            self.lines.pop_front();
+        }
+        Some(if together.is_empty() { first } else { together.freeze() })
+    }
+}
+
+impl Drop for Stream {
     fn drop(&mut self) {
+        self.sessions.state.unsubscribe(self.node, &self.subscription);
         let (sessions, node, number) = (Arc::clone(&self.sessions), self.node, self.number);
         let ended = sessions.with(|table| {
             let own = table.sessions.get(&node).is_some_and(|s| s.number == number);

@@ -1,27 +1,25 @@
 //! The state in memory: follows the store, and tells sessions what changed.
 
-use crate::wire::Message;
+use super::log::{Cursor, Log, Subscription};
+use crate::wire::Resume;
 use anyhow::Context;
 use bytes::Bytes;
 use mesh_model::{
     Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, NodeStatus, Object, Service, Snapshot,
 };
-use mesh_store::{Change as StoreChange, Entry, Revision, Store, Watch};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{broadcast, watch};
+use mesh_store::{Change as StoreChange, Entry, Error as StoreError, Revision, Store, Txn, Watch};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Written by every allocation, expected unchanged by the next: two managers can't allocate from one state.
 pub(super) const GUARD: &str = "guard";
 
-/// Deltas kept for slow sessions; one that falls further behind gets a whole snapshot.
-const BACKLOG: usize = 1024;
-
-/// What a session sends: serialized once, however many sessions there are.
-#[derive(Debug, Clone)]
-pub(super) struct Line {
-    pub(super) bytes: Bytes,
-}
+/// Number of the state's history, drawn anew when revisions start anew: see [`Snapshot::epoch`].
+const EPOCH: &str = "epoch";
 
 /// The state at one moment.
 #[derive(Debug, Clone)]
@@ -35,9 +33,8 @@ pub(super) struct Current {
 #[derive(Debug)]
 pub(super) struct State {
     current: watch::Sender<Current>,
-    lines: broadcast::Sender<Line>,
-    /// Orders changes of `current` with what is sent about them.
-    publish: Mutex<()>,
+    /// Locked while `current` changes, so that what is told of it is in the same order.
+    log: Mutex<Log>,
 }
 
 /// The task that feeds the state from the store.
@@ -49,6 +46,7 @@ pub(super) struct Feed {
 impl State {
     /// Reads the whole state and prepares to follow it.
     pub(super) async fn load(store: Arc<dyn Store>) -> anyhow::Result<(Arc<Self>, Feed)> {
+        ensure_epoch(store.as_ref()).await?;
         let (entries, revision) = store.range("").await?;
         let watch = store.watch("", revision).await?;
         let mut current =
@@ -57,13 +55,15 @@ impl State {
         for entry in entries {
             if entry.key == GUARD {
                 current.guard = Some(entry.mod_revision);
+            } else if entry.key == EPOCH {
+                snapshot.epoch = decode_epoch(&entry.value)?;
             } else if let Some(change) = decode(StoreChange::Put(entry))? {
                 snapshot.apply(change);
             }
         }
+        let log = Mutex::new(Log::new(&current.snapshot));
         let (current, _) = watch::channel(current);
-        let (lines, _) = broadcast::channel(BACKLOG);
-        let state = Arc::new(Self { current, lines, publish: Mutex::new(()) });
+        let state = Arc::new(Self { current, log });
         Ok((Arc::clone(&state), Feed { state, watch }))
     }
 
@@ -82,11 +82,30 @@ impl State {
         let _ = current.wait_for(|current| current.snapshot.revision >= revision).await;
     }
 
-    /// The whole state as a line, and the lines that come after it.
-    pub(super) fn subscribe(&self) -> (Line, broadcast::Receiver<Line>) {
-        let _publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = self.lines.subscribe();
-        (line(&Message::Snapshot(self.snapshot())), lines)
+    /// Begins to tell a node what it needs: all of it, or what changed since its copy.
+    pub(super) fn subscribe(&self, node: NodeId, resume: Option<Resume>) -> (Arc<Subscription>, Cursor) {
+        self.log().subscribe(node, &self.snapshot(), resume)
+    }
+
+    pub(super) fn unsubscribe(&self, node: NodeId, subscription: &Arc<Subscription>) {
+        self.log().unsubscribe(node, subscription);
+    }
+
+    /// What a node has not been told yet.
+    pub(super) fn advance(
+        &self,
+        node: NodeId,
+        subscription: &Subscription,
+        cursor: &mut Cursor,
+    ) -> VecDeque<Bytes> {
+        let mut log = self.log();
+        log.advance(node, subscription, cursor, &self.snapshot())
+    }
+
+    /// Tells a node of a revision once the state has it, even if nothing of it concerns the node.
+    pub(super) async fn catch_up(&self, node: NodeId, revision: Revision) {
+        self.reached(revision).await;
+        self.log().tell(node, revision);
     }
 
     /// Sets the liveness of a node: told to agents, never stored.
@@ -101,16 +120,22 @@ impl State {
     }
 
     fn publish(&self, revision: Revision, changes: Vec<Change>, guard: Option<Revision>) {
-        let _publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log();
         self.current.send_modify(|current| {
-            let snapshot = Arc::make_mut(&mut current.snapshot);
-            changes.iter().cloned().for_each(|change| snapshot.apply(change));
-            snapshot.revision = snapshot.revision.max(revision);
+            log.apply(Arc::make_mut(&mut current.snapshot), changes, revision);
             current.guard = guard.or(current.guard);
         });
-        let revision = self.current.borrow().snapshot.revision;
-        // No session listens: nobody to tell.
-        drop(self.lines.send(line(&Message::Delta { revision, changes })));
+    }
+
+    /// The state has another history from now on.
+    fn set_epoch(&self, epoch: u64) {
+        let mut log = self.log();
+        self.current.send_modify(|current| Arc::make_mut(&mut current.snapshot).epoch = epoch);
+        log.restart(&self.snapshot());
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,6 +147,10 @@ impl Feed {
                 () = cancel.cancelled() => return Ok(()),
                 event = self.watch.next() => event.context("the store's watch ended")?,
             };
+            let epoch = event.changes.iter().rev().find_map(|change| match change {
+                StoreChange::Put(entry) if entry.key == EPOCH => Some(decode_epoch(&entry.value)),
+                _ => None,
+            });
             let guard = event.changes.iter().any(|change| change.key() == GUARD).then_some(event.revision);
             let changes: Vec<Change> = event
                 .changes
@@ -132,15 +161,29 @@ impl Feed {
                 .flatten()
                 .collect();
             self.state.publish(event.revision, changes, guard);
+            if let Some(epoch) = epoch.transpose()? {
+                self.state.set_epoch(epoch);
+            }
         }
     }
 }
 
-pub(super) fn line(message: &Message) -> Line {
-    let mut text =
-        serde_json::to_vec(message).unwrap_or_else(|e| unreachable!("messages are plain data: {e}"));
-    text.push(b'\n');
-    Line { bytes: text.into() }
+/// Adds a new epoch to what a transaction writes.
+pub(super) fn with_epoch(txn: Txn) -> Txn {
+    txn.put(EPOCH, rand::random_range(1..=u64::MAX).to_string().into_bytes())
+}
+
+/// A store that an earlier version made has none.
+async fn ensure_epoch(store: &dyn Store) -> Result<(), StoreError> {
+    match store.commit(with_epoch(Txn::new().expect_absent(EPOCH))).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn decode_epoch(value: &[u8]) -> anyhow::Result<u64> {
+    let text = std::str::from_utf8(value).ok();
+    text.and_then(|text| text.parse().ok()).context("record epoch is damaged")
 }
 
 /// A change of the store as one of the state; none if it is of something else, such as a token.
