@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use mesh_model::{EndpointSpec, NetworkSpec, ServiceSpec, ServiceUpdate};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UnixStream;
 
 /// Why a request was not done.
@@ -43,12 +44,18 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Client {
     /// A client of the daemon that listens at this path.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), warnings: Arc::default() }
+    }
+
+    /// What the user should know of the answers since the last call, a line each.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The path of the socket.
@@ -188,6 +195,9 @@ impl Client {
         let connection = tokio::spawn(connection);
         let response = sender.send_request(request).await?;
         let status = response.status();
+        let warning = response.headers().get(crate::WARNING).and_then(|text| text.to_str().ok());
+        let warning = warning.map(str::to_owned);
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warning);
         let body = response.into_body().collect().await?.to_bytes();
         connection.abort();
 

@@ -15,3 +15,6 @@ pub use view::{
     AddressesView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView, ServiceView, State,
     StatusView,
 };
+
+/// Header of an answer that is not all that was asked for: one line for the user.
+pub const WARNING: &str = "x-meshd-warning";

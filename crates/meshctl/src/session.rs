@@ -67,7 +67,11 @@ impl Session {
         doing: &str,
         request: impl Future<Output = Result<T, mesh_api::Error>>,
     ) -> anyhow::Result<T> {
-        Ok(progress::shown(doing, request).await?)
+        let answer = progress::shown(doing, request).await?;
+        for warning in self.client.take_warnings() {
+            failure::complain(&format!("warning: {warning}"));
+        }
+        Ok(answer)
     }
 
     /// Answers with the ID of what was created or changed; warnings go to stderr.

@@ -1,12 +1,13 @@
 //! The local API: a unix socket, HTTP/1.1 and JSON; what `meshctl` talks to.
 //!
-//! Reads are answered from this node's snapshot; changes go to the manager in this process, or, for the node's own
+//! Reads are answered from this node's snapshot, or a manager's if they need endpoints of other nodes; changes go to the manager in this process, or, for the node's own
 //! endpoints, through the agent to whichever manager is connected. A change is answered once this node has applied
 //! it and the other nodes have confirmed it or were given time to.
 
 mod failure;
 mod handlers;
 mod views;
+mod whole;
 
 pub(crate) use failure::Failure;
 

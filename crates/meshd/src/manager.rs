@@ -28,6 +28,7 @@ use crate::{
 };
 use anyhow::Context;
 use mesh_model::NodeId;
+use mesh_model::Snapshot;
 use mesh_store::{Options, RedbStore, Store};
 use peers::Peers;
 use secrets::StoreKey;
@@ -96,6 +97,11 @@ impl Manager {
         tasks.spawn("manager server", server.run(cancel.clone()));
         tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)
+    }
+
+    /// The whole state.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.state.snapshot()
     }
 
     /// Waits until the other nodes have applied a revision; names those that had not in time.

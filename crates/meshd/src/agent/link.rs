@@ -98,6 +98,10 @@ impl Link {
         self.request(Method::PUT, path, body).await
     }
 
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.request(Method::GET, path, &()).await
+    }
+
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.request(Method::DELETE, path, &()).await
     }

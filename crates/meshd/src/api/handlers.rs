@@ -1,6 +1,9 @@
 //! One function a request.
 
-use super::{Failure, views};
+use super::{
+    Failure, views,
+    whole::{Shown, Whole},
+};
 use crate::{
     daemon::{Daemon, Member},
     manager::Manager,
@@ -22,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 type Shared = State<Arc<Daemon>>;
 type Answer<T> = Result<Json<T>, Failure>;
+type Read<T> = Result<Shown<T>, Failure>;
 
 /// How long this node may take to apply what its own user changed.
 const APPLY: Duration = Duration::from_secs(10);
@@ -75,18 +79,20 @@ pub(super) async fn nodes(State(daemon): Shared) -> Answer<Vec<NodeView>> {
     Ok(Json(nodes))
 }
 
-pub(super) async fn networks(State(daemon): Shared) -> Answer<Vec<NetworkView>> {
-    let snapshot = daemon.member()?.agent.snapshot();
+pub(super) async fn networks(State(daemon): Shared) -> Read<Vec<NetworkView>> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let mut networks: Vec<NetworkView> =
-        snapshot.networks.values().map(|n| views::network(&snapshot, n)).collect();
+        snapshot.networks.values().map(|n| views::network(snapshot, n)).collect();
     networks.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Json(networks))
+    Ok(whole.shows(networks))
 }
 
-pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> Answer<NetworkView> {
-    let snapshot = daemon.member()?.agent.snapshot();
+pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> Read<NetworkView> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let network = snapshot.find_network(&name).ok_or_else(|| not_found("network", &name))?;
-    Ok(Json(views::network(&snapshot, network)))
+    Ok(whole.shows(views::network(snapshot, network)))
 }
 
 pub(super) async fn create_network(State(daemon): Shared, Body(spec): Body<NetworkSpec>) -> Answer<Created> {
@@ -109,18 +115,20 @@ pub(super) async fn remove_network(State(daemon): Shared, Path(name): Path<Strin
     .await
 }
 
-pub(super) async fn services(State(daemon): Shared) -> Answer<Vec<ServiceView>> {
-    let snapshot = daemon.member()?.agent.snapshot();
+pub(super) async fn services(State(daemon): Shared) -> Read<Vec<ServiceView>> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let mut services: Vec<ServiceView> =
-        snapshot.services.values().map(|s| views::service(&snapshot, s)).collect();
+        snapshot.services.values().map(|s| views::service(snapshot, s)).collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Json(services))
+    Ok(whole.shows(services))
 }
 
-pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> Answer<ServiceView> {
-    let snapshot = daemon.member()?.agent.snapshot();
+pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> Read<ServiceView> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let service = snapshot.find_service(&name).ok_or_else(|| not_found("service", &name))?;
-    Ok(Json(views::service(&snapshot, service)))
+    Ok(whole.shows(views::service(snapshot, service)))
 }
 
 pub(super) async fn create_service(State(daemon): Shared, Body(spec): Body<ServiceSpec>) -> Answer<Created> {
@@ -160,8 +168,9 @@ pub(super) async fn remove_service(State(daemon): Shared, Path(name): Path<Strin
 pub(super) async fn endpoints(
     State(daemon): Shared,
     Query(filter): Query<EndpointFilter>,
-) -> Answer<Vec<EndpointView>> {
-    let snapshot = daemon.member()?.agent.snapshot();
+) -> Read<Vec<EndpointView>> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let network = match &filter.network {
         None => None,
         Some(name) => Some(snapshot.find_network(name).ok_or_else(|| not_found("network", name))?.id),
@@ -175,15 +184,16 @@ pub(super) async fn endpoints(
         .values()
         .filter(|e| network.is_none_or(|id| e.network == id))
         .filter(|e| service.is_none_or(|id| e.service == Some(id)));
-    let mut endpoints: Vec<EndpointView> = wanted.map(|e| views::endpoint(&snapshot, e)).collect();
+    let mut endpoints: Vec<EndpointView> = wanted.map(|e| views::endpoint(snapshot, e)).collect();
     endpoints.sort_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
-    Ok(Json(endpoints))
+    Ok(whole.shows(endpoints))
 }
 
-pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
-    let snapshot = daemon.member()?.agent.snapshot();
+pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> Read<EndpointView> {
+    let whole = Whole::of(&*daemon.member()?).await;
+    let snapshot = &whole.snapshot;
     let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-    Ok(Json(views::endpoint(&snapshot, endpoint)))
+    Ok(whole.shows(views::endpoint(snapshot, endpoint)))
 }
 
 pub(super) async fn connect(State(daemon): Shared, Body(spec): Body<EndpointSpec>) -> Answer<EndpointView> {
@@ -198,30 +208,42 @@ pub(super) async fn connect(State(daemon): Shared, Body(spec): Body<EndpointSpec
 pub(super) async fn disconnect(State(daemon): Shared, Body(request): Body<Disconnect>) -> Answer<Removed> {
     let member = daemon.member()?;
     carry_through(async move {
-        let snapshot = member.agent.snapshot();
-        let wanted = &request.network;
-        let network = snapshot.find_network(wanted).ok_or_else(|| not_found("network", wanted))?.id;
-        let mut on_network = snapshot.endpoints.values().filter(|e| e.network == network);
-        // By its whole ID only: what is gone already is named here, and must not be taken for another.
-        let found = match request.endpoint.parse::<Target>() {
-            Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target == target),
-            Err(_) => {
-                let wanted = request.endpoint.as_str();
-                on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted)
-            }
-        };
+        // Endpoints of this node are known here, whether a manager answers or not.
+        let mut found = endpoint_on(&member, &member.agent.snapshot(), &request)?;
+        if found.as_ref().is_none_or(|endpoint| endpoint.node != member.identity.node) {
+            found = endpoint_on(&member, &Whole::of(&member).await.snapshot, &request)?;
+        }
         match found {
-            Some(endpoint) => remove(&member, endpoint, request.force).await,
+            Some(endpoint) => remove(&member, &endpoint, request.force).await,
             None => Ok(Json(Removed { removed: false, addresses: Vec::new() })),
         }
     })
     .await
 }
 
+fn endpoint_on(
+    member: &Member,
+    snapshot: &Snapshot,
+    request: &Disconnect,
+) -> Result<Option<Arc<Endpoint>>, Failure> {
+    let wanted = &request.network;
+    let network = snapshot.find_network(wanted).ok_or_else(|| not_found("network", wanted))?.id;
+    let mut on_network = snapshot.endpoints.values().filter(|e| e.network == network);
+    // By its whole ID only: what is gone already is named here, and must not be taken for another.
+    let found = match request.endpoint.parse::<Target>() {
+        Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target == target),
+        Err(_) => {
+            let wanted = request.endpoint.as_str();
+            on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted)
+        }
+    };
+    Ok(found.cloned())
+}
+
 pub(super) async fn remove_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<Removed> {
     let member = daemon.member()?;
     carry_through(async move {
-        let snapshot = member.agent.snapshot();
+        let snapshot = Whole::of(&member).await.snapshot;
         let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
         remove(&member, endpoint, false).await
     })
@@ -231,7 +253,7 @@ pub(super) async fn remove_endpoint(State(daemon): Shared, Path(id): Path<String
 pub(super) async fn drain_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
     let member = daemon.member()?;
     carry_through(async move {
-        let snapshot = member.agent.snapshot();
+        let snapshot = Whole::of(&member).await.snapshot;
         let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
         let drained = if endpoint.node == member.identity.node {
             member.agent.drain(endpoint.id).await?
