@@ -1,19 +1,20 @@
 //! The client: one connection to the local socket for each request.
 
 use crate::{
-    Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, Init, Initialized, Join, JoinTokenRequest,
-    JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
+    Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView, EventsQuery, Init,
+    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView,
+    StatusView,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use mesh_model::{EndpointSpec, NetworkSpec, ServiceSpec, ServiceUpdate};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, task::JoinSet};
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,9 @@ pub enum Error {
     /// The connection broke.
     #[error("the connection to meshd broke: {0}")]
     Broken(#[from] hyper::Error),
+    /// The daemon ended what it was sending.
+    #[error("meshd ended: what happens since is not told")]
+    Ended,
     /// What came back is no JSON of this version.
     #[error("meshd's answer is not understood (another version?): {0}")]
     Answer(#[from] serde_json::Error),
@@ -81,6 +85,13 @@ impl Client {
     /// `cluster join-token`.
     pub async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
         self.send(Method::POST, "/v1/cluster/join-token", Some(request)).await
+    }
+
+    /// `events`.
+    pub async fn events(&self, query: &EventsQuery) -> Result<Events, Error> {
+        let since = query.since.map(|revision| format!("?since={revision}")).unwrap_or_default();
+        let answer = self.exchange(Method::GET, &format!("/v1/events{since}"), Bytes::new()).await?;
+        Ok(Events { answer, buffer: BytesMut::new() })
     }
 
     /// `node ls`.
@@ -183,30 +194,35 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, Error> {
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let answer = self.exchange(method, path, body.into()).await?;
+        Ok(serde_json::from_slice(&answer.whole().await?)?)
+    }
+
+    /// A request and the beginning of its answer, which is no refusal.
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "meshd")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .unwrap_or_else(|error| unreachable!("paths are built from escaped segments: {error}"));
 
         let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect_socket().await?)).await?;
-        let connection = tokio::spawn(connection);
+        let mut task = JoinSet::new();
+        task.spawn(connection);
         let response = sender.send_request(request).await?;
         let status = response.status();
         let warning = response.headers().get(crate::WARNING).and_then(|text| text.to_str().ok());
         let warning = warning.map(str::to_owned);
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warning);
-        let body = response.into_body().collect().await?.to_bytes();
-        connection.abort();
-
+        let answer = Answer { body: response.into_body(), _connection: task };
         if status.is_success() {
-            Ok(serde_json::from_slice(&body)?)
-        } else {
-            let text = || format!("meshd answered {status}: {}", String::from_utf8_lossy(&body));
-            Err(Error::Refused(serde_json::from_slice(&body).map_or_else(|_| text(), |e: ErrorBody| e.error)))
+            return Ok(answer);
         }
+        let body = answer.whole().await?;
+        let text = || format!("meshd answered {status}: {}", String::from_utf8_lossy(&body));
+        Err(Error::Refused(serde_json::from_slice(&body).map_or_else(|_| text(), |e: ErrorBody| e.error)))
     }
 
     async fn connect_socket(&self) -> Result<UnixStream, Error> {
@@ -214,6 +230,45 @@ impl Client {
             std::io::ErrorKind::PermissionDenied => Error::Permission(self.socket.clone()),
             _ => Error::Unreachable { socket: self.socket.clone(), source },
         })
+    }
+}
+
+/// What the daemon answers, with the connection that it comes on.
+#[derive(Debug)]
+struct Answer {
+    body: Incoming,
+    /// Ends when this is dropped.
+    _connection: JoinSet<Result<(), hyper::Error>>,
+}
+
+impl Answer {
+    async fn whole(self) -> Result<Bytes, Error> {
+        Ok(self.body.collect().await?.to_bytes())
+    }
+}
+
+/// What happens, as it happens.
+#[derive(Debug)]
+pub struct Events {
+    answer: Answer,
+    buffer: BytesMut,
+}
+
+impl Events {
+    /// The next event: waits until there is one. Every error is the last.
+    pub async fn next(&mut self) -> Result<EventView, Error> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                return match serde_json::from_slice(&self.buffer.split_to(end + 1))? {
+                    EventLine::Event(event) => Ok(event),
+                    EventLine::Error(text) => Err(Error::Refused(text)),
+                };
+            }
+            let frame = self.answer.body.frame().await.ok_or(Error::Ended)?;
+            if let Ok(data) = frame?.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+        }
     }
 }
 

@@ -4,10 +4,12 @@
 //! 5xx with an [`ErrorBody`]: one line that says what is wrong and what to do.
 
 mod client;
+mod event;
 mod request;
 mod view;
 
-pub use client::{Client, Error};
+pub use client::{Client, Error, Events};
+pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
     Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Removed,
 };

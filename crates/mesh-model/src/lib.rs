@@ -8,6 +8,7 @@
 pub mod admit;
 mod duration;
 mod endpoint;
+mod event;
 mod id;
 mod ipam;
 mod mac;
@@ -22,6 +23,7 @@ mod snapshot;
 
 pub use duration::{ParseDurationError, parse_millis};
 pub use endpoint::{Endpoint, EndpointSpec, Health, Target};
+pub use event::{Action, Event, Happened};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
 pub use ipam::{Pool, first_free};
 pub use mac::{MacAddr, ParseMacError};

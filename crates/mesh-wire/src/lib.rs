@@ -4,7 +4,8 @@
 //! agent reports are ordinary requests beside it.
 
 use mesh_model::{
-    Change, Cluster, Endpoint, EndpointId, Health, NetworkId, Node, NodeId, NodeSpec, PublishedPort, Snapshot,
+    Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,
+    PublishedPort, Snapshot,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc};
@@ -161,3 +162,13 @@ pub struct Confirmed {
 
 /// An endpoint's record, committed.
 pub type CommittedEndpoint = Committed<Arc<Endpoint>>;
+
+/// A line of `GET /v1/agent/events?since=REVISION`: what one transaction after that revision changed. The first line
+/// has no events: it says which revision the stream begins after, and so from where to go on when it breaks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Revision of the transaction.
+    pub revision: u64,
+    /// What it did.
+    pub happened: Happened,
+}

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod endpoint;
+mod events;
 mod failure;
 mod network;
 mod node;
@@ -66,6 +67,8 @@ enum Command {
     /// Manage endpoints: what is connected to a network
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Follow what happens in the cluster, a line a change
+    Events(events::Args),
     /// Run a command in a fresh network namespace on a network
     Run(run::Args),
 }
@@ -92,6 +95,7 @@ async fn act(session: &Session, command: Command) -> anyhow::Result<()> {
         Command::Network(command) => command.act(session).await,
         Command::Service(command) => command.act(session).await,
         Command::Endpoint(command) => command.act(session).await,
+        Command::Events(args) => events::follow(session, &args).await,
         Command::Run(_) => unreachable!("run has no runtime until its namespaces are made"),
     }
 }

@@ -2,8 +2,10 @@
 
 mod age;
 pub(crate) mod table;
+mod time;
 
 pub(crate) use age::ago;
+pub(crate) use time::utc;
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -110,6 +112,18 @@ impl Output {
         self.answer(record, String::new, || table::fields(record, fields, &style))
     }
 
+    /// One record of a stream: a line, for programs a JSON object or a YAML document; with `-q` its ID. False when
+    /// nobody reads any more.
+    pub(crate) fn line(&self, record: &impl Serialize, id: &str, line: &str) -> anyhow::Result<bool> {
+        let text = match self.format {
+            Format::Json => serde_json::to_string(record).context("cannot write JSON")?,
+            Format::Yaml => format!("---\n{}", yaml(record).context("cannot write YAML")?.trim_end()),
+            Format::Table if self.quiet => id.to_owned(),
+            Format::Table => line.to_owned(),
+        };
+        print(&(text + "\n"))
+    }
+
     fn answer(
         &self,
         answer: &impl Serialize,
@@ -122,12 +136,16 @@ impl Output {
             Format::Table if self.quiet => quiet(),
             Format::Table => table(),
         };
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            // A reader that went away (`meshctl node ls | head -1`) has what it wanted.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("cannot write the answer"),
-        }
+        print(&text).map(drop)
+    }
+}
+
+/// False if the reader went away (`meshctl node ls | head -1`): it has what it wanted.
+fn print(text: &str) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write the answer"),
     }
 }
 

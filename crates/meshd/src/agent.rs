@@ -8,6 +8,7 @@
 
 mod cache;
 mod endpoints;
+mod events;
 mod link;
 mod names;
 mod pidfd;

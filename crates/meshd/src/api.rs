@@ -68,6 +68,7 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/init", post(h::cluster_init))
         .route("/v1/cluster/join", post(h::cluster_join))
         .route("/v1/cluster/join-token", post(h::join_token))
+        .route("/v1/events", get(h::events))
         .route("/v1/nodes", get(h::nodes))
         .route("/v1/networks", get(h::networks).post(h::create_network))
         .route("/v1/networks/{name}", get(h::network).delete(h::remove_network))

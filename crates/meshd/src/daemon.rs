@@ -25,6 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Said in the log at start.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -198,6 +199,11 @@ impl Daemon {
         };
         self.first_contact(&member).await?;
         Ok(Joined { node: member.identity.node, role: member.identity.role })
+    }
+
+    /// Resolves when the daemon ends.
+    pub(crate) fn ending(&self) -> WaitForCancellationFutureOwned {
+        self.spawner.cancel.clone().cancelled_owned()
     }
 
     fn check_free(&self) -> Result<(), Failure> {

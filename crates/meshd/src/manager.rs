@@ -8,6 +8,7 @@ mod authority;
 mod change;
 mod error;
 mod join;
+mod journal;
 mod log;
 mod operations;
 mod peers;

@@ -14,9 +14,11 @@ use axum::{
     extract::{FromRequest, Path, Query, State},
     http::{StatusCode, Uri},
 };
+use futures_util::{StreamExt, stream};
 use mesh_api::{
-    Created, Disconnect, EndpointFilter, EndpointView, Init, Initialized, Join, JoinTokenRequest,
-    JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
+    Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init, Initialized, Join,
+    JoinTokenRequest, JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
+    json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, Node, Refusal, Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
@@ -77,6 +79,28 @@ pub(super) async fn nodes(State(daemon): Shared) -> Answer<Vec<NodeView>> {
         snapshot.nodes.values().map(|n| views::node(&snapshot, n, local)).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Json(nodes))
+}
+
+/// Follows what happens until the client goes, or the daemon ends. What goes wrong on the way is the last line.
+pub(super) async fn events(
+    State(daemon): Shared,
+    Query(query): Query<EventsQuery>,
+) -> Result<axum::body::Body, Failure> {
+    let ended = daemon.ending();
+    let events = daemon.member()?.agent.events(query.since).await?;
+    let ending = stream::once(async {
+        Err(Failure::unavailable("this meshd ends: follow another's, or this one's when it is back"))
+    });
+    let lines = events.take_until(ended).chain(ending).map(|event| match event {
+        Ok(event) => (true, EventLine::Event(event)),
+        Err(failure) => (false, EventLine::Error(failure.text().to_owned())),
+    });
+    // One line after the failure would be one too many.
+    let lines = lines.scan(true, |go_on, (fine, line)| {
+        let go_on = std::mem::replace(go_on, fine);
+        async move { go_on.then_some(line) }
+    });
+    Ok(axum::body::Body::from_stream(lines.map(|line| Ok::<_, std::convert::Infallible>(json_line(&line)))))
 }
 
 pub(super) async fn networks(State(daemon): Shared) -> Read<Vec<NetworkView>> {

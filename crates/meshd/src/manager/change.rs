@@ -1,7 +1,7 @@
 //! The one way to change the state: decide on a snapshot, commit if nothing was decided meanwhile, else again.
 
 use super::{
-    Error, Manager,
+    Error, Manager, journal,
     state::{GUARD, encode},
 };
 use crate::{clock, wire::Committed};
@@ -29,10 +29,13 @@ impl Manager {
                 Some(revision) => Txn::new().expect_revision(GUARD, revision),
                 None => Txn::new().expect_absent(GUARD),
             };
-            let txn = changes.iter().fold(guarded.put(GUARD, Vec::new()), |txn, change| match change {
-                Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
-                Change::Delete(key) => txn.delete(key.to_string()),
-            });
+            let txn = changes.iter().fold(
+                guarded.put(GUARD, journal::encode(&current.snapshot, &changes)),
+                |txn, change| match change {
+                    Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
+                    Change::Delete(key) => txn.delete(key.to_string()),
+                },
+            );
             // Held on to, it would be copied when it changes.
             drop(current);
             match self.store.commit(txn).await {

@@ -19,6 +19,10 @@ pub(crate) enum Error {
     NotYours,
     #[error("too many changes at once: try again")]
     Contention,
+    #[error("the history reaches back to revision {oldest}, not to {after}: give --since {oldest} or later")]
+    History { after: u64, oldest: u64 },
+    #[error("revision {after} is yet to come: the cluster is at {current}")]
+    Future { after: u64, current: u64 },
     #[error("the state could not be saved: {0}")]
     Store(#[from] mesh_store::Error),
     #[error(transparent)]

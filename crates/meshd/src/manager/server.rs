@@ -13,14 +13,15 @@ use anyhow::Context;
 use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, Query, State},
     routing::{get, post, put},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
 use mesh_model::{EndpointId, EndpointSpec, NodeId, Role, Snapshot};
 use std::{convert::Infallible, path, sync::Arc, time::Duration};
@@ -79,6 +80,7 @@ impl Server {
             .route("/v1/agent/watch", post(watch))
             .route("/v1/agent/state", get(state))
             .route("/v1/agent/catch-up", post(catch_up))
+            .route("/v1/agent/events", get(events))
             .route("/v1/agent/applied", post(applied))
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/reservations", post(reservations))
@@ -213,6 +215,16 @@ async fn catch_up(
     Ok(Json(()))
 }
 
+async fn events(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Query(EventsQuery { since }): Query<EventsQuery>,
+) -> Result<Body, Failure> {
+    member(&manager, peer)?;
+    let told = manager.events(since).await?;
+    Ok(Body::from_stream(told.map(|told| Ok::<Bytes, Infallible>(json_line(&told)))))
+}
+
 async fn applied(
     State(manager): Shared,
     Extension(peer): Peer,
@@ -316,6 +328,7 @@ impl From<Error> for Failure {
             Error::Refused(refusal) => Failure::from(refusal.clone()),
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
             Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
+            Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::Contention => Failure::unavailable(error.to_string()),
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) => Failure::internal(error.to_string()),
         }
