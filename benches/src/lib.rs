@@ -35,7 +35,13 @@ impl Bench {
         if self.snapshot.cluster.is_none() {
             let pools = (vec![parse("10.128.0.0/9")], vec![parse("100.127.0.0/16")]);
             let id = ClusterId::from_bits(1);
-            let cluster = Cluster { id, data_path_port: 4789, address_pools: pools.0, node_pools: pools.1 };
+            let cluster = Cluster {
+                id,
+                data_path_port: 4789,
+                address_pools: pools.0,
+                node_pools: pools.1,
+                gossip_key: 0,
+            };
             self.put(Object::Cluster(Arc::new(cluster)));
         }
         let spec =

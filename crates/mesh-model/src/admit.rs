@@ -9,7 +9,7 @@ mod service;
 
 pub use endpoint::endpoint;
 pub use network::{network, network_removal, pools};
-pub use node::node;
+pub use node::{node, node_removal, node_update};
 pub use service::{remove_ports, service, service_removal, service_update};
 
 /// What the rules can't make themselves: fresh random bits and the time.

@@ -29,7 +29,7 @@ pub use ipam::{Pool, first_free};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{Name, ParseNameError};
 pub use network::{Network, NetworkSpec, Subnet, VNI_FIRST, VNI_MAX};
-pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, Role};
+pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, NodeUpdate, Role};
 pub use placement::{Audience, Placement};
 pub use port::{ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, parse_publish};
 pub use refusal::Refusal;

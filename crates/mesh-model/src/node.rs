@@ -32,14 +32,16 @@ pub enum Availability {
     Drain,
 }
 
-/// Whether a node is there. Never persisted.
+/// Whether a node is there, as another sees it. Each node finds out for itself: neither stored nor sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeStatus {
-    /// Its agent is connected.
-    Ready,
-    /// Its agent is not.
+    /// It answers, or has not been missed yet.
     #[default]
+    Ready,
+    /// It did not answer, which may be a mishap: it is offered less.
+    Suspect,
+    /// It does not answer.
     Down,
 }
 
@@ -54,7 +56,7 @@ macro_rules! display {
 }
 display!(Role { Manager => "manager", Worker => "worker" });
 display!(Availability { Active => "Active", Pause => "Pause", Drain => "Drain" });
-display!(NodeStatus { Ready => "Ready", Down => "Down" });
+display!(NodeStatus { Ready => "Ready", Suspect => "Suspect", Down => "Down" });
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +110,20 @@ pub struct NodeSpec {
     pub advertise: SocketAddr,
 }
 
+/// A change of a node that its user asks for; what is absent stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NodeUpdate {
+    /// Whether it is offered new traffic.
+    #[serde(default)]
+    pub availability: Option<Availability>,
+    /// Labels to set.
+    #[serde(default)]
+    pub label_add: BTreeMap<String, String>,
+    /// Keys of labels to remove; those that are not there are fine.
+    #[serde(default)]
+    pub label_rm: Vec<String>,
+}
+
 /// What holds for the cluster as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
@@ -119,4 +135,7 @@ pub struct Cluster {
     pub address_pools: Vec<IpNetwork>,
     /// Where the nodes' own overlay addresses are taken from.
     pub node_pools: Vec<IpNetwork>,
+    /// Number of the membership key that should be in use: one more with each node that is removed.
+    #[serde(default)]
+    pub gossip_key: u32,
 }

@@ -97,6 +97,12 @@ pub enum Refusal {
         "the node address pool {0} has no free address left: only a new cluster can have a larger --node-addr-pool"
     )]
     NodePoolExhausted(IpNetwork),
+    #[error(
+        "node '{0}' is up: run 'meshctl cluster leave' on it, stop its meshd, or remove it as it is with --force"
+    )]
+    NodeUp(String),
+    #[error("node '{0}' is a manager: 'meshctl node demote {0}' comes first")]
+    NodeIsManager(String),
     #[error("no cluster yet: 'meshctl cluster init' or 'meshctl cluster join' comes first")]
     NoCluster,
 }

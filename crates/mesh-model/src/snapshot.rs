@@ -1,7 +1,8 @@
 //! The whole state at one revision, and the changes that lead from one revision to the next.
 
 use crate::{
-    Cluster, Endpoint, EndpointId, Health, Network, NetworkId, Node, NodeId, NodeStatus, Service, ServiceId,
+    Availability, Cluster, Endpoint, EndpointId, Health, Network, NetworkId, Node, NodeId, NodeStatus,
+    Service, ServiceId,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
@@ -30,8 +31,9 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// Verdicts of health checks; see [`Snapshot::health_of`].
     pub health: BTreeMap<EndpointId, Health>,
-    /// Liveness of nodes; those missing are [`NodeStatus::Down`]. Not part of the store.
-    #[serde(default)]
+    /// Liveness of nodes, as the node that holds this snapshot sees it; see [`Snapshot::status_of`]. Part of no store
+    /// and no message.
+    #[serde(skip)]
     pub status: BTreeMap<NodeId, NodeStatus>,
 }
 
@@ -51,8 +53,6 @@ pub enum Object {
     Endpoint(Arc<Endpoint>),
     /// The verdict on an endpoint.
     Health(EndpointId, Health),
-    /// The liveness of a node; never stored.
-    Status(NodeId, NodeStatus),
 }
 
 /// Names a record; its text is the key in the store.
@@ -71,8 +71,6 @@ pub enum Key {
     Endpoint(EndpointId),
     /// The verdict on an endpoint.
     Health(EndpointId),
-    /// The liveness of a node.
-    Status(NodeId),
 }
 
 /// One change of state.
@@ -95,7 +93,6 @@ impl Object {
             Self::Service(service) => Key::Service(service.id),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id),
             Self::Health(endpoint, _) => Key::Health(*endpoint),
-            Self::Status(node, _) => Key::Status(*node),
         }
     }
 }
@@ -117,7 +114,6 @@ impl Snapshot {
             Object::Service(service) => drop(self.services.insert(service.id, service)),
             Object::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.id, endpoint)),
             Object::Health(endpoint, health) => drop(self.health.insert(endpoint, health)),
-            Object::Status(node, status) => drop(self.status.insert(node, status)),
         }
     }
 
@@ -129,7 +125,6 @@ impl Snapshot {
             Key::Service(id) => drop(self.services.remove(&id)),
             Key::Endpoint(id) => drop(self.endpoints.remove(&id)),
             Key::Health(id) => drop(self.health.remove(&id)),
-            Key::Status(id) => drop(self.status.remove(&id)),
         }
     }
 
@@ -149,14 +144,30 @@ impl Snapshot {
         self.endpoints.values().filter(move |e| e.service == Some(service) && e.network == network)
     }
 
-    /// Those of [`Snapshot::replicas`] that are offered new connections: healthy and not draining.
+    /// Those of [`Snapshot::replicas`] that are offered new connections.
     pub fn backends(&self, service: ServiceId, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.replicas(service, network).filter(|e| self.takes_traffic(e))
     }
 
-    /// Whether an endpoint is offered new connections.
+    /// Whether an endpoint is offered new connections: all data planes go by this. It is healthy, neither it nor its node
+    /// is draining, and its node is not down. Its address stays its own meanwhile.
     pub fn takes_traffic(&self, endpoint: &Endpoint) -> bool {
-        !endpoint.draining && self.health_of(endpoint).is_in()
+        let drained =
+            || self.nodes.get(&endpoint.node).is_some_and(|n| n.availability == Availability::Drain);
+        !endpoint.draining
+            && self.health_of(endpoint).is_in()
+            && self.status_of(endpoint.node) != NodeStatus::Down
+            && !drained()
+    }
+
+    /// Whether an endpoint that takes traffic is offered a quarter of it only: its node may be lost.
+    pub fn is_lowered(&self, endpoint: &Endpoint) -> bool {
+        self.status_of(endpoint.node) == NodeStatus::Suspect
+    }
+
+    /// The liveness of a node. One that nothing is known of has not been missed yet.
+    pub fn status_of(&self, node: NodeId) -> NodeStatus {
+        self.status.get(&node).copied().unwrap_or_default()
     }
 
     /// Backends of every service on every network in one pass: what data planes start from.
@@ -221,7 +232,6 @@ impl fmt::Display for Key {
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
             Self::Health(id) => write!(f, "health/{id}"),
-            Self::Status(id) => write!(f, "status/{id}"),
         }
     }
 }
@@ -238,7 +248,6 @@ impl FromStr for Key {
             "service" => Self::Service(id.parse().map_err(bad)?),
             "endpoint" => Self::Endpoint(id.parse().map_err(bad)?),
             "health" => Self::Health(id.parse().map_err(bad)?),
-            "status" => Self::Status(id.parse().map_err(bad)?),
             _ => return Err(format!("'{text}' names no record")),
         })
     }

@@ -36,7 +36,9 @@ pub struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// Looks through the endpoints once.
     pub fn new(snapshot: &'a Snapshot, me: &'a Node) -> Self {
-        Rules { snapshot, me, backends: snapshot.backends_by_service() }
+        let backends = snapshot.backends_by_service().into_iter();
+        let backends = backends.map(|(of, backends)| (of, balance::turns(snapshot, backends))).collect();
+        Rules { snapshot, me, backends }
     }
 
     /// The tables of the host's namespace.
@@ -53,7 +55,7 @@ impl<'a> Rules<'a> {
         [ip, ip6, overlay::bridge_table(self)]
     }
 
-    /// The endpoints of a service that new connections may go to.
+    /// The endpoints of a service that new connections may go to, in the order of their turns.
     fn backends(&self, service: ServiceId, network: NetworkId) -> &[&'a Arc<Endpoint>] {
         self.backends.get(&(service, network)).map_or(&[], Vec::as_slice)
     }

@@ -12,6 +12,9 @@ use std::{
     },
 };
 
+/// A lowered backend is passed over in all but one of so many of its turns, by chance.
+const PASSED_OVER: u32 = 4;
+
 /// The routes in force, and where each rotation stands.
 #[derive(Debug, Default)]
 pub(crate) struct Balancer {
@@ -79,6 +82,16 @@ impl Balanced {
 
     /// The backend whose turn it is, apart from those already tried.
     pub(crate) fn next(&self, tried: &[EndpointId]) -> Option<Backend> {
+        let chosen = self.choose(tried)?;
+        let lowered = &self.route.lowered;
+        if lowered.contains(&chosen.endpoint) && !rand::random_ratio(1, PASSED_OVER) {
+            let others = [tried, lowered].concat();
+            return self.choose(&others).or(Some(chosen));
+        }
+        Some(chosen)
+    }
+
+    fn choose(&self, tried: &[EndpointId]) -> Option<Backend> {
         let backends = &self.route.backends;
         match self.route.balance {
             Balance::Roundrobin => self.rotation.next(backends, tried),
@@ -165,6 +178,33 @@ mod tests {
         let all = [1, 2, 3].map(EndpointId::from_bits);
         assert_eq!(rotation.next(&three, &all), None);
         assert_eq!(pick(&rotation, &three), 1, "a choice that failed is not a turn");
+    }
+
+    #[test]
+    fn a_lowered_backend_gets_a_quarter_of_the_turns_of_another() {
+        let id = EndpointId::from_bits;
+        let route = |of: &[u64], lowered: &[u64]| Route {
+            listen: ListenAddr { ip: None, port: 80 },
+            service: ServiceId::from_bits(1),
+            name: "web".parse().unwrap(),
+            target: 80,
+            balance: Balance::Roundrobin,
+            backends: backends(of.iter().copied()),
+            lowered: lowered.iter().copied().map(id).collect(),
+        };
+        let shares = |route| {
+            let balanced = Balanced { route: Arc::new(route), rotation: Arc::default() };
+            let mut counts: HashMap<u64, u32> = HashMap::new();
+            for _ in 0..9000 {
+                *counts.entry(balanced.next(&[]).unwrap().endpoint.bits()).or_default() += 1;
+            }
+            counts
+        };
+        let counts = shares(route(&[1, 2, 3], &[2]));
+        assert!((800..1200).contains(&counts[&2]), "{counts:?}");
+        assert!(counts[&1].abs_diff(counts[&3]) < 1200, "{counts:?}");
+        let counts = shares(route(&[1, 2, 3], &[1, 2, 3]));
+        assert_eq!([1, 2, 3].map(|id| counts[&id]), [3000; 3], "nobody is better: in turn");
     }
 
     proptest! {

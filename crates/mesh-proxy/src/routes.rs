@@ -43,8 +43,10 @@ pub struct Route {
     pub target: u16,
     /// How backends are chosen.
     pub balance: Balance,
-    /// Healthy replicas that are not draining, in the order of their endpoints' IDs.
+    /// Replicas that take traffic, in the order of their endpoints' IDs.
     pub backends: Vec<Backend>,
+    /// Those of them that get a quarter of the turns of another: their node may be lost.
+    pub lowered: Vec<EndpointId>,
 }
 
 /// Every published `protocol=http` port of one node.
@@ -67,9 +69,10 @@ impl Routes {
                 if local && !snapshot.replicas(service.id, network).any(|e| e.node == me) {
                     continue;
                 }
-                let healthy = healthy.iter().filter(|e| !local || e.node == me);
-                let backends = healthy.filter_map(|e| backend(e, port, node)).collect();
-                routes.push(Arc::new(route(service, port, backends)));
+                let healthy = || healthy.iter().filter(|e| !local || e.node == me);
+                let backends = healthy().filter_map(|e| backend(e, port, node)).collect();
+                let lowered = healthy().filter(|e| snapshot.is_lowered(e)).map(|e| e.id).collect();
+                routes.push(Arc::new(route(service, port, backends, lowered)));
             }
         }
         Self { routes }
@@ -94,7 +97,7 @@ impl Routes {
     }
 }
 
-fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>) -> Route {
+fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>, lowered: Vec<EndpointId>) -> Route {
     Route {
         listen: ListenAddr { ip: port.ip, port: port.published },
         service: service.id,
@@ -102,6 +105,7 @@ fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>) -> Rou
         target: port.target,
         balance: service.balance,
         backends,
+        lowered,
     }
 }
 

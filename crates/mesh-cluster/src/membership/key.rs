@@ -2,10 +2,12 @@
 
 use crate::Error;
 use rand::{TryRngCore, rngs::OsRng};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A key that seals membership datagrams: whoever holds it can speak as any node of the cluster.
-#[derive(Clone, PartialEq, Eq)]
+/// A key that seals membership datagrams: whoever holds it can speak as any node of the cluster. Its serialized form
+/// has the secret in it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterKey {
     id: u32,
     secret: [u8; 32],
@@ -50,7 +52,7 @@ impl fmt::Debug for ClusterKey {
 /// A change that nobody misses has three steps, each once all nodes have the one before: the new key is given out as
 /// [`other`](Self::other); it becomes [`current`](Self::current) and the old one `other`; the old one is dropped.
 /// A removed node never gets the new key, so it is deaf and mute from the second step on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterKeys {
     /// Seals what this node sends.
     pub current: ClusterKey,

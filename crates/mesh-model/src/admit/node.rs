@@ -1,11 +1,15 @@
-//! Nodes: name, index and overlay addresses.
+//! Nodes: name, index and overlay addresses; what becomes of them.
 
 use super::Fresh;
-use crate::{Availability, Cluster, Node, NodeId, NodeSpec, Refusal, Role, Snapshot, first_free};
+use crate::{
+    Availability, Change, Cluster, Key, Node, NodeId, NodeSpec, NodeStatus, NodeUpdate, Object, Refusal,
+    Role, Snapshot, first_free,
+};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// The node that joins with this specification.
@@ -40,6 +44,37 @@ pub fn node(snapshot: &Snapshot, spec: &NodeSpec, role: Role, fresh: Fresh) -> R
         labels: BTreeMap::new(),
         created: fresh.now,
     })
+}
+
+/// The node after an update.
+pub fn node_update(node: &Node, update: &NodeUpdate) -> Node {
+    let mut updated = node.clone();
+    updated.availability = update.availability.unwrap_or(node.availability);
+    updated.labels.retain(|key, _| !update.label_rm.contains(key));
+    updated.labels.extend(update.label_add.clone());
+    updated
+}
+
+/// What removes a node, its endpoints with it, in one transaction. A membership key that it does not know comes into
+/// use. Unless forced, a node that is up is left alone.
+pub fn node_removal(
+    snapshot: &Snapshot,
+    node: &Node,
+    status: NodeStatus,
+    force: bool,
+) -> Result<Vec<Change>, Refusal> {
+    if node.role == Role::Manager {
+        return Err(Refusal::NodeIsManager(node.name.to_string()));
+    }
+    if status != NodeStatus::Down && !force {
+        return Err(Refusal::NodeUp(node.name.to_string()));
+    }
+    let endpoints = || snapshot.endpoints.values().filter(|e| e.node == node.id).map(|e| e.id);
+    let verdicts = endpoints().filter(|id| snapshot.health.contains_key(id)).map(Key::Health);
+    let gone = endpoints().map(Key::Endpoint).chain(verdicts).chain([Key::Node(node.id)]);
+    let cluster = snapshot.cluster.as_deref().ok_or(Refusal::NoCluster)?;
+    let rekeyed = Cluster { gossip_key: cluster.gossip_key.wrapping_add(1), ..cluster.clone() };
+    Ok(gone.map(Change::Delete).chain([Change::Put(Object::Cluster(Arc::new(rekeyed)))]).collect())
 }
 
 /// The overlay prefix that an underlay address lies in: packets to it would never leave the overlay.

@@ -2,8 +2,8 @@
 
 use crate::cluster::{Mesh, endpoint_spec, name, service_spec};
 use mesh_model::{
-    Change, EndpointId, EndpointSpec, Health, HealthCheck, HealthKind, Key, NodeStatus, Object, Service,
-    ServiceId, ServiceSpec, ServiceUpdate, Snapshot,
+    Availability, Change, EndpointId, EndpointSpec, Health, HealthCheck, HealthKind, Key, NodeStatus, Object,
+    Service, ServiceId, ServiceSpec, ServiceUpdate, Snapshot,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -32,7 +32,6 @@ fn full() -> Mesh {
     let ids: Vec<EndpointId> = mesh.snapshot.endpoints.keys().copied().collect();
     mesh.put(Object::Health(ids[0], Health::Healthy));
     mesh.put(Object::Health(ids[1], Health::Unhealthy));
-    mesh.put(Object::Status(mesh.first_node(), NodeStatus::Ready));
     mesh.snapshot.revision = 42;
     mesh
 }
@@ -45,7 +44,6 @@ fn records(snapshot: &Snapshot) -> Vec<Object> {
     records.extend(snapshot.services.values().map(|s| Object::Service(Arc::clone(s))));
     records.extend(snapshot.endpoints.values().map(|e| Object::Endpoint(Arc::clone(e))));
     records.extend(snapshot.health.iter().map(|(id, health)| Object::Health(*id, *health)));
-    records.extend(snapshot.status.iter().map(|(id, status)| Object::Status(*id, *status)));
     records
 }
 
@@ -100,6 +98,31 @@ fn traffic_goes_to_healthy_endpoints_that_stay() {
     let by_service: Vec<usize> =
         [web, api].iter().map(|s| of_all.get(&(*s, blue)).map_or(0, Vec::len)).collect();
     assert_eq!(by_service, [1, 1], "one pass says the same");
+}
+
+/// Down and drained nodes are out, suspects lowered; who is not told of has not been missed.
+#[test]
+fn traffic_goes_to_nodes_that_are_there() {
+    let mut mesh = full();
+    let e3 = Arc::clone(mesh.snapshot.find_endpoint("e3").unwrap());
+    for (status, offered, lowered) in [
+        (None, true, false),
+        (Some(NodeStatus::Ready), true, false),
+        (Some(NodeStatus::Suspect), true, true),
+        (Some(NodeStatus::Down), false, false),
+    ] {
+        mesh.snapshot.status = status.map(|status| (e3.node, status)).into_iter().collect();
+        let found = (mesh.snapshot.takes_traffic(&e3), mesh.snapshot.is_lowered(&e3));
+        assert_eq!(found, (offered, lowered), "{status:?}");
+    }
+    mesh.snapshot.status.clear();
+    let node = Arc::clone(&mesh.snapshot.nodes[&e3.node]);
+    for (availability, offered) in
+        [(Availability::Pause, true), (Availability::Drain, false), (Availability::Active, true)]
+    {
+        mesh.put(Object::Node(Arc::new(mesh_model::Node { availability, ..(*node).clone() })));
+        assert_eq!(mesh.snapshot.takes_traffic(&e3), offered, "{availability}");
+    }
 }
 
 #[test]

@@ -219,6 +219,7 @@ fn state() -> impl Strategy<Value = Desired> {
                 data_path_port: 4789,
                 address_pools: vec![],
                 node_pools: vec![],
+                gossip_key: 0,
             };
             let mut snapshot = Snapshot { cluster: Some(Arc::new(cluster)), ..Snapshot::default() };
             for index in 1..=nodes {

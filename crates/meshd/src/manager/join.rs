@@ -87,6 +87,7 @@ fn cluster(init: &Init) -> Result<Cluster, Refusal> {
         // The nodes' pool lies at the end of the cluster's own IPv6 prefix: subnets are taken from its start.
         address_pools: admit::pools(&address_pools)?,
         node_pools: admit::pools(&node_pools)?,
+        gossip_key: 0,
     })
 }
 
