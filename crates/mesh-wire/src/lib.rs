@@ -3,6 +3,7 @@
 //! An agent holds one connection. `POST /v1/agent/watch` answers with a stream of [`Message`]s, one a line; what the
 //! agent reports are ordinary requests beside it.
 
+use mesh_cluster::membership::ClusterKeys;
 use mesh_model::{
     Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,
     PublishedPort, Snapshot,
@@ -53,6 +54,9 @@ pub enum Message {
         /// Of the reservation.
         id: u64,
     },
+    /// The keys that membership is sealed with: near the start of every stream, and when they change. Secret, and no
+    /// part of any snapshot.
+    Keys(ClusterKeys),
 }
 
 /// All endpoints of one network.

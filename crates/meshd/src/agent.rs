@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! link (watch stream) ──► snapshot ──┬─► cache (disk)
-//!                                    └─► planes: net (kernel) · names (DNS) · ingress (L7) · checks
-//!                                              └─► applied ──► manager, targets, the local API
+//!                                    └─► liveness ──► planes: net (kernel) · names (DNS) · ingress (L7) · checks
+//!      members (SWIM) ──► verdicts ──────┘               └─► applied ──► manager, targets, the local API
 //! ```
 
 mod cache;
 mod endpoints;
 mod events;
 mod link;
+mod liveness;
+mod members;
 mod names;
 mod pidfd;
 mod planes;
@@ -22,7 +24,9 @@ mod targets;
 pub(crate) use link::Link;
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner};
-use mesh_model::{EndpointId, Snapshot};
+use liveness::Liveness;
+use members::{Farewell, Members};
+use mesh_model::{EndpointId, NodeId, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -49,7 +53,12 @@ pub(crate) struct Applied {
 pub(crate) struct Agent {
     pub(crate) identity: Identity,
     pub(crate) link: Link,
+    /// Whose agents are connected to the manager in this process; it says so itself. Nobody's if there is none.
+    pub(crate) connected: watch::Sender<BTreeSet<NodeId>>,
+    /// As the managers tell it, with the liveness that this node finds out.
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// What is wrong between the nodes, a line each.
+    peer_problems: watch::Receiver<Vec<String>>,
     applied: watch::Sender<Arc<Applied>>,
     disowned: endpoints::Disowned,
 }
@@ -59,25 +68,57 @@ impl Agent {
     pub(crate) async fn start(
         config: &Config,
         identity: &Identity,
+        connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
         let cached = cache::load(&config.data_dir);
-        let (to_snapshot, snapshot) = watch::channel(Arc::new(cached.clone().unwrap_or_default()));
+        let first = Arc::new(cached.clone().unwrap_or_default());
+        let (to_told, told) = watch::channel(Arc::clone(&first));
+        let (to_seen, seen) = watch::channel(first);
+        let (to_keys, keys) = watch::channel(members::load_keys(&config.data_dir));
         let (to_ports, ports) = mpsc::channel(PORT_REQUESTS);
         let connector = Identity::connector(&config.data_dir)?;
-        let (link, link_task) = Link::new(identity.clone(), connector, to_snapshot, to_ports);
+        let (link, link_task) = Link::new(identity.clone(), connector, to_told, to_keys, to_ports);
+        let (to_nodes, nodes) = watch::channel(Arc::default());
+        let (to_verdicts, verdicts) = watch::channel(Arc::default());
+        let (to_problems, peer_problems) = watch::channel(Vec::new());
         let (applied, _) = watch::channel(Arc::default());
+        let members = Members {
+            me: identity.node,
+            socket: members::bind(identity.advertise)?,
+            nodes,
+            keys: keys.clone(),
+            verdicts: to_verdicts,
+            farewell: Farewell::default(),
+        };
+        let mut liveness = Liveness {
+            me: identity.node,
+            told: told.clone(),
+            verdicts,
+            manager: link.manager(),
+            connected: connected.subscribe(),
+            nodes: to_nodes,
+            seen: to_seen,
+            problems: to_problems,
+        };
+        // The planes start from the snapshot on the disk.
+        liveness.told.mark_changed();
         let agent = Arc::new(Self {
             identity: identity.clone(),
             link,
-            snapshot: snapshot.clone(),
+            connected,
+            snapshot: seen,
+            peer_problems,
             applied,
             disowned: endpoints::Disowned::default(),
         });
 
         let cancel = &spawner.cancel;
         spawner.spawn("link to the managers", link_task.run(cancel.clone()));
-        spawner.spawn("snapshot cache", cache::keep(config.data_dir.clone(), snapshot, cancel.clone()));
+        spawner.spawn("snapshot cache", cache::keep(config.data_dir.clone(), told, cancel.clone()));
+        spawner.spawn("membership keys", members::keep_keys(config.data_dir.clone(), keys, cancel.clone()));
+        spawner.spawn("membership", members.run(cancel.clone()));
+        spawner.spawn("liveness", liveness.run(cancel.clone()));
         spawner.spawn("watch of targets", targets::Targets::new(Arc::clone(&agent)).run(cancel.clone()));
         spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
         let planes = planes::Planes::start(config, &agent, spawner).await?;
@@ -92,7 +133,9 @@ impl Agent {
 
     /// What does not work on this node, a line each.
     pub(crate) fn problems(&self) -> Vec<String> {
-        self.applied.borrow().problems.clone()
+        let mut problems = self.applied.borrow().problems.clone();
+        problems.extend_from_slice(&self.peer_problems.borrow());
+        problems
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Joined, NodeView, State, StatusView};
 use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
-use mesh_model::{Node, NodeId, NodeSpec, NodeStatus, Role, Snapshot};
+use mesh_model::{Node, NodeId, NodeSpec, Role, Snapshot};
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, PoisonError, RwLock},
@@ -117,13 +117,25 @@ impl Daemon {
 
     /// Runs as a member from now on.
     async fn enter(&self, identity: Identity, first: Option<FirstNode>) -> anyhow::Result<Arc<Member>> {
+        let connected = watch::Sender::default();
         // A first manager that can't start fails the command. Later, nothing that has to do with managers may keep the
         // agent from its work.
         let manager = match first {
-            Some(_) => Ok(Manager::start(&self.config, &identity, first, &self.spawner).await?),
+            Some(_) => {
+                let connected = connected.clone();
+                Ok(Manager::start(&self.config, &identity, first, connected, &self.spawner).await?)
+            }
             None => Err(String::new()),
         };
-        let agent = Agent::start(&self.config, &identity, &self.spawner).await?;
+        let agent = match Agent::start(&self.config, &identity, connected, &self.spawner).await {
+            Ok(agent) => agent,
+            Err(e) => {
+                if let Ok(manager) = manager {
+                    manager.stop().await;
+                }
+                return Err(e);
+            }
+        };
         tracing::info!(
             version = VERSION,
             node = %identity.node,
@@ -257,8 +269,7 @@ impl Daemon {
         StatusView {
             version,
             state: if connected { State::Ready } else { State::Detached },
-            node: node
-                .map(|node| if connected { node } else { NodeView { status: NodeStatus::Down, ..node } }),
+            node,
             cluster: Some(member.identity.cluster.to_string()),
             managers,
             revision: snapshot.revision,

@@ -6,6 +6,7 @@
 //! | `node.pem` | key, certificate and the CA's certificate, mode 0600 |
 //! | `store.key` | what opens the secrets in the store, mode 0600; managers only |
 //! | `store/` | the cluster's state; managers only |
+//! | `gossip.json` | the membership keys, mode 0600 |
 //! | `snapshot.json`, `snapshot.json.copy` | the last snapshot, twice |
 
 use crate::wire::JoinReply;
@@ -23,7 +24,8 @@ use tokio_rustls::TlsConnector;
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
 
-const FILES: [&str; 5] = ["node.json", "node.pem", "store.key", "snapshot.json", "snapshot.json.copy"];
+const FILES: [&str; 6] =
+    ["node.json", "node.pem", "store.key", "gossip.json", "snapshot.json", "snapshot.json.copy"];
 
 /// This node's place in its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 mod authority;
 mod change;
 mod error;
+mod gossip;
 mod join;
 mod journal;
 mod log;
@@ -35,8 +36,8 @@ use peers::Peers;
 use secrets::StoreKey;
 use sessions::Sessions;
 use state::State;
-use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::sync::{Mutex, watch};
 use tokio_rustls::TlsConnector;
 
 /// One manager of the cluster.
@@ -56,11 +57,12 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// Opens the store, reads the state and serves agents.
+    /// Opens the store, reads the state and serves agents. `connected` is told whose agents are.
     pub(crate) async fn start(
         config: &Config,
         identity: &Identity,
         first: Option<FirstNode>,
+        connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
         let key = StoreKey::load(&config.data_dir)?;
@@ -78,9 +80,10 @@ impl Manager {
             identity.cluster,
         );
         let authority = authority::load(store.as_ref(), &key).await?;
+        let gossip = gossip::Rotation::load(Arc::clone(&store), key.clone(), Arc::clone(&state)).await?;
         let tasks = spawner.group();
         let manager = Arc::new(Self {
-            sessions: Arc::new(Sessions::new(Arc::clone(&state))),
+            sessions: Arc::new(Sessions::new(Arc::clone(&state), gossip.keys(), connected)),
             peers: Peers::default(),
             connector: Identity::connector(&config.data_dir)?,
             store,
@@ -95,6 +98,7 @@ impl Manager {
         // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
         let server = server::Server::bind(Arc::clone(&manager), &config.data_dir).await?;
         tasks.spawn("manager state", feed.run(cancel.clone()));
+        tasks.spawn("membership keys", gossip.run(cancel.clone()));
         tasks.spawn("manager server", server.run(cancel.clone()));
         tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)
@@ -120,7 +124,6 @@ impl Manager {
         here
     }
 
-    #[expect(dead_code, reason = "until a node can be demoted or migrated")]
     /// Ends the manager while the daemon goes on: its agents' streams end, its port is closed when this returns.
     pub(crate) async fn stop(&self) {
         self.tasks.stop().await;

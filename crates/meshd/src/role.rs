@@ -30,7 +30,10 @@ impl Roles {
     async fn start_manager(&self) {
         let mut pause = BACKOFF.0;
         while self.member.identity.role == Role::Manager && self.member.manager().is_none() {
-            match Manager::start(&self.config, &self.member.identity, None, &self.spawner).await {
+            let connected = self.member.agent.connected.clone();
+            let started =
+                Manager::start(&self.config, &self.member.identity, None, connected, &self.spawner).await;
+            match started {
                 Ok(manager) => self.member.set_manager(Ok(manager)),
                 Err(err) => {
                     self.member.set_manager(Err(format!("{err:#}")));

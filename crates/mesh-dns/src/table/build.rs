@@ -59,7 +59,12 @@ impl Builder<'_> {
         let is_in = snapshot.health_of(endpoint).is_in();
         self.endpoint_name(service, endpoint, &endpoint.name, is_in);
         for alias in &endpoint.aliases {
-            self.endpoint_name(service, endpoint, alias, is_in && !(endpoint.draining && service.is_some()));
+            self.endpoint_name(
+                service,
+                endpoint,
+                alias,
+                service.is_none() || snapshot.takes_traffic(endpoint),
+            );
         }
         self.pointer(&endpoint.addresses, &endpoint.name);
     }

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use http::{Method, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use mesh_cluster::membership::ClusterKeys;
 use mesh_model::{PublishedPort, Role, Snapshot};
 use rand::{Rng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
@@ -43,6 +44,7 @@ const LINE: usize = 1 << 30;
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     connection: watch::Receiver<Option<Sender>>,
+    manager: watch::Receiver<Option<SocketAddr>>,
 }
 
 /// A manager asks to hold ports, or to let go of them.
@@ -57,7 +59,9 @@ pub(super) struct LinkTask {
     identity: Identity,
     connector: TlsConnector,
     connection: watch::Sender<Option<Sender>>,
+    manager: watch::Sender<Option<SocketAddr>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    keys: watch::Sender<Option<ClusterKeys>>,
     ports: mpsc::Sender<PortRequest>,
 }
 
@@ -66,15 +70,23 @@ impl Link {
         identity: Identity,
         connector: TlsConnector,
         snapshot: watch::Sender<Arc<Snapshot>>,
+        keys: watch::Sender<Option<ClusterKeys>>,
         ports: mpsc::Sender<PortRequest>,
     ) -> (Self, LinkTask) {
-        let (connection, receiver) = watch::channel(None);
-        (Self { connection: receiver }, LinkTask { identity, connector, connection, snapshot, ports })
+        let (connection, connected) = watch::channel(None);
+        let (manager, connected_to) = watch::channel(None);
+        let task = LinkTask { identity, connector, connection, manager, snapshot, keys, ports };
+        (Self { connection: connected, manager: connected_to }, task)
     }
 
     /// Whether a manager is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.connection.borrow().is_some()
+    }
+
+    /// The manager that is connected.
+    pub(super) fn manager(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.manager.clone()
     }
 
     /// Ticks when the connection comes or goes.
@@ -149,6 +161,7 @@ impl LinkTask {
         loop {
             for manager in self.managers() {
                 let followed = self.follow(manager).await;
+                self.manager.send_replace(None);
                 if self.connection.send_replace(None).is_some() {
                     reasons.remove(&manager);
                     pause = BACKOFF.0;
@@ -206,6 +219,7 @@ impl LinkTask {
             bail!("refused: {}", refusal.map_or_else(|| status.to_string(), |f| f.text().to_owned()));
         }
         self.connection.send_replace(Some(sender));
+        self.manager.send_replace(Some(manager));
         tracing::info!(%manager, "connected to a manager");
         Ok(response)
     }
@@ -230,6 +244,7 @@ impl LinkTask {
         match message {
             // The receiver lives as long as the daemon.
             Message::Reserve { id, ports } => drop(self.ports.send(PortRequest::Reserve { id, ports }).await),
+            Message::Keys(keys) => drop(self.keys.send_replace(Some(keys))),
             Message::Release { id } => drop(self.ports.send(PortRequest::Release { id }).await),
             state => {
                 if let Some(reached) = replica.take(state) {

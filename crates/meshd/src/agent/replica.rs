@@ -43,7 +43,7 @@ impl Replica {
                 return Some(Arc::clone(&self.draft));
             }
             // Not about the state.
-            Message::Reserve { .. } | Message::Release { .. } => {}
+            Message::Reserve { .. } | Message::Release { .. } | Message::Keys(_) => {}
         }
         None
     }

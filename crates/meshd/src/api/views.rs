@@ -8,7 +8,7 @@ pub(super) fn node(snapshot: &Snapshot, node: &Node, local: NodeId) -> NodeView 
         id: node.id,
         name: node.name.to_string(),
         role: node.role,
-        status: snapshot.status.get(&node.id).copied().unwrap_or_default(),
+        status: snapshot.status_of(node.id),
         availability: node.availability,
         // With the embedded store there is one manager, and it leads.
         leader: node.role == Role::Manager,

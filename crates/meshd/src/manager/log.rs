@@ -47,7 +47,6 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Parts {
     base: Option<Bytes>,
-    unstored: Option<Option<Bytes>>,
     networks: BTreeMap<NetworkId, Bytes>,
 }
 
@@ -199,7 +198,6 @@ impl Log {
                 let new = self.entries.range((next - self.first) as usize..);
                 if cursor.resumed {
                     tracing::debug!(%node, changes = new.len(), revision = snapshot.revision, "goes on where it was");
-                    lines.extend(self.parts.unstored(snapshot));
                 }
                 for entry in new {
                     lines.extend(entry.everyone.clone());
@@ -251,7 +249,7 @@ impl Subscription {
 impl Parts {
     fn forget<'a>(&mut self, base: bool, networks: impl Iterator<Item = &'a NetworkId>) {
         if base {
-            (self.base, self.unstored) = (None, None);
+            self.base = None;
         }
         networks.for_each(|network| drop(self.networks.remove(network)));
     }
@@ -264,17 +262,6 @@ impl Parts {
             line(&Message::Base(Arc::new(base)))
         };
         self.base.get_or_insert_with(make).clone()
-    }
-
-    /// Records without a revision, which a look at revisions would miss.
-    fn unstored(&mut self, snapshot: &Snapshot) -> Option<Bytes> {
-        let make = || {
-            let status =
-                snapshot.status.iter().map(|(node, status)| Change::Put(Object::Status(*node, *status)));
-            let changes: Vec<Change> = status.collect();
-            (!changes.is_empty()).then(|| line(&Message::Changes(changes)))
-        };
-        self.unstored.get_or_insert_with(make).clone()
     }
 
     fn network(&mut self, network: NetworkId, snapshot: &Snapshot) -> Bytes {

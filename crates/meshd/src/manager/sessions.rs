@@ -7,7 +7,8 @@ use super::{
 };
 use crate::wire::{Confirmed, Message, Reserved, Resume};
 use bytes::{Bytes, BytesMut};
-use mesh_model::{NodeId, NodeStatus, PublishedPort};
+use mesh_cluster::membership::ClusterKeys;
+use mesh_model::{NodeId, PublishedPort};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
@@ -15,15 +16,13 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 /// How long nodes may take to apply a change before the answer goes out without them.
 const CONFIRM: Duration = Duration::from_secs(3);
 /// How long nodes may take to say whether a port is free there.
 const HOLD: Duration = Duration::from_secs(2);
-/// How long a node may be without a connection before it counts as down: a reconnect is quicker.
-const GRACE: Duration = Duration::from_secs(2);
 /// Requests that wait for one session.
 const QUEUE: usize = 64;
 /// Lines are sent in chunks of up to this many bytes: one TLS record.
@@ -34,6 +33,10 @@ const CHUNK: usize = 16 << 10;
 pub(super) struct Sessions {
     state: Arc<State>,
     table: Mutex<Table>,
+    /// Whose agents are connected.
+    connected: watch::Sender<BTreeSet<NodeId>>,
+    /// The membership keys.
+    keys: watch::Receiver<ClusterKeys>,
     /// Ticks whenever the table changed in a way that somebody may wait for.
     changed: watch::Sender<()>,
 }
@@ -69,14 +72,20 @@ pub(super) struct Stream {
     subscription: Arc<Subscription>,
     cursor: Cursor,
     lines: VecDeque<Bytes>,
+    /// Told at the start, and as they change.
+    keys: watch::Receiver<ClusterKeys>,
     requests: mpsc::Receiver<Bytes>,
 }
 
 impl Sessions {
-    pub(super) fn new(state: Arc<State>) -> Self {
+    pub(super) fn new(
+        state: Arc<State>,
+        keys: watch::Receiver<ClusterKeys>,
+        connected: watch::Sender<BTreeSet<NodeId>>,
+    ) -> Self {
         // Agents move between managers: reservations of two must not have one number.
         let table = Table { next: u64::from(rand::random::<u32>()) << 16, ..Table::default() };
-        Self { state, table: Mutex::new(table), changed: watch::channel(()).0 }
+        Self { state, table: Mutex::new(table), connected, keys, changed: watch::channel(()).0 }
     }
 
     /// Begins a session; an older one of the same node is forgotten, and its stream ends.
@@ -89,9 +98,11 @@ impl Sessions {
             let session =
                 Session { number: table.next, applied: 0, subscription: Arc::clone(&subscription), requests };
             table.sessions.insert(node, session);
+            self.connected.send_if_modified(|connected| connected.insert(node));
             (table.next, subscription, cursor)
         });
-        self.state.set_status(node, NodeStatus::Ready);
+        let mut keys = self.keys.clone();
+        keys.mark_changed();
         Stream {
             sessions: Arc::clone(self),
             node,
@@ -99,6 +110,7 @@ impl Sessions {
             subscription,
             cursor,
             lines: VecDeque::new(),
+            keys,
             requests: receiver,
         }
     }
@@ -210,6 +222,13 @@ impl Stream {
             tokio::select! {
                 // Its sender is gone, and so should this stream be.
                 request = self.requests.recv() => return request,
+                changed = self.keys.changed() => {
+                    changed.ok()?;
+                    // A node that was removed never gets the key that its removal brought about.
+                    let known = self.sessions.state.snapshot().nodes.contains_key(&self.node);
+                    let keys = self.keys.borrow_and_update().clone();
+                    return known.then(|| line(&Message::Keys(keys)));
+                }
                 () = self.subscription.woken() => {
                     self.lines = self.sessions.state.advance(self.node, &self.subscription, &mut self.cursor);
                 }
@@ -237,31 +256,18 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.sessions.state.unsubscribe(self.node, &self.subscription);
-        let (sessions, node, number) = (Arc::clone(&self.sessions), self.node, self.number);
-        let ended = sessions.with(|table| {
-            let own = table.sessions.get(&node).is_some_and(|s| s.number == number);
-            if own {
+        let (sessions, node) = (&self.sessions, self.node);
+        sessions.with(|table| {
+            if table.sessions.get(&node).is_some_and(|s| s.number == self.number) {
                 table.sessions.remove(&node);
+                sessions.connected.send_if_modified(|connected| connected.remove(&node));
                 // Its answers will not come any more.
                 for hold in table.holds.values_mut() {
                     hold.waiting.remove(&node);
                 }
             }
-            own
         });
         sessions.changed.send_replace(());
-        if !ended {
-            return;
-        }
-        // Outside a runtime the manager is ending, and nobody is left to be told.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                sleep(GRACE).await;
-                if sessions.with(|table| !table.sessions.contains_key(&node)) {
-                    sessions.state.set_status(node, NodeStatus::Down);
-                }
-            });
-        }
     }
 }
 

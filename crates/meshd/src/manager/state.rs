@@ -4,9 +4,7 @@ use super::log::{Cursor, Log, Subscription};
 use crate::wire::Resume;
 use anyhow::Context;
 use bytes::Bytes;
-use mesh_model::{
-    Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, NodeStatus, Object, Service, Snapshot,
-};
+use mesh_model::{Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, Object, Service, Snapshot};
 use mesh_store::{Change as StoreChange, Entry, Error as StoreError, Revision, Store, Txn, Watch};
 use std::{
     collections::VecDeque,
@@ -75,6 +73,11 @@ impl State {
         Arc::clone(&self.current.borrow().snapshot)
     }
 
+    /// The state, as it changes.
+    pub(super) fn watch(&self) -> watch::Receiver<Current> {
+        self.current.subscribe()
+    }
+
     /// Waits until the state includes a revision.
     pub(super) async fn reached(&self, revision: Revision) {
         let mut current = self.current.subscribe();
@@ -106,17 +109,6 @@ impl State {
     pub(super) async fn catch_up(&self, node: NodeId, revision: Revision) {
         self.reached(revision).await;
         self.log().tell(node, revision);
-    }
-
-    /// Sets the liveness of a node: told to agents, never stored.
-    pub(super) fn set_status(&self, node: NodeId, status: NodeStatus) {
-        let snapshot = self.snapshot();
-        let known = snapshot.status.get(&node).copied().unwrap_or_default();
-        if known != status {
-            let name = snapshot.nodes.get(&node).map(|node| node.name.to_string());
-            tracing::info!(%node, name, "node is {status}");
-            self.publish(snapshot.revision, vec![Change::Put(Object::Status(node, status))], None);
-        }
     }
 
     fn publish(&self, revision: Revision, changes: Vec<Change>, guard: Option<Revision>) {
@@ -193,21 +185,20 @@ fn decode(change: StoreChange) -> anyhow::Result<Option<Change>> {
         StoreChange::Delete { .. } => Ok(Some(Change::Delete(key))),
         StoreChange::Put(Entry { value, .. }) => {
             let object = decode_object(key, &value).with_context(|| format!("record {key} is damaged"))?;
-            Ok(object.map(Change::Put))
+            Ok(Some(Change::Put(object)))
         }
     }
 }
 
-fn decode_object(key: Key, value: &[u8]) -> serde_json::Result<Option<Object>> {
-    Ok(Some(match key {
+fn decode_object(key: Key, value: &[u8]) -> serde_json::Result<Object> {
+    Ok(match key {
         Key::Cluster => Object::Cluster(Arc::new(serde_json::from_slice::<Cluster>(value)?)),
         Key::Node(_) => Object::Node(Arc::new(serde_json::from_slice::<Node>(value)?)),
         Key::Network(_) => Object::Network(Arc::new(serde_json::from_slice::<Network>(value)?)),
         Key::Service(_) => Object::Service(Arc::new(serde_json::from_slice::<Service>(value)?)),
         Key::Endpoint(_) => Object::Endpoint(Arc::new(serde_json::from_slice::<Endpoint>(value)?)),
         Key::Health(endpoint) => Object::Health(endpoint, serde_json::from_slice::<Health>(value)?),
-        Key::Status(_) => return Ok(None),
-    }))
+    })
 }
 
 /// The value of a record in the store.
@@ -219,7 +210,6 @@ pub(super) fn encode(object: &Object) -> Vec<u8> {
         Object::Service(service) => serde_json::to_vec(service),
         Object::Endpoint(endpoint) => serde_json::to_vec(endpoint),
         Object::Health(_, health) => serde_json::to_vec(health),
-        Object::Status(_, status) => serde_json::to_vec(status),
     };
     text.unwrap_or_else(|e| unreachable!("records are plain data: {e}"))
 }

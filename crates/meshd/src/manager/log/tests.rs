@@ -3,8 +3,8 @@
 use super::*;
 use crate::agent::replica::Replica;
 use mesh_model::{
-    Cluster, Endpoint, EndpointSpec, Health, NetworkSpec, NodeSpec, NodeStatus, Role, ServiceSpec, Target,
-    admit, parse_publish,
+    Cluster, Endpoint, EndpointSpec, Health, NetworkSpec, NodeSpec, Role, ServiceSpec, Target, admit,
+    parse_publish,
 };
 use proptest::{prelude::*, sample::Index};
 use serde_json::json;
@@ -44,7 +44,6 @@ fn records() -> Vec<Object> {
             advertise: ([192, 0, 2, host], 7443).into(),
         };
         let node = admit::node(&snapshot, &spec, Role::Worker, fresh()).unwrap();
-        put(&mut snapshot, Object::Status(node.id, NodeStatus::Ready));
         put(&mut snapshot, Object::Node(Arc::new(node)));
     }
     for network in ["red", "green", "blue"] {
