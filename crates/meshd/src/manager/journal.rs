@@ -23,7 +23,6 @@ pub(super) fn written(events: Vec<Event>) -> Vec<u8> {
 
 fn event(before: &Snapshot, change: &Change) -> Option<Event> {
     match change {
-        Change::Put(Object::Status(..)) | Change::Delete(Key::Status(_)) => None,
         // It goes with its endpoint, which is told.
         Change::Delete(Key::Health(_)) => None,
         Change::Delete(key) => {
@@ -55,7 +54,6 @@ fn told(before: &Snapshot, action: Action, object: &Object, detail: String) -> E
             let name = before.endpoints.get(id).map(|endpoint| endpoint.name.to_string());
             ("endpoint", name.unwrap_or_default(), id.to_string())
         }
-        Object::Status(id, _) => ("node", String::new(), id.to_string()),
     };
     Event { action, kind: kind.to_owned(), name, id, detail }
 }
@@ -68,7 +66,6 @@ fn find(snapshot: &Snapshot, key: Key) -> Option<Object> {
         Key::Service(id) => snapshot.services.get(&id).cloned().map(Object::Service),
         Key::Endpoint(id) => snapshot.endpoints.get(&id).cloned().map(Object::Endpoint),
         Key::Health(id) => snapshot.health.get(&id).map(|health| Object::Health(id, *health)),
-        Key::Status(id) => snapshot.status.get(&id).map(|status| Object::Status(id, *status)),
     }
 }
 
@@ -82,7 +79,7 @@ fn introduction(before: &Snapshot, object: &Object) -> String {
             let node = before.nodes.get(&endpoint.node).map(|node| format!(" on {}", node.name));
             list(&endpoint.addresses) + &node.unwrap_or_default()
         }
-        Object::Cluster(_) | Object::Health(..) | Object::Status(..) => String::new(),
+        Object::Cluster(_) | Object::Health(..) => String::new(),
     }
 }
 
