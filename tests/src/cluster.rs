@@ -27,6 +27,11 @@ impl Cluster {
         for name in ["vm1", "vm2", "vm3"] {
             daemons.push(lab.host(name)?.meshd()?);
         }
+        Self::of(daemons)
+    }
+
+    /// Joins three daemons, the first as the manager.
+    pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
         let cluster = Self { daemons };
         let manager = cluster.vm1().ip().to_string();
         cluster.vm1().meshctl(&["cluster", "init", "--advertise-addr", &manager]).ok()?;

@@ -33,7 +33,13 @@ impl Host {
 
     /// Starts `meshd` and waits until its socket answers.
     pub fn meshd(&self) -> Result<Meshd> {
-        let mut meshd = Meshd { host: self.clone(), process: None };
+        self.meshd_under(&[])
+    }
+
+    /// As [`Host::meshd`], started by a command such as `env NAME=VALUE`, now and again after each end.
+    pub fn meshd_under(&self, command: &[&str]) -> Result<Meshd> {
+        let command = command.iter().map(|&word| word.to_owned()).collect();
+        let mut meshd = Meshd { host: self.clone(), command, program: binary("meshd")?, process: None };
         meshd.start()?;
         Ok(meshd)
     }
@@ -112,6 +118,9 @@ impl Deref for Host {
 #[derive(Debug)]
 pub struct Meshd {
     host: Host,
+    /// What starts it, before its own command line.
+    command: Vec<String>,
+    program: String,
     process: Option<Background>,
 }
 
@@ -127,9 +136,10 @@ impl Meshd {
             return Ok(());
         }
         let host = &self.host;
-        let (meshd, data_dir, run_dir) = (binary("meshd")?, host.data_dir(), host.run_dir());
-        let line = [
-            meshd.as_str(),
+        let (data_dir, run_dir) = (host.data_dir(), host.run_dir());
+        let mut line: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        line.extend([
+            self.program.as_str(),
             "--data-dir",
             &data_dir,
             "--run-dir",
@@ -138,7 +148,7 @@ impl Meshd {
             host.name(),
             "--log-level",
             "debug",
-        ];
+        ]);
         let mut process = host.spawn_into(&line, host.log()?, host.log()?)?;
         let socket = host.file(host.socket());
         within(DAEMON_DEADLINE, "meshd answers on its socket", || {
@@ -149,6 +159,14 @@ impl Meshd {
             Ok(Ok(()))
         })??;
         self.process = Some(process);
+        Ok(())
+    }
+
+    /// Installs the program at another path, to be started from there next time.
+    pub fn install_elsewhere(&mut self) -> Result<()> {
+        let path = format!("/run/lab/{}/meshd", self.host.name());
+        fs::copy(binary("meshd")?, self.host.file(&path))?;
+        self.program = path;
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl Ping {
     }
 }
 
-/// Requests one after the other, each on a new connection, running while something happens.
+/// Requests one after the other, running while something happens.
 #[derive(Debug)]
 pub struct Load {
     process: Background,
@@ -108,11 +108,16 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts asking `url` and waits for the first answer.
+    /// Starts asking `url`, each time on a new connection, and waits for the first answer.
     pub fn start(from: &Namespace, url: &str) -> Result<Self> {
-        let base = format!("/run/lab/load-{}-{}", from.name(), url.replace(['/', ':'], "_"));
+        Self::repeat(from, &url.replace(['/', ':'], "_"), &format!("curl -fsS --max-time 5 '{url}'"))
+    }
+
+    /// Starts a command of the shell again and again, each time to print an answer, and waits for the first.
+    pub fn repeat(from: &Namespace, name: &str, command: &str) -> Result<Self> {
+        let base = format!("/run/lab/load-{}-{name}", from.name());
         let script = format!(
-            "while [[ ! -e {base}.stop ]]; do curl -fsS --max-time 5 '{url}' 2>&1 || echo \"failed at $(date +%T.%N)\"; done"
+            "while [[ ! -e {base}.stop ]]; do {command} 2>&1 || echo \"failed at $(date +%T.%N)\"; done"
         );
         let (output, stop) = (from.file(&base), from.file(format!("{base}.stop")));
         if stop.exists() {
