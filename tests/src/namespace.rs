@@ -1,11 +1,14 @@
 //! A place in a lab where commands run.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 
 use crate::lab::init::Init;
@@ -109,6 +112,24 @@ impl Namespace {
         let json = self.output(&["ip", "-json", "-4", "address", "show", "dev", interface]).json()?;
         let address = json[0]["addr_info"][0]["local"].as_str();
         Ok(address.with_context(|| format!("{interface} in {} has no IPv4 address", self.name))?.to_owned())
+    }
+
+    /// Does something of the test itself in this network, such as opening sockets.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = match self.entry {
+            Entry::Process(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            Entry::Named | Entry::Container => self.init.file(format!("/run/netns/{}", self.name)),
+        };
+        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        // A thread of its own, so that no other code of the test ends up there.
+        let entered = thread::scope(|scope| {
+            let entering = scope.spawn(move || {
+                setns(namespace, CloneFlags::CLONE_NEWNET)?;
+                work()
+            });
+            entering.join()
+        });
+        entered.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     fn describe(&self, command: &[&str]) -> String {

@@ -6,6 +6,7 @@
 
 mod failure;
 mod handlers;
+pub(crate) mod json;
 mod views;
 mod whole;
 

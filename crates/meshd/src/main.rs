@@ -15,6 +15,7 @@ mod daemon;
 mod data_dir;
 mod identity;
 mod manager;
+mod noise;
 mod role;
 mod supervisor;
 

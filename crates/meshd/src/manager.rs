@@ -18,6 +18,7 @@ mod secrets;
 mod server;
 mod sessions;
 mod state;
+mod strangers;
 
 pub(crate) use error::Error;
 pub(crate) use join::FirstNode;

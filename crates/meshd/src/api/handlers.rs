@@ -1,7 +1,9 @@
 //! One function a request.
 
 use super::{
-    Failure, views,
+    Failure,
+    json::{Json, Path},
+    views,
     whole::{Shown, Whole},
 };
 use crate::{
@@ -10,8 +12,7 @@ use crate::{
     wire::Committed,
 };
 use axum::{
-    Json,
-    extract::{FromRequest, Path, Query, State},
+    extract::{Query, State},
     http::{StatusCode, Uri},
 };
 use futures_util::{StreamExt, stream};
@@ -32,17 +33,6 @@ type Read<T> = Result<Shown<T>, Failure>;
 /// How long this node may take to apply what its own user changed.
 const APPLY: Duration = Duration::from_secs(10);
 
-/// A JSON body whose mistakes are told in our words and form.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(Failure))]
-pub(super) struct Body<T>(T);
-
-impl From<axum::extract::rejection::JsonRejection> for Failure {
-    fn from(rejection: axum::extract::rejection::JsonRejection) -> Self {
-        Self::bad_request(rejection.body_text())
-    }
-}
-
 pub(super) async fn unknown(uri: Uri) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, format!("this meshd does not know {}: is meshctl newer?", uri.path()))
 }
@@ -51,17 +41,17 @@ pub(super) async fn status(State(daemon): Shared) -> Json<StatusView> {
     Json(daemon.status(views::node))
 }
 
-pub(super) async fn cluster_init(State(daemon): Shared, Body(init): Body<Init>) -> Answer<Initialized> {
+pub(super) async fn cluster_init(State(daemon): Shared, Json(init): Json<Init>) -> Answer<Initialized> {
     Ok(Json(carry_through(async move { daemon.init(init).await }).await?))
 }
 
-pub(super) async fn cluster_join(State(daemon): Shared, Body(join): Body<Join>) -> Answer<Joined> {
+pub(super) async fn cluster_join(State(daemon): Shared, Json(join): Json<Join>) -> Answer<Joined> {
     Ok(Json(carry_through(async move { daemon.join(join).await }).await?))
 }
 
 pub(super) async fn join_token(
     State(daemon): Shared,
-    Body(request): Body<JoinTokenRequest>,
+    Json(request): Json<JoinTokenRequest>,
 ) -> Answer<JoinTokenView> {
     let member = daemon.member()?;
     // Records count in seconds: less is a token that nobody can use.
@@ -119,7 +109,7 @@ pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> 
     Ok(whole.shows(views::network(snapshot, network)))
 }
 
-pub(super) async fn create_network(State(daemon): Shared, Body(spec): Body<NetworkSpec>) -> Answer<Created> {
+pub(super) async fn create_network(State(daemon): Shared, Json(spec): Json<NetworkSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
         let committed = manager(&member).await?.create_network(&spec).await?;
@@ -155,7 +145,7 @@ pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> 
     Ok(whole.shows(views::service(snapshot, service)))
 }
 
-pub(super) async fn create_service(State(daemon): Shared, Body(spec): Body<ServiceSpec>) -> Answer<Created> {
+pub(super) async fn create_service(State(daemon): Shared, Json(spec): Json<ServiceSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
         let committed = manager(&member).await?.create_service(&spec).await?;
@@ -168,7 +158,7 @@ pub(super) async fn create_service(State(daemon): Shared, Body(spec): Body<Servi
 pub(super) async fn update_service(
     State(daemon): Shared,
     Path(name): Path<String>,
-    Body(update): Body<ServiceUpdate>,
+    Json(update): Json<ServiceUpdate>,
 ) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
@@ -220,7 +210,7 @@ pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> R
     Ok(whole.shows(views::endpoint(snapshot, endpoint)))
 }
 
-pub(super) async fn connect(State(daemon): Shared, Body(spec): Body<EndpointSpec>) -> Answer<EndpointView> {
+pub(super) async fn connect(State(daemon): Shared, Json(spec): Json<EndpointSpec>) -> Answer<EndpointView> {
     let member = daemon.member()?;
     carry_through(async move {
         let endpoint = member.agent.connect(spec).await?;
@@ -229,7 +219,7 @@ pub(super) async fn connect(State(daemon): Shared, Body(spec): Body<EndpointSpec
     .await
 }
 
-pub(super) async fn disconnect(State(daemon): Shared, Body(request): Body<Disconnect>) -> Answer<Removed> {
+pub(super) async fn disconnect(State(daemon): Shared, Json(request): Json<Disconnect>) -> Answer<Removed> {
     let member = daemon.member()?;
     carry_through(async move {
         // Endpoints of this node are known here, whether a manager answers or not.

@@ -1,9 +1,17 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
-use super::{Error, Manager, sessions::Held};
+use super::{
+    Error, Manager,
+    sessions::Held,
+    strangers::{Stranger, Strangers},
+};
 use crate::{
-    api::Failure,
+    api::{
+        Failure,
+        json::{Json, Path},
+    },
     identity::Identity,
+    noise::Noise,
     wire::{
         Applied, CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, Hold, HoldId,
         JoinReply, JoinRequest, Reserved, Resume,
@@ -11,12 +19,13 @@ use crate::{
 };
 use anyhow::Context;
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{Query, State},
     routing::{get, post, put},
 };
 use futures_util::{StreamExt, stream};
+use http::StatusCode;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -34,7 +43,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once: thousands of agents, and a bound for strangers.
+/// Connections at once: thousands of agents, and some strangers.
 const CONNECTIONS: usize = 10_000;
 /// A stranger who connects has this long for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -48,6 +57,9 @@ const BODY: usize = 1 << 20;
 /// for longer, however politely it keeps its connection alive.
 const STRANGER: Duration = Duration::from_secs(10);
 const STRANGER_BODY: usize = 16 << 10;
+/// What may be under way at once for a stranger: with it the memory that all of them can fill is some tens of megabytes.
+const STRANGER_STREAMS: u32 = 4;
+const STRANGER_WINDOW: u32 = 32 << 10;
 
 /// The listening port.
 pub(super) struct Server {
@@ -90,6 +102,8 @@ impl Server {
             .route("/v1/manager/confirm", post(confirm_agents))
             .route("/v1/manager/hold", post(hold))
             .route("/v1/manager/release", post(release))
+            .fallback(async || Failure::new(StatusCode::NOT_FOUND, "this manager does not know that request"))
+            .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not so"))
             .layer(axum::extract::DefaultBodyLimit::max(BODY))
             .with_state(Arc::clone(&manager));
         let strangers = Router::new()
@@ -102,6 +116,8 @@ impl Server {
 
     pub(super) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let strangers = Arc::<Strangers>::default();
+        let noise = Arc::new(Noise::new("managers' port"));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -109,12 +125,14 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+                        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                            noise.count("too many connections");
+                            continue;
+                        };
+                        let (stranger, noise) = (strangers.admit(), Arc::clone(&noise));
                         let (acceptor, routes) = (self.acceptor.clone(), self.routes.clone());
                         connections.spawn(async move {
-                            if let Err(err) = serve(stream, acceptor, routes).await {
-                                tracing::debug!(%err, "connection of an agent ended");
-                            }
+                            serve(stream, acceptor, routes, stranger, &noise).await;
                             drop(slot);
                         });
                     }
@@ -129,25 +147,46 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let tls = timeout(HANDSHAKE, acceptor.accept(stream)).await.context("slow handshake")??;
+/// Serves one connection to its end. What goes wrong with a stranger is counted, with a member told.
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes, stranger: Stranger, noise: &Noise) {
+    let handshake = timeout(HANDSHAKE, acceptor.accept(stream));
+    let tls = match stranger.while_present(handshake).await {
+        Some(Ok(Ok(tls))) => tls,
+        Some(Ok(Err(_))) => return noise.count("no TLS of ours"),
+        Some(Err(_)) => return noise.count("handshakes too slow"),
+        None => return noise.count("crowded out"),
+    };
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = certificate.map(mesh_cluster::peer_identity).transpose()?;
-    let stranger = peer.is_none();
-    let router = if stranger { routes.strangers } else { routes.members.layer(Extension(peer)) };
-    let service = TowerToHyperService::new(router);
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(tls), service);
-    if stranger {
-        timeout(STRANGER, connection).await.context("a stranger stayed too long")??;
-    } else {
-        connection.await?;
+    let Ok(peer) = certificate.map(mesh_cluster::peer_identity).transpose() else {
+        return noise.count("certificates of no node");
+    };
+    // Best effort: small messages are only slower without.
+    drop(tls.get_ref().0.set_nodelay(true));
+    let mut protocol = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    protocol.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+    match peer {
+        Some(_) => {
+            drop(stranger);
+            let service = TowerToHyperService::new(routes.members.layer(Extension(peer)));
+            if let Err(err) = protocol.serve_connection(TokioIo::new(tls), service).await {
+                tracing::debug!(%err, "connection of an agent ended");
+            }
+        }
+        None => {
+            protocol
+                .max_concurrent_streams(STRANGER_STREAMS)
+                .initial_connection_window_size(STRANGER_WINDOW)
+                .initial_stream_window_size(STRANGER_WINDOW);
+            let service = TowerToHyperService::new(routes.strangers);
+            let connection = timeout(STRANGER, protocol.serve_connection(TokioIo::new(tls), service));
+            match stranger.while_present(connection).await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(_))) => noise.count("no HTTP/2 of ours"),
+                Some(Err(_)) => noise.count("stayed too long"),
+                None => noise.count("crowded out"),
+            }
+        }
     }
-    Ok(())
 }
 
 fn no_certificate() -> Failure {

@@ -1,0 +1,155 @@
+//! Strangers who send what they like to every port: nobody else notices, and the log stays short.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    CONVERGES, Cluster, Host, Load, Meshd, Replica, ReplicaSpec, lab::Machine, only, scenario, within,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rand::{Rng, RngCore};
+
+/// More than the managers' port lets in.
+const IDLE: usize = 2500;
+/// Each kind of garbage comes so often.
+const TIMES: usize = 40;
+
+/// What a daemon holds in memory, in kilobytes.
+fn resident(daemon: &Meshd) -> Result<u64> {
+    let pid = daemon.pid().context("meshd does not run")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+}
+
+/// Lines that a person reads: not those for debugging.
+fn log(host: &Host) -> Result<Vec<String>> {
+    let log = fs::read_to_string(host.file(host.log_path()))?;
+    Ok(log.lines().filter(|line| !line.contains("DEBUG")).map(str::to_owned).collect())
+}
+
+/// The beginnings of conversations that no port of ours expects.
+fn garbage() -> Vec<Vec<u8>> {
+    let mut random = vec![0; rand::rng().random_range(1..65536)];
+    rand::rng().fill_bytes(&mut random);
+    let mut client_hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    client_hello.extend(vec![0; 40]);
+    let huge = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xff; 9]].concat();
+    let head = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &vec![b'x'; 1 << 18]].concat();
+    vec![random, client_hello, huge, head, b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0xff; 1 << 16]]
+}
+
+/// Sends it and reads what comes, for a moment. Being cut off is what is expected.
+fn throw(to: SocketAddr, bytes: &[u8]) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))
+        .with_context(|| format!("{to} takes connections"))?;
+    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
+    stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+    if stream.write_all(bytes).is_ok() {
+        let _ = stream.read(&mut [0; 4096]);
+    }
+    Ok(())
+}
+
+fn throw_all(tcp: &[SocketAddr], udp: &[SocketAddr]) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    for _ in 0..TIMES {
+        for bytes in garbage() {
+            tcp.iter().try_for_each(|to| throw(*to, &bytes))?;
+            for to in udp {
+                // Refused where nobody listens.
+                let _ = socket.send_to(&bytes[..bytes.len().min(65_507)], to);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Connections that say nothing, or half a handshake, and stay.
+fn hold(from: &Machine, to: SocketAddr) -> Result<Vec<TcpStream>> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    from.inside(|| {
+        (0..IDLE)
+            .map(|number| {
+                let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+                if number % 2 == 0 {
+                    stream.write_all(&[0x16, 3, 1, 2, 0, 1])?;
+                }
+                Ok(stream)
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn garbage_on_every_port() {
+    scenario("garbage", |lab| {
+        let mut cluster = Cluster::three(lab)?;
+        let vm1 = cluster.vm1().clone();
+        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let service = ["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"];
+        let http = ["--publish", "published=8080,target=80,protocol=http"];
+        vm1.meshctl(&[&service[..], &http[..]].concat()).ok()?;
+        let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
+        let replicas = [Replica::start(&vm1, spec("web1"))?, Replica::start(cluster.vm2(), spec("web2"))?];
+        let (client, stranger) = (lab.client("client")?, lab.client("stranger")?);
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+        let container = replicas[0].namespace()?;
+
+        let (lines, before) = (log(&vm1)?.len(), resident(&cluster.daemons[0])?);
+        let proxy = Load::start(&client, &cluster.urls(8080)[0])?;
+        let names = Load::repeat(&container, "dig", "dig +short +time=2 +tries=2 web2")?;
+        let at = |port: u16| SocketAddr::from((vm1.ip(), port));
+        stranger.inside(|| throw_all(&[at(7443), at(8080)], &[at(7443), at(4789), at(53)]))?;
+        let gateway = SocketAddr::from(([10, 50, 0, 1], 53));
+        container.inside(|| throw_all(&[gateway], &[gateway]))?;
+
+        // Strangers hold every place that there is for them: an agent finds its own.
+        let held = hold(&stranger, at(7443))?;
+        cluster.daemons[1].restart()?;
+        let vm2 = cluster.vm2();
+        within(CONVERGES, "an agent connects", || vm2.meshctl(&["status"]).ok())?;
+        let target = lab.container("late")?;
+        vm2.meshctl(&["network", "connect", "--name", "late", "blue", &target.target()]).ok()?;
+
+        proxy.go_on(20)?;
+        names.go_on(20)?;
+        only(&proxy.stop()?, &["web1", "web2"])?;
+        only(&names.stop()?, &[&cluster.address("web2")?])?;
+        let said = log(&vm1)?.split_off(lines);
+        let counted = said.iter().filter(|line| line.contains("strangers")).count();
+        ensure!((1..=4).contains(&counted), "{counted} lines about strangers in {said:#?}");
+        ensure!(said.len() < 30, "{} lines: {said:#?}", said.len());
+        let grown = resident(&cluster.daemons[0])?.saturating_sub(before);
+        ensure!(grown < 150 << 10, "{grown} kB more than before");
+        drop(held);
+        Ok(())
+    });
+}
+
+/// Who speaks our protocol and gets a request wrong is told so in our form.
+#[test]
+fn a_wrong_request_is_answered_in_json() {
+    scenario("wrong request", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let socket = cluster.vm1().socket();
+        for (path, body, expected) in [
+            ("networks", "{", "line 1"),
+            ("networks", "{\"nam\": 1}", "nam"),
+            ("endpoints/x/drain", "", "x"),
+            ("nowhere", "", "nowhere"),
+        ] {
+            let url = format!("http://meshd/v1/{path}");
+            let json = "Content-Type: application/json";
+            let line = ["curl", "-sS", "--unix-socket", &socket, "-H", json, "--data", body, &url];
+            let answer = cluster.vm1().output(&line).json()?;
+            let said = answer["error"].as_str().with_context(|| format!("no error in {answer}"))?;
+            ensure!(said.contains(expected), "{path}: {said}");
+        }
+        Ok(())
+    });
+}
