@@ -2,15 +2,15 @@
 
 use crate::{
     Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView, EventsQuery, Init,
-    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView,
-    StatusView,
+    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeView, Removed,
+    ServiceView, StatusView,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use mesh_model::{EndpointSpec, NetworkSpec, ServiceSpec, ServiceUpdate};
+use mesh_model::{EndpointSpec, NetworkSpec, NodeUpdate, ServiceSpec, ServiceUpdate};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +82,11 @@ impl Client {
         self.send(Method::POST, "/v1/cluster/join", Some(join)).await
     }
 
+    /// `cluster leave`.
+    pub async fn cluster_leave(&self, leave: &Leave) -> Result<(), Error> {
+        self.send(Method::POST, "/v1/cluster/leave", Some(leave)).await
+    }
+
     /// `cluster join-token`.
     pub async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
         self.send(Method::POST, "/v1/cluster/join-token", Some(request)).await
@@ -97,6 +102,16 @@ impl Client {
     /// `node ls`.
     pub async fn nodes(&self) -> Result<Vec<NodeView>, Error> {
         self.get("/v1/nodes").await
+    }
+
+    /// `node update`.
+    pub async fn node_update(&self, name: &str, update: &NodeUpdate) -> Result<NodeView, Error> {
+        self.send(Method::PATCH, &format!("/v1/nodes/{}", segment(name)), Some(update)).await
+    }
+
+    /// `node rm`.
+    pub async fn node_rm(&self, name: &str, force: bool) -> Result<Removed, Error> {
+        self.delete(&format!("/v1/nodes/{}?force={force}", segment(name))).await
     }
 
     /// `network ls`.
@@ -131,7 +146,7 @@ impl Client {
 
     /// `endpoint ls`.
     pub async fn endpoints(&self, filter: &EndpointFilter) -> Result<Vec<EndpointView>, Error> {
-        let pairs = [("network", &filter.network), ("service", &filter.service)];
+        let pairs = [("network", &filter.network), ("service", &filter.service), ("node", &filter.node)];
         let query: Vec<String> = pairs
             .into_iter()
             .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))))

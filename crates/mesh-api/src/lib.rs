@@ -11,7 +11,8 @@ mod view;
 pub use client::{Client, Error, Events};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
-    Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Removed,
+    Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave,
+    NodeRemoval, Removed,
 };
 pub use view::{
     AddressesView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView, ServiceView, State,

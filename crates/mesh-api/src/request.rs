@@ -58,6 +58,22 @@ pub struct Joined {
     pub role: Role,
 }
 
+/// `cluster leave`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Leave {
+    /// Take the node's endpoints with it; leave though no manager answers; end the cluster with its last manager.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `node rm`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NodeRemoval {
+    /// Also if it is up.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `cluster join-token`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinTokenRequest {
@@ -101,6 +117,9 @@ pub struct EndpointFilter {
     /// Name or ID of a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// Name or ID of a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The answer to a removal; idempotent ones say whether anything was there.

@@ -6,7 +6,7 @@ use crate::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use mesh_api::{Init, Initialized, Join, JoinTokenRequest};
+use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Leave};
 use mesh_model::{Role, parse_millis};
 use std::net::SocketAddr;
 
@@ -21,6 +21,16 @@ pub(crate) enum Command {
     /// Join the cluster of another host
     #[command(after_help = "Example:\n  meshctl cluster join --token TOKEN 10.0.0.1:7443")]
     Join(JoinArgs),
+    /// Leave the cluster: this host forgets it, and can join again
+    #[command(after_help = "Examples:
+  meshctl cluster leave
+  meshctl cluster leave --force    (with endpoints, without a manager, or as the last manager)")]
+    Leave {
+        /// Also with endpoints, which are disconnected; without a manager that answers; as the last manager, which ends
+        /// the cluster
+        #[arg(long)]
+        force: bool,
+    },
     /// Show the command that other hosts join with
     #[command(after_help = "Examples:
   meshctl cluster join-token worker
@@ -84,6 +94,10 @@ impl Command {
         match self {
             Self::Init(args) => init(session, args).await,
             Self::Join(args) => join(session, args).await,
+            Self::Leave { force } => {
+                session.wait("leaving the cluster", session.client.cluster_leave(&Leave { force })).await?;
+                session.output.done(&(), "This node left the cluster.", "")
+            }
             Self::JoinToken(args) => join_token(session, &args).await,
         }
     }

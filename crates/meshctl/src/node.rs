@@ -1,12 +1,15 @@
 //! `meshctl node`.
 
 use crate::{
+    endpoint,
     output::{Column, ago, joined},
+    removal,
     session::Session,
+    value,
 };
-use clap::Subcommand;
-use mesh_api::NodeView;
-use mesh_model::Refusal;
+use clap::{Args, Subcommand, ValueEnum};
+use mesh_api::{EndpointFilter, NodeView};
+use mesh_model::{Availability, NodeUpdate, Refusal};
 
 /// What can be asked of nodes.
 #[derive(Debug, Subcommand)]
@@ -25,6 +28,70 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
+    /// List the endpoints on a node
+    #[command(after_help = "Examples:\n  meshctl node ps\n  meshctl node ps vm2")]
+    Ps {
+        /// Name, ID or unique prefix of the ID; 'self' is the one that answers
+        #[arg(default_value = "self")]
+        node: String,
+        /// Show whole IDs
+        #[arg(long)]
+        no_trunc: bool,
+    },
+    /// Change a node; what is not given stays
+    #[command(after_help = "Examples:
+  meshctl node update --availability drain vm2
+  meshctl node update --availability active --label-add zone=a vm2")]
+    Update(UpdateArgs),
+    /// Remove nodes that are down, with their endpoints
+    #[command(
+        visible_alias = "remove",
+        after_help = "Examples:\n  meshctl node rm vm3\n  meshctl node rm --force vm3"
+    )]
+    Rm {
+        /// Also if the node is up: it is refused from then on
+        #[arg(long, short)]
+        force: bool,
+        /// Names, IDs or unique prefixes of IDs
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+}
+
+/// `node update`.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Whether it is offered new traffic
+    #[arg(long, value_enum)]
+    availability: Option<AvailabilityName>,
+    /// Set a label (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
+    label_add: Vec<(String, String)>,
+    /// Remove a label (repeatable)
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Name, ID or unique prefix of the ID; 'self' is the one that answers
+    node: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AvailabilityName {
+    /// In use
+    Active,
+    /// Keeps its endpoints and takes no new ones
+    Pause,
+    /// Its endpoints get no new connections, and it takes no new ones
+    Drain,
+}
+
+impl From<AvailabilityName> for Availability {
+    fn from(name: AvailabilityName) -> Self {
+        match name {
+            AvailabilityName::Active => Self::Active,
+            AvailabilityName::Pause => Self::Pause,
+            AvailabilityName::Drain => Self::Drain,
+        }
+    }
 }
 
 pub(crate) const COLUMNS: &[Column<NodeView>] = &[
@@ -61,6 +128,27 @@ impl Command {
                 let found: Result<Vec<&NodeView>, _> = wanted.iter().map(|w| find(&nodes, w)).collect();
                 let found: Vec<NodeView> = found?.into_iter().cloned().collect();
                 session.output.inspect(&found, id, FIELDS)
+            }
+            Self::Ps { node, no_trunc } => {
+                let node = Some(find(&nodes, &node)?.id.to_string());
+                let filter = EndpointFilter { node, ..EndpointFilter::default() };
+                let endpoints = session.wait("asking meshd", session.client.endpoints(&filter)).await?;
+                session.output.list(&endpoints, endpoint::id, endpoint::COLUMNS, no_trunc)
+            }
+            Self::Update(args) => {
+                let node = find(&nodes, &args.node)?;
+                let update = NodeUpdate {
+                    availability: args.availability.map(Availability::from),
+                    label_add: args.label_add.into_iter().collect(),
+                    label_rm: args.label_rm,
+                };
+                let id = node.id.to_string();
+                let updated =
+                    session.wait("changing the node", session.client.node_update(&id, &update)).await?;
+                session.output.done(&updated, &updated.name, &id)
+            }
+            Self::Rm { force, nodes } => {
+                removal::each(session, &nodes, async |name| session.client.node_rm(name, force).await).await
             }
         }
     }

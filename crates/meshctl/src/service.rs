@@ -104,7 +104,7 @@ impl Command {
                 output.list(&services, id, COLUMNS, no_trunc)
             }
             Self::Ps { service, no_trunc } => {
-                let filter = EndpointFilter { network: None, service: Some(service) };
+                let filter = EndpointFilter { service: Some(service), ..EndpointFilter::default() };
                 let endpoints = session.wait("asking meshd", client.endpoints(&filter)).await?;
                 output.list(&endpoints, endpoint::id, PS_COLUMNS, no_trunc)
             }

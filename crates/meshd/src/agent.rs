@@ -23,6 +23,7 @@ mod targets;
 
 pub(crate) use link::Link;
 
+use crate::api::Failure;
 use crate::{config::Config, identity::Identity, supervisor::Spawner};
 use liveness::Liveness;
 use members::{Farewell, Members};
@@ -30,11 +31,17 @@ use mesh_model::{EndpointId, NodeId, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 /// Requests about ports that wait for the planes.
 const PORT_REQUESTS: usize = 64;
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the data planes of this node run from.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +66,7 @@ pub(crate) struct Agent {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     /// What is wrong between the nodes, a line each.
     peer_problems: watch::Receiver<Vec<String>>,
+    farewell: Farewell,
     applied: watch::Sender<Arc<Applied>>,
     disowned: endpoints::Disowned,
 }
@@ -83,13 +91,14 @@ impl Agent {
         let (to_verdicts, verdicts) = watch::channel(Arc::default());
         let (to_problems, peer_problems) = watch::channel(Vec::new());
         let (applied, _) = watch::channel(Arc::default());
+        let farewell = Farewell::default();
         let members = Members {
             me: identity.node,
             socket: members::bind(identity.advertise)?,
             nodes,
             keys: keys.clone(),
             verdicts: to_verdicts,
-            farewell: Farewell::default(),
+            farewell: farewell.clone(),
         };
         let mut liveness = Liveness {
             me: identity.node,
@@ -109,6 +118,7 @@ impl Agent {
             connected,
             snapshot: seen,
             peer_problems,
+            farewell,
             applied,
             disowned: endpoints::Disowned::default(),
         });
@@ -129,6 +139,18 @@ impl Agent {
     /// The state as this node knows it.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Asks a manager to take this node out.
+    pub(crate) async fn withdraw(&self) -> Result<(), Failure> {
+        self.link.post("/v1/agent/withdraw", &()).await
+    }
+
+    /// Tells the other nodes that this one leaves for good.
+    pub(crate) async fn farewell(&self) {
+        self.farewell.say.cancel();
+        // Who does not hear it finds out.
+        let _ = timeout(FAREWELL, self.farewell.said.cancelled()).await;
     }
 
     /// What does not work on this node, a line each.

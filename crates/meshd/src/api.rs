@@ -16,7 +16,7 @@ use crate::daemon::Daemon;
 use anyhow::Context;
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{get, patch, post},
 };
 use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 use tokio::net::UnixListener;
@@ -69,8 +69,10 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/init", post(h::cluster_init))
         .route("/v1/cluster/join", post(h::cluster_join))
         .route("/v1/cluster/join-token", post(h::join_token))
+        .route("/v1/cluster/leave", post(h::cluster_leave))
         .route("/v1/events", get(h::events))
         .route("/v1/nodes", get(h::nodes))
+        .route("/v1/nodes/{name}", patch(h::update_node).delete(h::remove_node))
         .route("/v1/networks", get(h::networks).post(h::create_network))
         .route("/v1/networks/{name}", get(h::network).delete(h::remove_network))
         .route("/v1/services", get(h::services).post(h::create_service))

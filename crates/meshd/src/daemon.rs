@@ -15,6 +15,7 @@ use crate::{
 use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Joined, NodeView, State, StatusView};
 use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
 use mesh_model::{Node, NodeId, NodeSpec, Role, Snapshot};
+use mesh_net::DataPlane;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, PoisonError, RwLock},
@@ -51,6 +52,8 @@ pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) agent: Arc<Agent>,
     manager: watch::Sender<ManagerState>,
+    /// Its agent and what follows its role; the manager has its own.
+    tasks: Spawner,
 }
 
 /// The manager in this process; or why there is none, empty if there is nothing to say.
@@ -127,9 +130,11 @@ impl Daemon {
             }
             None => Err(String::new()),
         };
-        let agent = match Agent::start(&self.config, &identity, connected, &self.spawner).await {
+        let tasks = self.spawner.group();
+        let agent = match Agent::start(&self.config, &identity, connected, &tasks).await {
             Ok(agent) => agent,
             Err(e) => {
+                tasks.stop().await;
                 if let Ok(manager) = manager {
                     manager.stop().await;
                 }
@@ -144,10 +149,11 @@ impl Daemon {
             cluster = %identity.cluster,
             "member of a cluster"
         );
-        let member = Arc::new(Member { identity, agent, manager: watch::Sender::new(manager) });
+        let manager = watch::Sender::new(manager);
+        let member = Arc::new(Member { identity, agent, manager, tasks: tasks.clone() });
         let (config, spawner) = (self.config.clone(), self.spawner.clone());
         let roles = Roles { config, spawner, member: Arc::clone(&member) };
-        self.spawner.spawn("role of this node", roles.run(self.spawner.cancel.clone()));
+        tasks.spawn("role of this node", roles.run(tasks.cancel.clone()));
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)
     }
@@ -213,6 +219,45 @@ impl Daemon {
         Ok(Joined { node: member.identity.node, role: member.identity.role })
     }
 
+    /// `cluster leave`: nothing of the membership stays, and the daemon waits as before it.
+    pub(crate) async fn leave(&self, force: bool) -> Result<(), Failure> {
+        let _entering = self.entering.lock().await;
+        let member = self.member()?;
+        let snapshot = member.agent.snapshot();
+        let me = snapshot.nodes.get(&member.identity.node);
+        if me.map_or(member.identity.role, |node| node.role) == Role::Manager {
+            check_last_manager(&snapshot, &member.identity, force)?;
+        } else {
+            check_unused(&snapshot, &member.identity, force)?;
+            match member.agent.withdraw().await {
+                Err(failure) if !force => return Err(failure),
+                Err(failure) => tracing::warn!(
+                    err = failure.text(),
+                    "left without a manager's knowledge: 'meshctl node rm' there removes this node's record"
+                ),
+                Ok(()) => {}
+            }
+        }
+        member.agent.farewell().await;
+        *self.member.write().unwrap_or_else(PoisonError::into_inner) = None;
+        member.tasks.stop().await;
+        if let Some(manager) = member.manager() {
+            manager.stop().await;
+        }
+        let plane = mesh_net::Config { run_dir: self.config.run_dir.clone(), me: member.identity.node };
+        let cleared =
+            tokio::task::spawn_blocking(move || DataPlane::new(plane).map(|mut plane| plane.clear()));
+        let cleared = cleared.await.map_err(|e| Failure::internal(e.to_string()))?;
+        Identity::discard(&self.config.data_dir).map_err(|e| Failure::internal(format!("{e:#}")))?;
+        tracing::info!(cluster = %member.identity.cluster, "left the cluster");
+        match cleared.map(|report| report.failures.into_iter().next().map(|failure| failure.error)) {
+            Ok(None) => Ok(()),
+            Ok(Some(e)) | Err(e) => Err(Failure::internal(format!(
+                "this node left the cluster, but something of its networks is left in the kernel: {e}"
+            ))),
+        }
+    }
+
     /// Resolves when the daemon ends.
     pub(crate) fn ending(&self) -> WaitForCancellationFutureOwned {
         self.spawner.cancel.clone().cancelled_owned()
@@ -221,7 +266,7 @@ impl Daemon {
     fn check_free(&self) -> Result<(), Failure> {
         match self.current() {
             Some(_) => Err(Failure::conflict(
-                "this node is a member of a cluster already: 'meshctl status' shows which; to leave it, stop meshd and empty its data directory",
+                "this node is a member of a cluster already: 'meshctl status' shows which; to leave it, run 'meshctl cluster leave'",
             )),
             None => {
                 Identity::check_unused(&self.config.data_dir).map_err(|e| Failure::conflict(e.to_string()))
@@ -286,6 +331,28 @@ async fn withdraw(manager: SocketAddr, credentials: &Credentials) {
     };
     if let Err(err) = withdrawn.await {
         tracing::error!(err = err.text(), "the manager keeps a record of this node, though it did not join");
+    }
+}
+
+/// Only the last manager leaves as one, and the cluster ends with it.
+fn check_last_manager(snapshot: &Snapshot, identity: &Identity, force: bool) -> Result<(), Failure> {
+    if snapshot.nodes.values().any(|node| node.role == Role::Manager && node.id != identity.node) {
+        return Err(mesh_model::Refusal::NodeIsManager(identity.name.to_string()).into());
+    }
+    if force {
+        return Ok(());
+    }
+    Err(Failure::conflict(
+        "this node is the only manager: the cluster's state would be gone: give --force to end the cluster",
+    ))
+}
+
+fn check_unused(snapshot: &Snapshot, identity: &Identity, force: bool) -> Result<(), Failure> {
+    match snapshot.endpoints.values().filter(|endpoint| endpoint.node == identity.node).count() {
+        count if count > 0 && !force => Err(Failure::conflict(format!(
+            "this node has {count} endpoints: disconnect them first ('meshctl node ps' shows them), or give --force"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -115,6 +115,11 @@ impl Supervisor {
         match ended {
             Ok(()) if cancel.is_cancelled() => None,
             Ok(()) => Some(anyhow::anyhow!("{name} ended unasked")),
+            // Its group ends: that what it listened to went first is no failure.
+            Err(e) if cancel.is_cancelled() => {
+                tracing::debug!(err = format!("{e:#}"), "{name} ended with its group");
+                None
+            }
             Err(e) => Some(e.context(name)),
         }
     }

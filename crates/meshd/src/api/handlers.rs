@@ -18,11 +18,12 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use mesh_api::{
     Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init, Initialized, Join,
-    JoinTokenRequest, JoinTokenView, Joined, NetworkView, NodeView, Removed, ServiceView, StatusView,
-    json_line,
+    JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView, Removed, ServiceView,
+    StatusView, json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, NetworkSpec, Node, Refusal, Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
+    Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
+    Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -47,6 +48,10 @@ pub(super) async fn cluster_init(State(daemon): Shared, Json(init): Json<Init>) 
 
 pub(super) async fn cluster_join(State(daemon): Shared, Json(join): Json<Join>) -> Answer<Joined> {
     Ok(Json(carry_through(async move { daemon.join(join).await }).await?))
+}
+
+pub(super) async fn cluster_leave(State(daemon): Shared, Body(leave): Body<Leave>) -> Answer<()> {
+    Ok(Json(carry_through(async move { daemon.leave(leave.force).await }).await?))
 }
 
 pub(super) async fn join_token(
@@ -91,6 +96,35 @@ pub(super) async fn events(
         async move { go_on.then_some(line) }
     });
     Ok(axum::body::Body::from_stream(lines.map(|line| Ok::<_, std::convert::Infallible>(json_line(&line)))))
+}
+
+pub(super) async fn update_node(
+    State(daemon): Shared,
+    Path(name): Path<String>,
+    Body(update): Body<NodeUpdate>,
+) -> Answer<NodeView> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member).await?.update_node(&name, &update).await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(views::node(&member.agent.snapshot(), &committed.value, member.identity.node)))
+    })
+    .await
+}
+
+pub(super) async fn remove_node(
+    State(daemon): Shared,
+    Path(name): Path<String>,
+    Query(removal): Query<NodeRemoval>,
+) -> Answer<Removed> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let status = &member.agent.snapshot().status;
+        let committed = manager(&member).await?.remove_node(&name, status, removal.force).await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(Removed { removed: true, addresses: Vec::new() }))
+    })
+    .await
 }
 
 pub(super) async fn networks(State(daemon): Shared) -> Read<Vec<NetworkView>> {
@@ -193,9 +227,14 @@ pub(super) async fn endpoints(
         None => None,
         Some(name) => Some(snapshot.find_service(name).ok_or_else(|| not_found("service", name))?.id),
     };
+    let node = match &filter.node {
+        None => None,
+        Some(name) => Some(snapshot.find_node(name).ok_or_else(|| not_found("node", name))?.id),
+    };
     let wanted = snapshot
         .endpoints
         .values()
+        .filter(|e| node.is_none_or(|id| e.node == id))
         .filter(|e| network.is_none_or(|id| e.network == id))
         .filter(|e| service.is_none_or(|id| e.service == Some(id)));
     let mut endpoints: Vec<EndpointView> = wanted.map(|e| views::endpoint(snapshot, e)).collect();

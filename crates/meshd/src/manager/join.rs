@@ -15,7 +15,9 @@ use anyhow::Context;
 use ipnetwork::IpNetwork;
 use mesh_api::{Init, JoinTokenRequest, JoinTokenView};
 use mesh_cluster::{Authority, Credentials, JoinToken, TokenRecord};
-use mesh_model::{Change, Cluster, ClusterId, Key, NodeId, NodeSpec, Object, Refusal, Role, Snapshot, admit};
+use mesh_model::{
+    Change, Cluster, ClusterId, Key, NodeId, NodeSpec, NodeStatus, Object, Refusal, Role, Snapshot, admit,
+};
 use mesh_store::{Store, Txn};
 use serde::{Deserialize, Serialize};
 use std::{net::Ipv6Addr, sync::Arc};
@@ -131,11 +133,11 @@ impl Manager {
         Ok(JoinReply { node, cluster: Cluster::clone(&cluster), certificate, ca })
     }
 
-    /// Takes back a join that failed on the node's side.
+    /// Takes a node out that says so itself: it leaves, or its join failed on its side.
     pub(super) async fn withdraw(&self, node: NodeId) -> Result<(), Error> {
-        self.change(|snapshot, _| {
-            let unused = snapshot.endpoints.values().all(|e| e.node != node);
-            Ok((if unused { vec![Change::Delete(Key::Node(node))] } else { Vec::new() }, ()))
+        self.change(|snapshot, _| match snapshot.nodes.get(&node) {
+            Some(node) => Ok((admit::node_removal(snapshot, node, NodeStatus::Ready, true)?, ())),
+            None => Ok((Vec::new(), ())),
         })
         .await
         .map(|_| ())

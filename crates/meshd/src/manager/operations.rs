@@ -3,15 +3,44 @@
 use super::{Error, Manager};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
-    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, NodeId, Object,
-    Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
+    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, Node, NodeId,
+    NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
 };
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 /// The network of services that name none.
 const DEFAULT_NETWORK: &str = "default";
 
 impl Manager {
+    pub(crate) async fn update_node(
+        &self,
+        wanted: &str,
+        update: &NodeUpdate,
+    ) -> Result<Committed<Arc<Node>>, Error> {
+        self.change(|snapshot, _| {
+            let node = find_node(snapshot, wanted)?;
+            let updated = Arc::new(admit::node_update(node, update));
+            let put = Change::Put(Object::Node(Arc::clone(&updated)));
+            Ok((if updated == *node { Vec::new() } else { vec![put] }, updated))
+        })
+        .await
+    }
+
+    /// Removes a node and its endpoints. `status` is the liveness of nodes as this node sees it.
+    pub(crate) async fn remove_node(
+        &self,
+        wanted: &str,
+        status: &BTreeMap<NodeId, NodeStatus>,
+        force: bool,
+    ) -> Result<Committed<()>, Error> {
+        self.change(|snapshot, _| {
+            let node = find_node(snapshot, wanted)?;
+            let status = status.get(&node.id).copied().unwrap_or_default();
+            Ok((admit::node_removal(snapshot, node, status, force)?, ()))
+        })
+        .await
+    }
+
     pub(crate) async fn create_network(&self, spec: &NetworkSpec) -> Result<Committed<Arc<Network>>, Error> {
         self.change(|snapshot, fresh| {
             let network = Arc::new(admit::network(snapshot, spec, fresh)?);
@@ -187,6 +216,11 @@ fn service_with_network(
 /// For a decision that is not committed: nothing of it is kept.
 fn draft() -> admit::Fresh {
     admit::Fresh { id: 0, mac: 0, now: 0 }
+}
+
+fn find_node<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Node>, Refusal> {
+    let not_found = || Refusal::NotFound { kind: "node", wanted: wanted.to_owned() };
+    snapshot.find_node(wanted).ok_or_else(not_found)
 }
 
 fn find_network<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Network>, Refusal> {

@@ -230,6 +230,10 @@ impl Stream {
                     return known.then(|| line(&Message::Keys(keys)));
                 }
                 () = self.subscription.woken() => {
+                    // Who was removed hears nothing more.
+                    if !self.sessions.state.snapshot().nodes.contains_key(&self.node) {
+                        return None;
+                    }
                     self.lines = self.sessions.state.advance(self.node, &self.subscription, &mut self.cursor);
                 }
             }

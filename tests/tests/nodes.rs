@@ -1,0 +1,149 @@
+//! Nodes that are updated, drained, removed, and that leave and come back.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Host, Load, Replica, ReplicaSpec, field, only, scenario, within};
+
+fn replica(host: &Host, name: &str) -> Result<Replica> {
+    Replica::start(host, ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 })
+}
+
+fn service(cluster: &Cluster) -> Result<()> {
+    let vm1 = cluster.vm1();
+    vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+    vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"]).ok()?;
+    Ok(())
+}
+
+fn join(cluster: &Cluster, host: &Host) -> Result<()> {
+    let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+    let manager = format!("{}:7443", cluster.vm1().ip());
+    host.meshctl(&["cluster", "join", "--token", &token, &manager]).ok().map(drop)
+}
+
+fn names(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.list(&["node", "ls"])?.iter().map(|node| field(node, "name")).collect())
+}
+
+/// Drain takes a node's replicas out under requests without an error; pause refuses new ones only.
+#[test]
+fn availability_and_labels() {
+    scenario("availability", |lab| {
+        let cluster = Cluster::three(lab)?;
+        service(&cluster)?;
+        let _replicas = [replica(cluster.vm2(), "web2")?, replica(cluster.vm3(), "web3")?];
+        let (vm1, client) = (cluster.vm1(), lab.client("client")?);
+        cluster.answer_in_turn(&client, 80, &["web2", "web3"])?;
+
+        let load = Load::start(&client, &cluster.urls(80)[1])?;
+        vm1.meshctl(&["node", "update", "--availability", "drain", "--label-add", "zone=a", "vm2"]).ok()?;
+        // The answer came when every node had applied it.
+        for url in cluster.urls(80) {
+            only(&client.answers(&url, 4)?, &["web3"])?;
+        }
+        cluster.endpoints("web", "1/2")?;
+        let target = lab.container("c")?.target();
+        let connect = ["network", "connect", "--name", "c", "blue", target.as_str()];
+        cluster.vm2().meshctl(&connect).refused("'vm2' is not active")?;
+        vm1.meshctl(&["node", "update", "--availability", "pause", "vm2"]).ok()?;
+        cluster.answer_in_turn(&client, 80, &["web2", "web3"])?;
+        cluster.vm2().meshctl(&connect).refused("'vm2' is not active")?;
+        vm1.meshctl(&[
+            "node",
+            "update",
+            "--availability",
+            "active",
+            "--label-add",
+            "disk=ssd",
+            "--label-rm",
+            "zone",
+            "vm2",
+        ])
+        .ok()?;
+        cluster.vm2().meshctl(&connect).ok()?;
+        load.go_on(10)?;
+        only(&load.stop()?, &["web2", "web3"])?;
+
+        let shown = vm1.meshctl(&["node", "inspect", "vm2"]).ok()?;
+        ensure!(shown.contains("disk=ssd") && !shown.contains("zone=a"), "{shown}");
+        let on_vm2 = vm1.meshctl(&["node", "ps", "vm2"]).ok()?;
+        ensure!(on_vm2.contains("web2") && !on_vm2.contains("web3"), "{on_vm2}");
+        vm1.meshctl(&["node", "update", "--label-add", "a=b", "vm9"]).refused("no node is called 'vm9'")?;
+        cluster
+            .vm3()
+            .meshctl(&["node", "update", "--availability", "drain", "vm2"])
+            .refused("run the command on a manager")
+    });
+}
+
+/// A removed node is refused at once, takes its endpoints with it and a membership key out of use.
+#[test]
+fn removal() {
+    scenario("node rm", |lab| {
+        let cluster = Cluster::three(lab)?;
+        service(&cluster)?;
+        let _replicas = [replica(cluster.vm2(), "web2")?, replica(cluster.vm3(), "web3")?];
+        let (vm1, client) = (cluster.vm1(), lab.client("client")?);
+        cluster.answer_in_turn(&client, 80, &["web2", "web3"])?;
+        vm1.meshctl(&["node", "rm", "vm1"]).refused("'vm1' is a manager")?;
+        vm1.meshctl(&["node", "rm", "vm3"]).refused("'vm3' is up")?;
+        let key = || -> Result<serde_json::Value> {
+            Ok(serde_json::from_str(&cluster.vm2().output(&["cat", "/run/lab/vm2/data/gossip.json"]).ok()?)?)
+        };
+        let before = key()?;
+
+        vm1.meshctl(&["node", "rm", "--force", "vm3"]).ok()?;
+        ensure!(names(&cluster)? == ["vm1", "vm2"]);
+        cluster.endpoints("web", "1/1")?;
+        for url in &cluster.urls(80)[..2] {
+            only(&client.answers(url, 3)?, &["web2"])?;
+        }
+        within(CONVERGES, "the removed node is refused", || {
+            let status = cluster.vm3().meshctl(&["status"]);
+            ensure!(status.code == Some(1), "{status:?}");
+            Ok(())
+        })?;
+        within(CONVERGES, "a key that it does not know is in use", || {
+            let now = key()?;
+            ensure!(now["current"] != before["current"] && now["other"].is_null(), "the keys did not change");
+            Ok(())
+        })?;
+        let nodes = cluster.list(&["node", "ls"])?;
+        ensure!(nodes.iter().all(|node| field(node, "status") == "ready"), "{nodes:?}");
+        let old = cluster.vm3().output(&["cat", "/run/lab/vm3/data/gossip.json"]).ok()?;
+        ensure!(serde_json::from_str::<serde_json::Value>(&old)? == before, "it was given a later key");
+
+        // It is told to go, goes, and is welcome again.
+        cluster.vm3().meshctl(&["cluster", "leave", "--force"]).ok()?;
+        join(&cluster, cluster.vm3())?;
+        ensure!(names(&cluster)? == ["vm1", "vm2", "vm3"]);
+        Ok(())
+    });
+}
+
+/// Who leaves is forgotten, leaves nothing behind in its kernel or on its disk, and can join again.
+#[test]
+fn leaving() {
+    scenario("cluster leave", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm3) = (cluster.vm1(), cluster.vm3());
+        let clean = vm3.kernel_objects()?;
+        service(&cluster)?;
+        let replica3 = replica(vm3, "web3")?;
+        vm1.meshctl(&["cluster", "leave"]).refused("the only manager")?;
+        vm3.meshctl(&["cluster", "leave"]).refused("this node has 1 endpoints")?;
+        drop(replica3);
+        within(CONVERGES, "the endpoint is gone", || vm3.meshctl(&["cluster", "leave"]).ok())?;
+        ensure!(names(&cluster)? == ["vm1", "vm2"]);
+        vm3.meshctl(&["node", "ls"]).refused("no cluster yet")?;
+        vm3.meshctl(&["status"]).ok()?;
+        let left = vm3.output(&["ls", "/run/lab/vm3/data"]).ok()?;
+        ensure!(!left.contains("node") && !left.contains("gossip") && !left.contains("snapshot"), "{left}");
+        let now = vm3.kernel_objects()?;
+        ensure!(now == clean, "something is left in the kernel:\n{now}\nexpected:\n{clean}");
+        join(&cluster, vm3)?;
+        ensure!(names(&cluster)? == ["vm1", "vm2", "vm3"]);
+        let _web3 = replica(vm3, "web3")?;
+        let client = lab.client("client")?;
+        cluster.answer_in_turn(&client, 80, &["web3"])
+    });
+}
