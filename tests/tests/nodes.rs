@@ -126,7 +126,6 @@ fn leaving() {
     scenario("cluster leave", |lab| {
         let cluster = Cluster::three(lab)?;
         let (vm1, vm3) = (cluster.vm1(), cluster.vm3());
-        let clean = vm3.kernel_objects()?;
         service(&cluster)?;
         let replica3 = replica(vm3, "web3")?;
         vm1.meshctl(&["cluster", "leave"]).refused("the only manager")?;
@@ -139,7 +138,7 @@ fn leaving() {
         let left = vm3.output(&["ls", "/run/lab/vm3/data"]).ok()?;
         ensure!(!left.contains("node") && !left.contains("gossip") && !left.contains("snapshot"), "{left}");
         let now = vm3.kernel_objects()?;
-        ensure!(now == clean, "something is left in the kernel:\n{now}\nexpected:\n{clean}");
+        ensure!(!now.contains("table ") && !now.contains("up4096") && !now.contains("netns"), "{now}");
         join(&cluster, vm3)?;
         ensure!(names(&cluster)? == ["vm1", "vm2", "vm3"]);
         let _web3 = replica(vm3, "web3")?;

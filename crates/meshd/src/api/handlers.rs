@@ -50,7 +50,7 @@ pub(super) async fn cluster_join(State(daemon): Shared, Json(join): Json<Join>) 
     Ok(Json(carry_through(async move { daemon.join(join).await }).await?))
 }
 
-pub(super) async fn cluster_leave(State(daemon): Shared, Body(leave): Body<Leave>) -> Answer<()> {
+pub(super) async fn cluster_leave(State(daemon): Shared, Json(leave): Json<Leave>) -> Answer<()> {
     Ok(Json(carry_through(async move { daemon.leave(leave.force).await }).await?))
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn events(
 pub(super) async fn update_node(
     State(daemon): Shared,
     Path(name): Path<String>,
-    Body(update): Body<NodeUpdate>,
+    Json(update): Json<NodeUpdate>,
 ) -> Answer<NodeView> {
     let member = daemon.member()?;
     carry_through(async move {
