@@ -347,7 +347,7 @@ impl Agent {
                 has.revision = revision;
                 return Some(revision);
             }
-            Message::Reserve { .. } | Message::Release { .. } => {}
+            Message::Reserve { .. } | Message::Release { .. } | Message::Keys(_) => {}
         }
         None
     }
