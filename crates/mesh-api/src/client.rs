@@ -3,7 +3,7 @@
 use crate::{
     Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView, EventsQuery, Init,
     Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeView, Removed,
-    ServiceView, StatusView,
+    Restored, ServiceView, StatusView,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -90,6 +90,17 @@ impl Client {
     /// `cluster join-token`.
     pub async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
         self.send(Method::POST, "/v1/cluster/join-token", Some(request)).await
+    }
+
+    /// `cluster backup`: a secret.
+    pub async fn cluster_backup(&self) -> Result<Bytes, Error> {
+        self.exchange(Method::GET, "/v1/cluster/backup", Bytes::new()).await?.whole().await
+    }
+
+    /// `cluster restore`.
+    pub async fn cluster_restore(&self, backup: Bytes) -> Result<Restored, Error> {
+        let answer = self.exchange(Method::POST, "/v1/cluster/restore", backup).await?;
+        Ok(serde_json::from_slice(&answer.whole().await?)?)
     }
 
     /// `events`.

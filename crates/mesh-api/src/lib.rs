@@ -12,7 +12,7 @@ pub use client::{Client, Error, Events};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
     Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave,
-    NodeRemoval, Removed,
+    NodeRemoval, Removed, Restored,
 };
 pub use view::{
     AddressesView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView, ServiceView, State,

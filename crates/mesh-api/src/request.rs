@@ -74,6 +74,21 @@ pub struct NodeRemoval {
     pub force: bool,
 }
 
+/// The answer to `cluster restore`, whose body is the backup as `cluster backup` gave it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restored {
+    /// This node, as which it was in the backup.
+    pub node: NodeId,
+    /// Its name there.
+    pub name: String,
+    /// Revision of the backup.
+    pub revision: u64,
+    /// When the backup was made, in seconds since 1970.
+    pub time: u64,
+    /// Names of nodes that were managers as well: they are workers now.
+    pub demoted: Vec<String>,
+}
+
 /// `cluster join-token`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinTokenRequest {

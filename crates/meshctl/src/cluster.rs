@@ -1,5 +1,7 @@
 //! `meshctl cluster`.
 
+mod backup;
+
 use crate::{
     session::Session,
     value::{self, Peer},
@@ -36,6 +38,14 @@ pub(crate) enum Command {
   meshctl cluster join-token worker
   meshctl -q cluster join-token worker --rotate --ttl 1h")]
     JoinToken(JoinTokenArgs),
+    /// Save the state of the cluster and its keys to a file; on a manager
+    #[command(after_help = "Examples:
+  meshctl cluster backup /root/mesh.backup
+  meshctl cluster backup - | gpg --encrypt -r me >mesh.backup.gpg")]
+    Backup(backup::BackupArgs),
+    /// Make this host, which is no member, the manager again that it was in a backup
+    #[command(after_help = "Example:\n  meshctl cluster restore /root/mesh.backup")]
+    Restore(backup::RestoreArgs),
 }
 
 /// `cluster init`.
@@ -98,6 +108,8 @@ impl Command {
                 session.wait("leaving the cluster", session.client.cluster_leave(&Leave { force })).await?;
                 session.output.done(&(), "This node left the cluster.", "")
             }
+            Self::Backup(args) => backup::backup(session, &args).await,
+            Self::Restore(args) => backup::restore(session, &args).await,
             Self::JoinToken(args) => join_token(session, &args).await,
         }
     }

@@ -16,12 +16,15 @@ use crate::daemon::Daemon;
 use anyhow::Context;
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     routing::{get, patch, post},
 };
 use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+/// A larger backup is none: 10,000 endpoints take 10 MiB.
+const BACKUP: usize = 1 << 30;
 /// How long requests under way may take when the daemon ends.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -70,6 +73,8 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/join", post(h::cluster_join))
         .route("/v1/cluster/join-token", post(h::join_token))
         .route("/v1/cluster/leave", post(h::cluster_leave))
+        .route("/v1/cluster/backup", get(h::cluster_backup))
+        .route("/v1/cluster/restore", post(h::cluster_restore).layer(DefaultBodyLimit::max(BACKUP)))
         .route("/v1/events", get(h::events))
         .route("/v1/nodes", get(h::nodes))
         .route("/v1/nodes/{name}", patch(h::update_node).delete(h::remove_node))

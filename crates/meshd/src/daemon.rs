@@ -28,6 +28,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+mod restore;
+
 /// Said in the log at start.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Port of the manager API unless another is given.

@@ -5,6 +5,7 @@
 //! ```
 
 mod authority;
+mod backup;
 mod change;
 mod error;
 mod gossip;
@@ -20,6 +21,7 @@ mod sessions;
 mod state;
 mod strangers;
 
+pub(crate) use backup::Backup;
 pub(crate) use error::Error;
 pub(crate) use join::FirstNode;
 
@@ -70,7 +72,7 @@ impl Manager {
         let path = config.data_dir.join(identity::STORE);
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&path, Options::default()).await?);
         if let Some(first) = first {
-            first.commit(store.as_ref(), &key).await?;
+            first.commit(store.as_ref()).await?;
         }
         let (state, feed) = State::load(Arc::clone(&store)).await.context("cannot read the store")?;
         // An empty store that is served would tell every node that it was removed.

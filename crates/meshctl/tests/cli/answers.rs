@@ -114,7 +114,7 @@ fn a_node_is_found_by_name_self_and_unique_prefix() {
     let inspect = |wanted: &str| daemon.meshctl(&["-q", "node", "inspect", wanted]);
     assert_eq!(inspect("vm2").ok(), "ac00000000000000\n");
     assert_eq!(inspect("self").ok(), "ab00000000000000\n");
-    assert_eq!(inspect("ac").ok(), "ac00000000000000\n");
+    assert_eq!(inspect("ac00").ok(), "ac00000000000000\n");
     for unknown in ["a", "vm3", ""] {
         assert!(inspect(unknown).refused().contains("no node is called"), "{unknown}");
     }

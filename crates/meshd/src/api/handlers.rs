@@ -12,14 +12,15 @@ use crate::{
     wire::Committed,
 };
 use axum::{
+    body::Bytes,
     extract::{Query, State},
     http::{StatusCode, Uri},
 };
 use futures_util::{StreamExt, stream};
 use mesh_api::{
     Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init, Initialized, Join,
-    JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView, Removed, ServiceView,
-    StatusView, json_line,
+    JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView, Removed, Restored,
+    ServiceView, StatusView, json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
@@ -52,6 +53,14 @@ pub(super) async fn cluster_join(State(daemon): Shared, Json(join): Json<Join>) 
 
 pub(super) async fn cluster_leave(State(daemon): Shared, Json(leave): Json<Leave>) -> Answer<()> {
     Ok(Json(carry_through(async move { daemon.leave(leave.force).await }).await?))
+}
+
+pub(super) async fn cluster_backup(State(daemon): Shared) -> Result<Bytes, Failure> {
+    Ok(manager(&*daemon.member()?).await?.backup().await?.into())
+}
+
+pub(super) async fn cluster_restore(State(daemon): Shared, backup: Bytes) -> Answer<Restored> {
+    Ok(Json(carry_through(async move { daemon.restore(&backup).await }).await?))
 }
 
 pub(super) async fn join_token(

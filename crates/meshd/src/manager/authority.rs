@@ -17,7 +17,11 @@ pub(super) fn seal(key: &StoreKey, authority: &Authority) -> Vec<u8> {
 pub(super) async fn load(store: &dyn Store, key: &StoreKey) -> anyhow::Result<Authority> {
     let entry = store.get(RECORD).await?;
     let entry = entry.context("the store has no CA: restore the cluster from a backup")?;
-    let text =
-        String::from_utf8(key.open(RECORD, &entry.value)?).context("the CA in the store is no text")?;
+    open(key, &entry.value)
+}
+
+/// The same from the record's value.
+pub(super) fn open(key: &StoreKey, sealed: &[u8]) -> anyhow::Result<Authority> {
+    let text = String::from_utf8(key.open(RECORD, sealed)?).context("the CA in the store is no text")?;
     Authority::from_pem(&text).context("the CA in the store is damaged")
 }

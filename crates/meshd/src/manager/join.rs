@@ -34,10 +34,10 @@ struct KeptToken {
     record: TokenRecord,
 }
 
-/// The first node of a cluster, not yet committed.
+/// The first node of a cluster, new or from a backup, not yet committed.
 pub(crate) struct FirstNode {
-    objects: Vec<Object>,
-    authority: Authority,
+    /// Keys and values of all records.
+    pub(super) records: Vec<(String, Vec<u8>)>,
 }
 
 impl FirstNode {
@@ -58,22 +58,22 @@ impl FirstNode {
             advertise: init.advertise,
             managers: vec![init.advertise],
         };
+        let key = StoreKey::generate();
         let save = || {
-            StoreKey::generate().save(&config.data_dir)?;
+            key.save(&config.data_dir)?;
             identity.save(&config.data_dir, &credentials)
         };
         save().map_err(|e| Error::Files(format!("{e:#}")))?;
-        let objects = vec![Object::Cluster(Arc::new(cluster)), Object::Node(Arc::new(node))];
-        Ok((identity, Self { objects, authority }))
+        let objects = [Object::Cluster(Arc::new(cluster)), Object::Node(Arc::new(node))];
+        let records = objects.iter().map(|object| (object.key().to_string(), encode(object)));
+        let sealed = (authority::RECORD.to_owned(), authority::seal(&key, &authority));
+        Ok((identity, Self { records: records.chain([sealed]).collect() }))
     }
 
     /// Commits them to a store that must be empty.
-    pub(super) async fn commit(&self, store: &dyn Store, key: &StoreKey) -> anyhow::Result<()> {
-        let txn = with_epoch(Txn::new())
-            .expect_absent(Key::Cluster.to_string())
-            .put(authority::RECORD, authority::seal(key, &self.authority));
-        let txn =
-            self.objects.iter().fold(txn, |txn, object| txn.put(object.key().to_string(), encode(object)));
+    pub(super) async fn commit(self, store: &dyn Store) -> anyhow::Result<()> {
+        let txn = with_epoch(Txn::new()).expect_absent(Key::Cluster.to_string());
+        let txn = self.records.into_iter().fold(txn, |txn, (key, value)| txn.put(key, value));
         store.commit(txn).await.context("the store can't take the new cluster")?;
         Ok(())
     }

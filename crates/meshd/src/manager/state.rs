@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) const GUARD: &str = "guard";
 
 /// Number of the state's history, drawn anew when revisions start anew: see [`Snapshot::epoch`].
-const EPOCH: &str = "epoch";
+pub(super) const EPOCH: &str = "epoch";
 
 /// The state at one moment.
 #[derive(Debug, Clone)]
@@ -179,7 +179,7 @@ fn decode_epoch(value: &[u8]) -> anyhow::Result<u64> {
 }
 
 /// A change of the store as one of the state; none if it is of something else, such as a token.
-fn decode(change: StoreChange) -> anyhow::Result<Option<Change>> {
+pub(super) fn decode(change: StoreChange) -> anyhow::Result<Option<Change>> {
     let Ok(key) = change.key().parse::<Key>() else { return Ok(None) };
     match change {
         StoreChange::Delete { .. } => Ok(Some(Change::Delete(key))),
