@@ -88,8 +88,8 @@ fn a_lost_manager_is_restored() {
             }
             Ok(())
         })?;
-        let events = vm1.meshctl(&["-o", "json", "status"]).json()?;
-        ensure!(events["problems"].as_array().is_some_and(Vec::is_empty), "{events}");
+        let status = vm1.meshctl(&["-o", "json", "status"]).json()?;
+        ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
 
         // It is a cluster that works: new endpoints, on the addresses that are free again, and new members.
         let _new = run(cluster.vm3(), "new")?;

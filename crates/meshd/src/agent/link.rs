@@ -240,6 +240,18 @@ impl LinkTask {
         if buffer.len() > LINE { bail!("a message is too long") } else { Ok(()) }
     }
 
+    /// A restored cluster may not know what was attached since: that is withdrawn, which its user did not ask for.
+    fn tell_withdrawn(&self, reached: &Snapshot) {
+        let before = self.snapshot.borrow();
+        if before.epoch == reached.epoch {
+            return;
+        }
+        let own = before.endpoints.values().filter(|endpoint| endpoint.node == self.identity.node);
+        for endpoint in own.filter(|endpoint| !reached.endpoints.contains_key(&endpoint.id)) {
+            tracing::warn!(endpoint = %endpoint.id, name = %endpoint.name, "the cluster was restored and does not know this endpoint: withdrawn");
+        }
+    }
+
     async fn handle(&self, replica: &mut Replica, message: Message) {
         match message {
             // The receiver lives as long as the daemon.
@@ -248,6 +260,7 @@ impl LinkTask {
             Message::Release { id } => drop(self.ports.send(PortRequest::Release { id }).await),
             state => {
                 if let Some(reached) = replica.take(state) {
+                    self.tell_withdrawn(&reached);
                     self.snapshot.send_replace(reached);
                 }
             }
