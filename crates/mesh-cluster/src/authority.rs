@@ -14,14 +14,16 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
-use crate::{Error, Fingerprint, identity, pem};
+use crate::identity::{self, validity};
+use crate::{Error, Fingerprint, pem};
 
 const DAY: u64 = 24 * 60 * 60;
 const AUTHORITY_LIFETIME: u64 = 10 * 365 * DAY;
-const NODE_LIFETIME: u64 = 90 * DAY;
+/// How long a node's certificate is valid unless the cluster says otherwise, in seconds.
+pub const NODE_LIFETIME: u64 = 90 * DAY;
 
 /// How far certificates are dated back, in seconds, so that a node whose clock is behind accepts them.
-const CLOCK_SKEW: u64 = 60 * 60;
+pub const CLOCK_SKEW: u64 = 60 * 60;
 
 /// The CA with its key: signs the certificates of nodes. Managers only.
 ///
@@ -30,6 +32,8 @@ const CLOCK_SKEW: u64 = 60 * 60;
 pub struct Authority {
     certificate: AuthorityCertificate,
     issuer: Issuer<'static, KeyPair>,
+    /// This CA's key, signed by the CA before it: who knows only that one follows it to this one.
+    bridge: Option<CertificateDer<'static>>,
 }
 
 /// The CA as everybody may know it.
@@ -41,11 +45,40 @@ impl Authority {
     pub fn generate(cluster: ClusterId, now: u64) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = valid(now, AUTHORITY_LIFETIME)?;
-        params.distinguished_name = common_name(&format!("mesh cluster {cluster}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // Two CAs of one cluster are told apart by their names as well: a chain is found by names first.
+        let generation: u32 = OsRng.try_next_u32()?;
+        params.distinguished_name = common_name(&format!("mesh cluster {cluster} CA {generation:08x}"));
+        // Room for the bridge to its successor.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = AuthorityCertificate(params.self_signed(&key)?.der().clone());
-        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+        Ok(Self { certificate, issuer: Issuer::new(params, key), bridge: None })
+    }
+
+    /// The CA that takes this one's place: a new key, vouched for by this one's in a [`bridge`](Self::bridge), so that
+    /// nodes which were away when it was made believe the managers all the same.
+    pub fn successor(&self, cluster: ClusterId, now: u64) -> Result<Self, Error> {
+        let mut next = Self::generate(cluster, now)?;
+        let mut params = valid(now, AUTHORITY_LIFETIME)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&next.certificate.0)
+            .map_err(|_| Error::Mismatch("the CA's certificate is malformed"))?;
+        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        params.distinguished_name = common_name(name.unwrap_or_default());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.use_authority_key_identifier_extension = true;
+        next.bridge = Some(params.signed_by(next.issuer.key(), &self.issuer)?.der().clone());
+        Ok(next)
+    }
+
+    /// The same CA once nobody needs the bridge any more.
+    pub fn without_bridge(&self) -> Result<Self, Error> {
+        Self::from_pem(&(self.certificate.to_pem() + &self.key_pem()))
+    }
+
+    /// The certificate of this CA's key by the CA before it, as long as some nodes may know only that one.
+    pub fn bridge(&self) -> Option<&CertificateDer<'static>> {
+        self.bridge.as_ref()
     }
 
     /// Reads what [`to_pem`](Self::to_pem) wrote. Errors: [`Error::Pem`], [`Error::Mismatch`].
@@ -55,13 +88,22 @@ impl Authority {
         if !holds_key(&certificate.0, &key) {
             return Err(Error::Mismatch("the CA's key is not that of its certificate"));
         }
+        let bridge = pem::certificates(text)?.into_iter().nth(1);
+        if !bridge.as_ref().is_none_or(|bridge| holds_key(bridge, &key)) {
+            return Err(Error::Mismatch("the CA's bridge is not of its key"));
+        }
         let issuer = Issuer::from_ca_cert_der(&certificate.0, key)?;
-        Ok(Self { certificate, issuer })
+        Ok(Self { certificate, issuer, bridge })
     }
 
-    /// Certificate and key. Whoever reads it rules the cluster: see [`write_private`](crate::write_private).
+    /// Certificate, bridge and key. Whoever reads it rules the cluster: see [`write_private`](crate::write_private).
     pub fn to_pem(&self) -> String {
-        self.certificate.to_pem() + &pem::encode(pem::PRIVATE_KEY, self.issuer.key().serialized_der())
+        let bridge = self.bridge.as_ref().map(|bridge| pem::encode(pem::CERTIFICATE, bridge));
+        self.certificate.to_pem() + &bridge.unwrap_or_default() + &self.key_pem()
+    }
+
+    fn key_pem(&self) -> String {
+        pem::encode(pem::PRIVATE_KEY, self.issuer.key().serialized_der())
     }
 
     /// What to hand out.
@@ -70,17 +112,24 @@ impl Authority {
     }
 
     /// Signs the key in `request` (PEM, from [`NodeKey::request`](crate::NodeKey::request)) as that of `node` in
-    /// `role`, for 90 days from `now`. Returns the certificate as PEM.
+    /// `role`, for `lifetime` seconds from `now`. Returns the certificate as PEM.
     ///
     /// Nothing but the key is taken from the request: what else it claims is ignored. Errors: [`Error::Request`]
     /// when it is malformed, not signed with its own key, or of another kind of key.
-    pub fn issue(&self, request: &str, node: NodeId, role: Role, now: u64) -> Result<String, Error> {
+    pub fn issue(
+        &self,
+        request: &str,
+        node: NodeId,
+        role: Role,
+        now: u64,
+        lifetime: u64,
+    ) -> Result<String, Error> {
         let request = CertificateSigningRequestParams::from_pem(request);
         let key = request.map_err(|err| Error::Request(err.to_string()))?.public_key;
         if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(Error::Request("its key is not ECDSA P-256".to_owned()));
         }
-        let mut params = valid(now, NODE_LIFETIME)?;
+        let mut params = valid(now, lifetime)?;
         params.distinguished_name = common_name(&node.to_string());
         for name in identity::names(node, role) {
             params.subject_alt_names.push(rcgen::SanType::DnsName(name.try_into()?));
@@ -127,10 +176,13 @@ impl AuthorityCertificate {
         Fingerprint::of(&self.0)
     }
 
+    /// When it ends, in seconds since 1970. Errors: [`Error::NotANode`] when it can't be read.
+    pub fn expires(&self) -> Result<u64, Error> {
+        Ok(validity(&self.0)?.until)
+    }
+
     pub(crate) fn roots(&self) -> Result<RootCertStore, Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.clone())?;
-        Ok(roots)
+        roots(std::slice::from_ref(self))
     }
 }
 
@@ -144,6 +196,13 @@ impl fmt::Debug for AuthorityCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AuthorityCertificate").field(&self.fingerprint()).finish()
     }
+}
+
+/// The anchors of all these.
+pub(crate) fn roots(authorities: &[AuthorityCertificate]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    authorities.iter().try_for_each(|authority| roots.add(authority.0.clone()))?;
+    Ok(roots)
 }
 
 /// Whether `certificate` is of `key`.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_model::{NodeId, Role};
@@ -10,8 +11,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 
 use crate::authority::holds_key;
 use crate::{
-    Authority, AuthorityCertificate, Error, PeerIdentity, peer_identity, pem, read_private, tls,
-    write_private,
+    Authority, AuthorityCertificate, Error, PeerIdentity, Validity, peer_identity, pem, read_private, tls,
+    validity, write_private,
 };
 
 /// A node's private key. It is made on the node and stays there.
@@ -38,12 +39,15 @@ impl fmt::Debug for NodeKey {
 }
 
 /// All a node needs to prove itself and to verify others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Credentials {
     authority: AuthorityCertificate,
+    trusted: Vec<AuthorityCertificate>,
+    bridge: Option<CertificateDer<'static>>,
     certificate: CertificateDer<'static>,
-    key: NodeKey,
+    key: Arc<NodeKey>,
     identity: PeerIdentity,
+    validity: Validity,
 }
 
 impl Credentials {
@@ -63,11 +67,18 @@ impl Credentials {
         Self::fitting(authority, certificate, key)
     }
 
-    /// Those of the first manager, signed by the CA beside it.
-    pub fn issue(authority: &Authority, node: NodeId, role: Role, now: u64) -> Result<Self, Error> {
+    /// Those of a manager, signed by the CA beside it for `lifetime` seconds.
+    pub fn issue(
+        authority: &Authority,
+        node: NodeId,
+        role: Role,
+        now: u64,
+        lifetime: u64,
+    ) -> Result<Self, Error> {
         let key = NodeKey::generate()?;
-        let certificate = authority.issue(&key.request()?, node, role, now)?;
-        Self::new(authority.certificate().clone(), &certificate, key, now)
+        let certificate = authority.issue(&key.request()?, node, role, now, lifetime)?;
+        let issued = Self::new(authority.certificate().clone(), &certificate, key, now)?;
+        Ok(Self { bridge: authority.bridge().cloned(), ..issued })
     }
 
     /// Reads what [`save`](Self::save) wrote; `None` if there is no such file. An expired certificate is loaded as
@@ -81,19 +92,40 @@ impl Credentials {
         let (Some(certificate), Some(authority)) = (certificates.next(), certificates.next()) else {
             return Err(Error::Pem("certificate of the CA"));
         };
-        Self::fitting(authority.into(), certificate, key).map(Some)
+        let loaded = Self::fitting(authority.into(), certificate, key)?;
+        Ok(Some(loaded.trusting(certificates.map(AuthorityCertificate::from).collect())))
     }
 
-    /// Writes key, certificate and CA to one file, so that they are never halves of two sets. Mode 0600.
+    /// The same, but believing nodes of these CAs; of none given, of its own.
+    #[must_use]
+    pub fn trusting(mut self, authorities: Vec<AuthorityCertificate>) -> Self {
+        self.trusted = if authorities.is_empty() { vec![self.authority.clone()] } else { authorities };
+        self
+    }
+
+    /// Writes key, certificate and CAs to one file, so that they are never halves of two sets. Mode 0600.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let key = pem::encode(pem::PRIVATE_KEY, self.key.0.serialized_der());
         let certificate = pem::encode(pem::CERTIFICATE, &self.certificate);
-        write_private(path, &[key, certificate, self.authority.to_pem()].concat())
+        let own = std::slice::from_ref(&self.authority);
+        let others = if self.trusted == own { &[] } else { self.trusted.as_slice() };
+        let others = others.iter().map(AuthorityCertificate::to_pem).collect();
+        write_private(path, &[key, certificate, self.authority.to_pem(), others].concat())
     }
 
     /// The CA that issued the certificate.
     pub fn authority(&self) -> &AuthorityCertificate {
         &self.authority
+    }
+
+    /// The CAs whose nodes it believes.
+    pub fn trusted(&self) -> &[AuthorityCertificate] {
+        &self.trusted
+    }
+
+    /// From when to when the certificate holds.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// Who the certificate says this node is.
@@ -103,6 +135,10 @@ impl Credentials {
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    pub(crate) fn bridge(&self) -> Option<&CertificateDer<'static>> {
+        self.bridge.as_ref()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
@@ -118,6 +154,8 @@ impl Credentials {
             return Err(Error::Mismatch("the certificate is not of this node's key"));
         }
         let identity = peer_identity(&certificate)?;
-        Ok(Self { authority, certificate, key, identity })
+        let validity = validity(&certificate)?;
+        let trusted = vec![authority.clone()];
+        Ok(Self { authority, trusted, bridge: None, certificate, key: Arc::new(key), identity, validity })
     }
 }

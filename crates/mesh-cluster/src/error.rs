@@ -32,9 +32,27 @@ pub enum Error {
 
     /// The server did not prove to be of the cluster whose fingerprint the token holds.
     #[error(
-        "the manager's certificate is not of the cluster that the join token names: check address and token"
+        "the manager's certificate is not of the CA that the join token names: the token is of another cluster, or older than its last 'cluster ca --rotate': ask this cluster's manager for the current one"
     )]
     WrongAuthority,
+
+    /// A certificate is not of this time.
+    #[error(
+        "the certificates are not valid at this time: compare 'date' here and on the manager, and set the clocks"
+    )]
+    Clock,
+
+    /// The server is of no CA that this node trusts.
+    #[error(
+        "a manager of another cluster answers there, or the CA was replaced while this node was away: check the address"
+    )]
+    ForeignManager,
+
+    /// The manager does not know the CA of this node's certificate.
+    #[error(
+        "the manager does not accept this node's certificate: it is of another cluster, or its CA was replaced while this node was away: leave and join again"
+    )]
+    Unknown,
 
     /// A certificate request that can't be signed.
     #[error("the certificate request is refused: {0}")]

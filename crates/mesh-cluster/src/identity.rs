@@ -43,6 +43,34 @@ pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, E
     }
 }
 
+/// From when to when a certificate holds, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Dated back by [`CLOCK_SKEW`](crate::CLOCK_SKEW) from when it was issued.
+    pub from: u64,
+    /// Refused from then on.
+    pub until: u64,
+}
+
+impl Validity {
+    /// When to ask for the next certificate: after two thirds of its life, and `jitter` (0 to 1) of a tenth of it
+    /// later, so that nodes that joined together don't ask together.
+    pub fn renewal(&self, jitter: f64) -> u64 {
+        let issued = self.from.saturating_add(crate::CLOCK_SKEW).min(self.until);
+        let life = (self.until - issued) as f64;
+        issued + (life * (2.0 / 3.0 + jitter.clamp(0.0, 1.0) / 10.0)) as u64
+    }
+}
+
+/// When a certificate holds. Errors: [`Error::NotANode`] when it is malformed.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, Error> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| Error::NotANode("it is malformed".to_owned()))?;
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or_default();
+    let validity = parsed.validity();
+    Ok(Validity { from: seconds(validity.not_before), until: seconds(validity.not_after) })
+}
+
 /// The names of a node's certificate.
 pub(crate) fn names(node: NodeId, role: Role) -> Vec<String> {
     vec![format!("{node}{NODE_SUFFIX}"), role_name(role).to_owned()]

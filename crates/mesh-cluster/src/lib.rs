@@ -24,6 +24,13 @@
 //! | `private_file` | [`write_private`], [`read_private`] |
 //! | [`membership`] | who is alive: SWIM over sealed UDP |
 //!
+//! A CA is replaced by its [`successor`](Authority::successor): every node trusts both until each has a certificate of the
+//! new one, then the old one is forgotten. Nodes that were away follow the bridge that the old CA signed for the new.
+//!
+//! An expired certificate of a node that is still a member is good for one thing: to be renewed. What ends a node's
+//! membership is its removal, which managers check at every request; a cluster that was switched off for longer than its
+//! certificates live comes back by itself.
+//!
 //! Nothing of trust reads a clock: `now` is in seconds since 1970, given by the caller. TLS handshakes are the exception,
 //! where rustls asks the system.
 
@@ -38,11 +45,11 @@ mod private_file;
 mod tls;
 mod token;
 
-pub use authority::{Authority, AuthorityCertificate};
+pub use authority::{Authority, AuthorityCertificate, CLOCK_SKEW, NODE_LIFETIME};
 pub use credentials::{Credentials, NodeKey};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
-pub use identity::{PeerIdentity, peer_identity};
+pub use identity::{PeerIdentity, Validity, peer_identity, validity};
 pub use private_file::{read_private, write_private};
 pub use tls::{handshake_refusal, pinned_client_config, server_name};
 pub use token::{JoinToken, TokenRecord};

@@ -1,8 +1,9 @@
 //! rustls configurations: TLS 1.3, ring, and no session resumption, so that every connection proves itself anew
 //! (a session resumed would outlive the removal of its node).
 //!
-//! The configurations are returned unwrapped: set `alpn_protocols`, then wrap them in an `Arc`.
+//! What is spoken inside is HTTP/2.
 
+mod lapsed;
 mod pinned;
 
 use std::io;
@@ -17,9 +18,14 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::authority::roots;
 use crate::identity::role_name;
+use crate::tls::lapsed::LapsedToo;
 use crate::tls::pinned::PinnedAuthority;
 use crate::{AuthorityCertificate, Credentials, Error, Fingerprint};
+
+/// HTTP/2, as ALPN names it (RFC 9113, 3.1).
+const PROTOCOL: &[u8] = b"h2";
 
 /// The name to connect with, whatever the address is: that of the manager role. So the usual check of the server's
 /// name is the check that it is a manager.
@@ -35,32 +41,44 @@ pub fn pinned_client_config(authority: Fingerprint) -> Result<ClientConfig, Erro
     Ok(unresumed(config))
 }
 
-/// What this crate refused in a failed handshake, if it was this crate: a clearer answer than the handshake's own.
+/// What a failed handshake means here: a clearer answer than its own, if there is one.
 pub fn handshake_refusal(err: &io::Error) -> Option<&Error> {
-    let tls = err.get_ref()?.downcast_ref::<rustls::Error>()?;
-    let rustls::Error::Other(other) = tls else { return None };
-    other.0.downcast_ref::<Error>()
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
+    match err.get_ref()?.downcast_ref::<Tls>()? {
+        Tls::Other(other) => other.0.downcast_ref::<Error>(),
+        Tls::InvalidCertificate(
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
+        ) => Some(&Error::Clock),
+        Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => Some(&Error::ForeignManager),
+        // Ours may be expired: that is accepted, and renewed. It is from the manager's future, then.
+        Tls::AlertReceived(Alert::CertificateExpired) => Some(&Error::Clock),
+        Tls::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => Some(&Error::Unknown),
+        _ => None,
+    }
 }
 
 impl Credentials {
     /// For a manager: accepts nodes of this CA, and those that show no certificate (they can only join; ask
-    /// [`peer_identity`](crate::peer_identity) who is there). A certificate of another CA, or an expired one, ends the
-    /// handshake. The CA is sent along, for those who know its fingerprint only.
+    /// [`peer_identity`](crate::peer_identity) who is there). A certificate of another CA ends the handshake; an
+    /// expired one does not: ask [`validity`](crate::validity), and let it do nothing but renew itself. The CA is sent
+    /// along, for those who know its fingerprint only, and the bridge to it, for those who know the one before.
     pub fn server_config(&self) -> Result<ServerConfig, Error> {
-        let clients = client_verifier(self.authority().roots()?, true)?;
-        let chain = vec![self.certificate().clone(), self.authority().der().clone()];
+        let clients = Arc::new(LapsedToo::new(client_verifier(roots(self.trusted())?, true)?));
+        let mut chain = vec![self.certificate().clone(), self.authority().der().clone()];
+        chain.extend(self.bridge().cloned());
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
             .with_single_cert(chain, self.private_key())?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
         Ok(config)
     }
 
-    /// For an agent: shows its certificate and accepts only managers of this CA. Connect with [`server_name`].
+    /// For an agent: shows its certificate and accepts only managers of the CAs it trusts. Connect with [`server_name`].
     pub fn client_config(&self) -> Result<ClientConfig, Error> {
-        let verifier = manager_verifier(self.authority(), provider())?;
+        let verifier = manager_verifier(self.trusted(), provider())?;
         let chain = vec![self.certificate().clone()];
         let config = client_builder(verifier)?.with_client_auth_cert(chain, self.private_key())?;
         Ok(unresumed(config))
@@ -89,10 +107,10 @@ fn client_verifier(roots: RootCertStore, or_none: bool) -> Result<Arc<dyn Client
 }
 
 fn manager_verifier(
-    authority: &AuthorityCertificate,
+    authorities: &[AuthorityCertificate],
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let roots = Arc::new(authority.roots()?);
+    let roots = Arc::new(roots(authorities)?);
     let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(roots, provider).build();
     Ok(verifier.map_err(unusable)?)
 }
@@ -112,5 +130,6 @@ fn client_builder(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientBuilder
 
 fn unresumed(mut config: ClientConfig) -> ClientConfig {
     config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config
 }

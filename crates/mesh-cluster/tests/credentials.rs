@@ -29,7 +29,9 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
 #[test]
 fn a_certificate_says_who_and_for_how_long() {
     let ca = authority();
-    let pem = ca.issue(&NodeKey::generate().unwrap().request().unwrap(), NODE, Role::Worker, NOW).unwrap();
+    let pem = ca
+        .issue(&NodeKey::generate().unwrap().request().unwrap(), NODE, Role::Worker, NOW, 90 * DAY)
+        .unwrap();
     let der = certificate(&pem);
     assert_eq!(peer_identity(&der).unwrap(), PeerIdentity { node: NODE, role: Role::Worker });
     let (_, parsed) = parse_x509_certificate(&der).unwrap();
@@ -50,7 +52,7 @@ fn what_a_request_claims_is_not_believed() {
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
 
-    let der = certificate(&authority().issue(&request, NODE, Role::Worker, NOW).unwrap());
+    let der = certificate(&authority().issue(&request, NODE, Role::Worker, NOW, 90 * DAY).unwrap());
     assert_eq!(peer_identity(&der).unwrap(), PeerIdentity { node: NODE, role: Role::Worker });
     let (_, parsed) = parse_x509_certificate(&der).unwrap();
     assert!(!parsed.is_ca());
@@ -71,10 +73,10 @@ fn a_bad_request_is_refused() {
     for (request, why) in
         [("", "parse"), ("junk", "parse"), (&*forged, ""), (&*other_kind, "not ECDSA P-256")]
     {
-        let err = ca.issue(request, NODE, Role::Worker, NOW).unwrap_err();
+        let err = ca.issue(request, NODE, Role::Worker, NOW, 90 * DAY).unwrap_err();
         assert!(matches!(err, Error::Request(_)) && err.to_string().contains(why), "{err}");
     }
-    ca.issue(&sound, NODE, Role::Worker, NOW).expect("the unforged one");
+    ca.issue(&sound, NODE, Role::Worker, NOW, 90 * DAY).expect("the unforged one");
 }
 
 #[test]
@@ -110,7 +112,7 @@ fn credentials_are_accepted_only_if_all_of_it_fits() {
     let (ca, other) = (authority(), authority());
     let new = |signer: &Authority, now| {
         let key = NodeKey::generate().unwrap();
-        let certificate = signer.issue(&key.request().unwrap(), NODE, Role::Worker, NOW).unwrap();
+        let certificate = signer.issue(&key.request().unwrap(), NODE, Role::Worker, NOW, 90 * DAY).unwrap();
         Credentials::new(ca.certificate().clone(), &certificate, key, now)
     };
     assert_eq!(new(&ca, NOW).unwrap().identity(), PeerIdentity { node: NODE, role: Role::Worker });
@@ -118,7 +120,7 @@ fn credentials_are_accepted_only_if_all_of_it_fits() {
     assert!(matches!(new(&ca, NOW + 91 * DAY), Err(Error::Tls(_))), "expired");
 
     let foreign = NodeKey::generate().unwrap().request().unwrap();
-    let certificate = ca.issue(&foreign, NODE, Role::Worker, NOW).unwrap();
+    let certificate = ca.issue(&foreign, NODE, Role::Worker, NOW, 90 * DAY).unwrap();
     let swapped = Credentials::new(ca.certificate().clone(), &certificate, NodeKey::generate().unwrap(), NOW)
         .unwrap_err();
     assert!(matches!(swapped, Error::Mismatch(_)), "{swapped}");
@@ -130,7 +132,7 @@ fn credentials_survive_the_disk() {
     let path = temp.path().join("node.pem");
     assert!(Credentials::load(&path).unwrap().is_none());
     let ca = authority();
-    let saved = Credentials::issue(&ca, NODE, Role::Manager, NOW).unwrap();
+    let saved = Credentials::issue(&ca, NODE, Role::Manager, NOW, 90 * DAY).unwrap();
     saved.save(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let loaded = Credentials::load(&path).unwrap().expect("the file");
@@ -141,7 +143,7 @@ fn credentials_survive_the_disk() {
     let text = fs::read_to_string(&path).unwrap();
     let ours = text.find("-----BEGIN CERTIFICATE").unwrap();
     let last = text.rfind("-----BEGIN CERTIFICATE").unwrap();
-    let other = Credentials::issue(&ca, NODE, Role::Manager, NOW).unwrap();
+    let other = Credentials::issue(&ca, NODE, Role::Manager, NOW, 90 * DAY).unwrap();
     other.save(&path).unwrap();
     let theirs = fs::read_to_string(&path).unwrap();
     let mixed = theirs[..theirs.find("-----BEGIN CERTIFICATE").unwrap()].to_owned() + &text[ours..];
@@ -157,7 +159,7 @@ fn an_authority_survives_text() {
     let again = Authority::from_pem(&ca.to_pem()).unwrap();
     assert_eq!(again.certificate(), ca.certificate());
     assert_eq!(AuthorityCertificate::from_pem(&ca.certificate().to_pem()).unwrap(), *ca.certificate());
-    let issued = Credentials::issue(&again, NODE, Role::Worker, NOW).unwrap();
+    let issued = Credentials::issue(&again, NODE, Role::Worker, NOW, 90 * DAY).unwrap();
     assert_eq!(issued.authority().fingerprint(), ca.certificate().fingerprint());
 
     let other_key = authority().to_pem();
@@ -170,7 +172,7 @@ fn an_authority_survives_text() {
 #[test]
 fn keys_are_not_shown_by_debug() {
     let ca = authority();
-    let credentials = Credentials::issue(&ca, NODE, Role::Worker, NOW).unwrap();
+    let credentials = Credentials::issue(&ca, NODE, Role::Worker, NOW, 90 * DAY).unwrap();
     let shown = format!("{ca:?}");
     assert!(shown.contains(&ca.certificate().fingerprint().to_string()) && shown.len() < 200, "{shown}");
     assert!(format!("{credentials:?}").contains("NodeKey(…)"));
@@ -196,4 +198,39 @@ fn a_private_file_is_replaced_whole() {
     assert!(err.to_string().contains("cannot write") && err.to_string().contains("folder"), "{err}");
     assert!(!temp.path().join("folder.new").exists());
     assert!(write_private(&temp.path().join("missing/file"), "text").is_err());
+}
+
+#[test]
+fn a_certificate_is_renewed_in_the_last_third_of_its_life() {
+    let issued = Credentials::issue(&authority(), NODE, Role::Worker, NOW, 90 * DAY).unwrap().validity();
+    assert_eq!((issued.from, issued.until), (NOW - mesh_cluster::CLOCK_SKEW, NOW + 90 * DAY));
+    assert_eq!((issued.renewal(0.0), issued.renewal(1.0)), (NOW + 60 * DAY, NOW + 69 * DAY));
+    let brief = Credentials::issue(&authority(), NODE, Role::Worker, NOW, 30).unwrap().validity();
+    assert_eq!((brief.renewal(0.0), brief.renewal(1.0)), (NOW + 20, NOW + 23));
+}
+
+#[test]
+fn trust_in_two_authorities_survives_the_disk() {
+    let temp = TempDir::new().unwrap();
+    let path = temp.path().join("node.pem");
+    let (old, other) = (authority(), authority());
+    let new = old.successor(ClusterId::from_bits(1), NOW).unwrap();
+    let both = vec![new.certificate().clone(), old.certificate().clone()];
+    let saved = Credentials::issue(&old, NODE, Role::Worker, NOW, 90 * DAY).unwrap().trusting(both.clone());
+    saved.save(&path).unwrap();
+    let loaded = Credentials::load(&path).unwrap().unwrap();
+    assert_eq!((loaded.authority(), loaded.trusted()), (old.certificate(), both.as_slice()));
+
+    // A bridge is of its CA's key, or the record is damaged.
+    let bridge_of = |ca: &Authority| ca.successor(ClusterId::from_bits(1), NOW).unwrap().to_pem();
+    let (ours, theirs) = (bridge_of(&old), bridge_of(&other));
+    let certificates = |text: &str| -> Vec<String> {
+        text.split_inclusive("-----END CERTIFICATE-----\n").map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (certificates(&ours), certificates(&theirs));
+    assert!(Authority::from_pem(&[&*ours[0], &*ours[1], &*ours[2]].concat()).is_ok());
+    assert!(matches!(
+        Authority::from_pem(&[&*ours[0], &*theirs[1], &*ours[2]].concat()),
+        Err(Error::Mismatch(_))
+    ));
 }

@@ -36,7 +36,7 @@ impl ServerCertVerifier for PinnedAuthority {
         let pinned = intermediates.iter().find(|der| Fingerprint::of(der) == self.fingerprint);
         let pinned = pinned.ok_or_else(|| refused(Error::WrongAuthority))?;
         let authority = AuthorityCertificate::from(pinned.clone().into_owned());
-        let verifier = manager_verifier(&authority, Arc::clone(&self.provider)).map_err(refused)?;
+        let verifier = manager_verifier(&[authority], Arc::clone(&self.provider)).map_err(refused)?;
         // The name is fixed here: the role must hold, whatever the caller connected with.
         verifier.verify_server_cert(end_entity, &[], &server_name(), ocsp_response, now)
     }
