@@ -41,6 +41,8 @@ impl Bench {
                 address_pools: pools.0,
                 node_pools: pools.1,
                 gossip_key: 0,
+                authorities: vec![],
+                cert_expiry_s: 0,
             };
             self.put(Object::Cluster(Arc::new(cluster)));
         }

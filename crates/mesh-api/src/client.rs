@@ -1,9 +1,9 @@
 //! The client: one connection to the local socket for each request.
 
 use crate::{
-    Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView, EventsQuery, Init,
-    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeView, Removed,
-    Restored, ServiceView, StatusView,
+    AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView,
+    EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView,
+    NodeView, Removed, Restored, RotateAuthority, ServiceView, StatusView,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -108,6 +108,16 @@ impl Client {
         let since = query.since.map(|revision| format!("?since={revision}")).unwrap_or_default();
         let answer = self.exchange(Method::GET, &format!("/v1/events{since}"), Bytes::new()).await?;
         Ok(Events { answer, buffer: BytesMut::new() })
+    }
+
+    /// `cluster ca`.
+    pub async fn authority(&self) -> Result<AuthorityView, Error> {
+        self.get("/v1/cluster/ca").await
+    }
+
+    /// `cluster ca --rotate`.
+    pub async fn rotate_authority(&self, request: &RotateAuthority) -> Result<AuthorityView, Error> {
+        self.send(Method::POST, "/v1/cluster/ca/rotate", Some(request)).await
     }
 
     /// `node ls`.

@@ -12,11 +12,11 @@ pub use client::{Client, Error, Events};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
     Disconnect, EndpointFilter, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave,
-    NodeRemoval, Removed, Restored,
+    NodeRemoval, Removed, Restored, RotateAuthority,
 };
 pub use view::{
-    AddressesView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView, ServiceView, State,
-    StatusView,
+    AddressesView, AuthorityView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView,
+    RotationView, ServiceView, State, StatusView,
 };
 
 /// Header of an answer that is not all that was asked for: one line for the user.

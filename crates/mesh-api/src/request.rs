@@ -18,6 +18,8 @@ pub struct Init {
     pub node_pools: Vec<IpNetwork>,
     /// UDP port of VXLAN.
     pub data_path_port: u16,
+    /// How long nodes' certificates are valid, in seconds; each renews its own long before.
+    pub cert_expiry_s: u64,
 }
 
 /// The answer to [`Init`].
@@ -109,6 +111,14 @@ pub struct JoinTokenView {
     pub token: String,
     /// Address that others join at.
     pub manager: SocketAddr,
+}
+
+/// `cluster ca --rotate`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RotateAuthority {
+    /// End a replacement that waits for nodes: they have to join again.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `network disconnect`.

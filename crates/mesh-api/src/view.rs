@@ -27,6 +27,31 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
+/// `cluster ca`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthorityView {
+    /// SHA-256 of the CA's certificate: what join tokens pin.
+    pub fingerprint: String,
+    /// When the CA ends, in seconds since 1970.
+    pub expires: u64,
+    /// How long nodes' certificates are valid, in seconds.
+    pub cert_expiry_s: u64,
+    /// The CA's certificate, as PEM.
+    pub certificate: String,
+    /// As long as it takes the place of another.
+    #[serde(default)]
+    pub rotation: Option<RotationView>,
+}
+
+/// A CA that takes the place of another.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RotationView {
+    /// SHA-256 of the certificate of the CA before it, which is still trusted.
+    pub old_fingerprint: String,
+    /// Names of the nodes that have no certificate of the new CA yet.
+    pub waiting_for: Vec<String>,
+}
+
 /// Where a daemon stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

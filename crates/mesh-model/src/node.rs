@@ -138,4 +138,15 @@ pub struct Cluster {
     /// Number of the membership key that should be in use: one more with each node that is removed.
     #[serde(default)]
     pub gossip_key: u32,
+    /// Certificates (PEM) of the CAs that nodes trust: the one that signs, and while it takes the place of another,
+    /// that one.
+    #[serde(default)]
+    pub authorities: Vec<String>,
+    /// How long the certificates of nodes are valid, in seconds.
+    #[serde(default = "ninety_days")]
+    pub cert_expiry_s: u64,
+}
+
+const fn ninety_days() -> u64 {
+    90 * 24 * 60 * 60
 }

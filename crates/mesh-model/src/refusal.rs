@@ -103,6 +103,12 @@ pub enum Refusal {
     NodeUp(String),
     #[error("node '{0}' is a manager: 'meshctl node demote {0}' comes first")]
     NodeIsManager(String),
+    #[error("the CA is being replaced already: 'meshctl cluster ca' shows what that waits for")]
+    RotationOpen,
+    #[error(
+        "the CA is not being replaced: there is nothing to end ('meshctl cluster ca --rotate' replaces it)"
+    )]
+    RotationNone,
     #[error("no cluster yet: 'meshctl cluster init' or 'meshctl cluster join' comes first")]
     NoCluster,
 }

@@ -94,6 +94,33 @@ pub struct JoinReply {
     pub ca: String,
 }
 
+/// `POST /v1/agent/renew`: the only request that an expired certificate is good for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// Request (PKCS #10, as PEM) for a certificate of the node's next key.
+    pub csr: String,
+}
+
+/// The node's next certificate.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RenewReply {
+    /// The certificate, as PEM.
+    pub certificate: String,
+    /// The CA that signed it, as PEM.
+    pub ca: String,
+    /// All CAs to trust, as PEM.
+    pub authorities: Vec<String>,
+}
+
+/// `POST /v1/agent/certificate`: what the node has on its disk.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateHeld {
+    /// Fingerprint (SHA-256) of the CA that signed it.
+    pub authority: String,
+    /// When it ends, in seconds since 1970.
+    pub expires: u64,
+}
+
 /// `POST /v1/agent/applied`: the data planes run from this revision.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Applied {

@@ -3,12 +3,13 @@
 mod backup;
 
 use crate::{
+    output::Column,
     session::Session,
     value::{self, Peer},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Leave};
+use mesh_api::{AuthorityView, Init, Initialized, Join, JoinTokenRequest, Leave, RotateAuthority};
 use mesh_model::{Role, parse_millis};
 use std::net::SocketAddr;
 
@@ -38,6 +39,12 @@ pub(crate) enum Command {
   meshctl cluster join-token worker
   meshctl -q cluster join-token worker --rotate --ttl 1h")]
     JoinToken(JoinTokenArgs),
+    /// Show the CA that nodes trust, or replace it
+    #[command(after_help = "Examples:
+  meshctl cluster ca
+  meshctl cluster ca --rotate
+  meshctl cluster ca --rotate --force")]
+    Ca(CaArgs),
     /// Save the state of the cluster and its keys to a file; on a manager
     #[command(after_help = "Examples:
   meshctl cluster backup /root/mesh.backup
@@ -63,6 +70,9 @@ pub(crate) struct InitArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
     data_path_port: u16,
+    /// How long nodes' certificates are valid; each renews its own after two thirds of that
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_millis)]
+    cert_expiry: u64,
 }
 
 /// `cluster join`.
@@ -93,6 +103,17 @@ pub(crate) struct JoinTokenArgs {
     ttl: Option<u64>,
 }
 
+/// `cluster ca`.
+#[derive(Debug, Args)]
+pub(crate) struct CaArgs {
+    /// Make a new CA: nodes renew their certificates by themselves, join tokens of the old CA end
+    #[arg(long)]
+    rotate: bool,
+    /// Forget the old CA now: nodes that are away since have to join again
+    #[arg(long, requires = "rotate")]
+    force: bool,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RoleName {
     Worker,
@@ -111,6 +132,7 @@ impl Command {
             Self::Backup(args) => backup::backup(session, &args).await,
             Self::Restore(args) => backup::restore(session, &args).await,
             Self::JoinToken(args) => join_token(session, &args).await,
+            Self::Ca(args) => ca(session, &args).await,
         }
     }
 }
@@ -121,6 +143,7 @@ async fn init(session: &Session, args: InitArgs) -> anyhow::Result<()> {
         address_pools: args.default_addr_pool,
         node_pools: args.node_addr_pool,
         data_path_port: args.data_path_port,
+        cert_expiry_s: args.cert_expiry / 1000,
     };
     let made = session.wait("starting the cluster", session.client.cluster_init(&init)).await?;
     session.output.done(&made, &welcome(&made), &made.node.to_string())
@@ -157,4 +180,29 @@ async fn join_token(session: &Session, args: &JoinTokenArgs) -> anyhow::Result<(
     let request = JoinTokenRequest { role, rotate: args.rotate, ttl_ms: args.ttl };
     let view = session.wait("asking for the token", session.client.join_token(&request)).await?;
     session.output.done(&view, &join_command(name, &view.token, view.manager), &view.token)
+}
+
+const CA_FIELDS: &[Column<AuthorityView>] = &[
+    ("Fingerprint", |ca, _| ca.fingerprint.clone()),
+    ("Expires", |ca, style| format!("in {} days", ca.expires.saturating_sub(style.now) / 86_400)),
+    ("Node certificates", |ca, _| format!("valid for {}", duration(ca.cert_expiry_s))),
+    ("Replaces", |ca, _| ca.rotation.as_ref().map(|r| r.old_fingerprint.clone()).unwrap_or_default()),
+    ("Waits for", |ca, _| ca.rotation.as_ref().map(|r| r.waiting_for.join(", ")).unwrap_or_default()),
+];
+
+/// In the largest unit that leaves no rest.
+fn duration(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length && seconds % length == 0);
+    unit.map_or_else(|| format!("{seconds}s"), |(length, name)| format!("{}{name}", seconds / length))
+}
+
+async fn ca(session: &Session, args: &CaArgs) -> anyhow::Result<()> {
+    let view = if args.rotate {
+        let request = RotateAuthority { force: args.force };
+        session.wait("replacing the CA", session.client.rotate_authority(&request)).await?
+    } else {
+        session.wait("asking for the CA", session.client.authority()).await?
+    };
+    session.output.show(&view, CA_FIELDS)
 }

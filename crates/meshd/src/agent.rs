@@ -20,6 +20,7 @@ pub(crate) mod replica;
 mod report;
 mod sockets;
 mod targets;
+mod trust;
 
 pub(crate) use link::Link;
 
@@ -85,8 +86,8 @@ impl Agent {
         let (to_seen, seen) = watch::channel(first);
         let (to_keys, keys) = watch::channel(members::load_keys(&config.data_dir));
         let (to_ports, ports) = mpsc::channel(PORT_REQUESTS);
-        let connector = Identity::connector(&config.data_dir)?;
-        let (link, link_task) = Link::new(identity.clone(), connector, to_told, to_keys, to_ports);
+        let trust = Arc::new(trust::Trust::load(&config.data_dir)?);
+        let (link, link_task) = Link::new(identity.clone(), Arc::clone(&trust), to_told, to_keys, to_ports);
         let (to_nodes, nodes) = watch::channel(Arc::default());
         let (to_verdicts, verdicts) = watch::channel(Arc::default());
         let (to_problems, peer_problems) = watch::channel(Vec::new());
@@ -125,6 +126,8 @@ impl Agent {
 
         let cancel = &spawner.cancel;
         spawner.spawn("link to the managers", link_task.run(cancel.clone()));
+        let renewal = trust.run(Arc::clone(&agent), told.clone(), cancel.clone());
+        spawner.spawn("renewal of the certificate", renewal);
         spawner.spawn("snapshot cache", cache::keep(config.data_dir.clone(), told, cancel.clone()));
         spawner.spawn("membership keys", members::keep_keys(config.data_dir.clone(), keys, cancel.clone()));
         spawner.spawn("membership", members.run(cancel.clone()));

@@ -76,6 +76,8 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/backup", get(h::cluster_backup))
         .route("/v1/cluster/restore", post(h::cluster_restore).layer(DefaultBodyLimit::max(BACKUP)))
         .route("/v1/events", get(h::events))
+        .route("/v1/cluster/ca", get(h::authority))
+        .route("/v1/cluster/ca/rotate", post(h::rotate_authority))
         .route("/v1/nodes", get(h::nodes))
         .route("/v1/nodes/{name}", patch(h::update_node).delete(h::remove_node))
         .route("/v1/networks", get(h::networks).post(h::create_network))

@@ -34,6 +34,8 @@ mod restore;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Port of the manager API unless another is given.
 const API_PORT: u16 = 7443;
+/// Shortest life of certificates: below an hour, clocks that differ by minutes are in the way of renewals.
+const MIN_CERT_EXPIRY_S: u64 = 20;
 /// How long a new member may take to hear from its manager.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
@@ -90,7 +92,8 @@ impl Member {
     fn problems(&self) -> Vec<String> {
         let manager = self.manager.borrow().as_ref().err().filter(|problem| !problem.is_empty()).cloned();
         let manager = manager.map(|problem| format!("the manager does not run: {problem}"));
-        manager.into_iter().chain(self.agent.problems()).collect()
+        let managed = self.manager().map(|manager| manager.problems()).unwrap_or_default();
+        manager.into_iter().chain(managed).chain(self.agent.problems()).collect()
     }
 }
 
@@ -170,6 +173,11 @@ impl Daemon {
                 "--data-path-port 0 is out of range: choose a port from 1 to 65535",
             ));
         }
+        if init.cert_expiry_s < MIN_CERT_EXPIRY_S {
+            return Err(Failure::bad_request(format!(
+                "--cert-expiry is too short: give {MIN_CERT_EXPIRY_S}s or more, such as 90d"
+            )));
+        }
         let (identity, first) = FirstNode::prepare(&self.config, &init)?;
         let member = match self.enter(identity, Some(first)).await {
             Ok(member) => member,
@@ -205,6 +213,8 @@ impl Daemon {
         let authority = AuthorityCertificate::from_pem(&reply.ca).map_err(refuse)?;
         let now = clock::unix_seconds();
         let credentials = Credentials::new(authority, &reply.certificate, key, now).map_err(refuse)?;
+        let trusted = reply.cluster.authorities.iter().map(|pem| AuthorityCertificate::from_pem(pem));
+        let credentials = credentials.trusting(trusted.collect::<Result<_, _>>().map_err(refuse)?);
         let identity = Identity::joined(&reply, join.manager);
         let entered = match identity.save(&self.config.data_dir, &credentials) {
             Ok(()) => self.enter(identity, None).await,

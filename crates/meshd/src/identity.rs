@@ -3,7 +3,7 @@
 //! | file in the data directory | what it holds |
 //! |---|---|
 //! | `node.json` | [`Identity`]; written last: without it the node is no member |
-//! | `node.pem` | key, certificate and the CA's certificate, mode 0600 |
+//! | `node.pem` | key, certificate and the certificates of the CAs it trusts, mode 0600 |
 //! | `store.key` | what opens the secrets in the store, mode 0600; managers only |
 //! | `store/` | the cluster's state; managers only |
 //! | `gossip.json` | the membership keys, mode 0600 |
@@ -17,9 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
-use tokio_rustls::TlsConnector;
 
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
@@ -108,9 +106,9 @@ impl Identity {
         })
     }
 
-    /// Connects to managers.
-    pub(crate) fn connector(data_dir: &Path) -> anyhow::Result<TlsConnector> {
-        Ok(TlsConnector::from(Arc::new(Self::credentials(data_dir)?.client_config()?)))
+    /// Keeps the next ones.
+    pub(crate) fn save_credentials(data_dir: &Path, credentials: &Credentials) -> anyhow::Result<()> {
+        Ok(credentials.save(&credentials_path(data_dir))?)
     }
 }
 

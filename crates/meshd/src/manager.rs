@@ -20,6 +20,7 @@ mod server;
 mod sessions;
 mod state;
 mod strangers;
+mod trust;
 
 pub(crate) use backup::Backup;
 pub(crate) use error::Error;
@@ -41,7 +42,7 @@ use sessions::Sessions;
 use state::State;
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{Mutex, watch};
-use tokio_rustls::TlsConnector;
+use trust::Trust;
 
 /// One manager of the cluster.
 pub(crate) struct Manager {
@@ -49,8 +50,7 @@ pub(crate) struct Manager {
     state: Arc<State>,
     sessions: Arc<Sessions>,
     peers: Peers,
-    connector: TlsConnector,
-    authority: mesh_cluster::Authority,
+    trust: Trust,
     key: StoreKey,
     identity: Identity,
     /// Its tasks, which end when the node is no manager any more.
@@ -82,16 +82,15 @@ impl Manager {
             path.display(),
             identity.cluster,
         );
-        let authority = authority::load(store.as_ref(), &key).await?;
+        let trust = Trust::load(store.as_ref(), &key, &state.snapshot(), identity.node).await?;
         let gossip = gossip::Rotation::load(Arc::clone(&store), key.clone(), Arc::clone(&state)).await?;
         let tasks = spawner.group();
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state), gossip.keys(), connected)),
             peers: Peers::default(),
-            connector: Identity::connector(&config.data_dir)?,
             store,
             state,
-            authority,
+            trust,
             key,
             identity: identity.clone(),
             tasks: tasks.clone(),
@@ -99,10 +98,11 @@ impl Manager {
         });
         let cancel = tasks.cancel.clone();
         // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
-        let server = server::Server::bind(Arc::clone(&manager), &config.data_dir).await?;
+        let server = server::Server::bind(Arc::clone(&manager)).await?;
         tasks.spawn("manager state", feed.run(cancel.clone()));
         tasks.spawn("membership keys", gossip.run(cancel.clone()));
         tasks.spawn("manager server", server.run(cancel.clone()));
+        tasks.spawn("trust", Trust::keep(Arc::clone(&manager), cancel.clone()));
         tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)
     }

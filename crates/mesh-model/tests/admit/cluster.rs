@@ -70,6 +70,8 @@ impl Mesh {
             address_pools: vec![net("10.200.0.0/22"), net("fd00:200::/62")],
             node_pools: vec![net("100.64.0.0/16"), net("fd64::/64")],
             gossip_key: 0,
+            authorities: vec![],
+            cert_expiry_s: 0,
         };
         let mut mesh = Self { snapshot: Snapshot::default(), next: 0x1000 };
         mesh.put(Object::Cluster(Arc::new(cluster)));

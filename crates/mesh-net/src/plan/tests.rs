@@ -220,6 +220,8 @@ fn state() -> impl Strategy<Value = Desired> {
                 address_pools: vec![],
                 node_pools: vec![],
                 gossip_key: 0,
+                authorities: vec![],
+                cert_expiry_s: 0,
             };
             let mut snapshot = Snapshot { cluster: Some(Arc::new(cluster)), ..Snapshot::default() };
             for index in 1..=nodes {

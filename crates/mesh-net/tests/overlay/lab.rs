@@ -200,6 +200,8 @@ impl Lab {
             address_pools: vec![],
             node_pools: vec![prefix("10.200.0.0/16"), prefix("fd20::/64")],
             gossip_key: 0,
+            authorities: vec![],
+            cert_expiry_s: 0,
         };
         let snapshot = Snapshot { revision: 1, cluster: Some(Arc::new(cluster)), ..Snapshot::default() };
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -2,7 +2,7 @@
 //!
 //! When it breaks, the agent goes on with what it has and tries the managers in turn until one answers.
 
-use super::replica::Replica;
+use super::{replica::Replica, trust::Trust};
 use crate::{
     api::Failure,
     client::{CONNECT, Sender, decode, exchange, open, request},
@@ -28,7 +28,6 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 /// How long a request waits for a connection, and for another when it breaks.
@@ -57,7 +56,7 @@ pub(super) enum PortRequest {
 /// Keeps the connection.
 pub(super) struct LinkTask {
     identity: Identity,
-    connector: TlsConnector,
+    trust: Arc<Trust>,
     connection: watch::Sender<Option<Sender>>,
     manager: watch::Sender<Option<SocketAddr>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
@@ -68,14 +67,14 @@ pub(super) struct LinkTask {
 impl Link {
     pub(super) fn new(
         identity: Identity,
-        connector: TlsConnector,
+        trust: Arc<Trust>,
         snapshot: watch::Sender<Arc<Snapshot>>,
         keys: watch::Sender<Option<ClusterKeys>>,
         ports: mpsc::Sender<PortRequest>,
     ) -> (Self, LinkTask) {
         let (connection, connected) = watch::channel(None);
         let (manager, connected_to) = watch::channel(None);
-        let task = LinkTask { identity, connector, connection, manager, snapshot, keys, ports };
+        let task = LinkTask { identity, trust, connection, manager, snapshot, keys, ports };
         (Self { connection: connected, manager: connected_to }, task)
     }
 
@@ -209,7 +208,8 @@ impl LinkTask {
     }
 
     async fn subscribe(&self, manager: SocketAddr, replica: &Replica) -> anyhow::Result<Response<Incoming>> {
-        let mut sender = open(manager, &self.connector).await?;
+        self.trust.renew_expired(manager).await?;
+        let mut sender = open(manager, &self.trust.connector()?).await?;
         let resume = serde_json::to_vec(&replica.resume(self.identity.node))?;
         let response = sender.send_request(request(Method::POST, "/v1/agent/watch", resume)).await?;
         if !response.status().is_success() {

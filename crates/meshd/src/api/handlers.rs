@@ -18,9 +18,9 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use mesh_api::{
-    Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init, Initialized, Join,
-    JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView, Removed, Restored,
-    ServiceView, StatusView, json_line,
+    AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init,
+    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView,
+    Removed, Restored, RotateAuthority, ServiceView, StatusView, json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
@@ -73,6 +73,28 @@ pub(super) async fn join_token(
         return Err(Failure::bad_request("--ttl is too short: give 1s or more, such as 1h"));
     }
     Ok(Json(manager(&member).await?.join_token(&request).await?))
+}
+
+pub(super) async fn authority(State(daemon): Shared) -> Answer<AuthorityView> {
+    let member = daemon.member()?;
+    Ok(Json(manager(&member).await?.authority_view().await?))
+}
+
+pub(super) async fn rotate_authority(
+    State(daemon): Shared,
+    Json(request): Json<RotateAuthority>,
+) -> Answer<AuthorityView> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let manager = manager(&member).await?;
+        if request.force {
+            manager.force_authority().await?;
+        } else {
+            manager.rotate_authority().await?;
+        }
+        Ok(Json(manager.authority_view().await?))
+    })
+    .await
 }
 
 pub(super) async fn nodes(State(daemon): Shared) -> Answer<Vec<NodeView>> {

@@ -3,7 +3,6 @@
 use super::secrets::StoreKey;
 use anyhow::Context;
 use mesh_cluster::Authority;
-use mesh_store::Store;
 
 /// Name of the record.
 pub(super) const RECORD: &str = "authority";
@@ -13,14 +12,7 @@ pub(super) fn seal(key: &StoreKey, authority: &Authority) -> Vec<u8> {
     key.seal(RECORD, authority.to_pem().as_bytes())
 }
 
-/// The CA that signs.
-pub(super) async fn load(store: &dyn Store, key: &StoreKey) -> anyhow::Result<Authority> {
-    let entry = store.get(RECORD).await?;
-    let entry = entry.context("the store has no CA: restore the cluster from a backup")?;
-    open(key, &entry.value)
-}
-
-/// The same from the record's value.
+/// The CA from its record's value.
 pub(super) fn open(key: &StoreKey, sealed: &[u8]) -> anyhow::Result<Authority> {
     let text = String::from_utf8(key.open(RECORD, sealed)?).context("the CA in the store is no text")?;
     Authority::from_pem(&text).context("the CA in the store is damaged")

@@ -19,7 +19,7 @@ use super::{
 use crate::{clock, config::Config, identity::Identity};
 use anyhow::{Context, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mesh_cluster::{Credentials, Fingerprint};
+use mesh_cluster::{Credentials, Fingerprint, NODE_LIFETIME};
 use mesh_model::{Action, ClusterId, Event, Key, Name, Node, Object, Role, Snapshot};
 use mesh_store::{Change, Entry};
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,9 @@ impl Backup {
         let sealed = self.records.iter().find(|(key, _)| key == authority::RECORD);
         let (_, sealed) = sealed.context("the backup has no CA")?;
         let authority = authority::open(&self.key, sealed)?;
-        let credentials = Credentials::issue(&authority, node.id, Role::Manager, clock::unix_seconds())?;
+        let lifetime = self.snapshot.cluster.as_ref().map_or(NODE_LIFETIME, |cluster| cluster.cert_expiry_s);
+        let now = clock::unix_seconds();
+        let credentials = Credentials::issue(&authority, node.id, Role::Manager, now, lifetime)?;
         let identity = Identity {
             cluster: self.header.cluster,
             node: node.id,

@@ -3,9 +3,10 @@
 use super::{
     Error, Manager, journal,
     state::{GUARD, encode},
+    trust,
 };
 use crate::{clock, wire::Committed};
-use mesh_model::{Change, Refusal, Snapshot, admit::Fresh};
+use mesh_model::{Change, Key, Refusal, Snapshot, admit::Fresh};
 use mesh_store::{Error as StoreError, Txn};
 
 /// How often a decision is made anew when another manager was faster.
@@ -16,6 +17,15 @@ impl Manager {
     /// decided on exactly the state that it follows.
     pub(super) async fn change<T>(
         &self,
+        decide: impl Fn(&Snapshot, Fresh) -> Result<(Vec<Change>, T), Refusal>,
+    ) -> Result<Committed<T>, Error> {
+        self.change_with(|txn| txn, decide).await
+    }
+
+    /// The same, with records beside the state, such as secrets, that change in the same transaction.
+    pub(super) async fn change_with<T>(
+        &self,
+        beside: impl Fn(Txn) -> Txn,
         decide: impl Fn(&Snapshot, Fresh) -> Result<(Vec<Change>, T), Refusal>,
     ) -> Result<Committed<T>, Error> {
         let _turn = self.turn.lock().await;
@@ -29,13 +39,14 @@ impl Manager {
                 Some(revision) => Txn::new().expect_revision(GUARD, revision),
                 None => Txn::new().expect_absent(GUARD),
             };
-            let txn = changes.iter().fold(
-                guarded.put(GUARD, journal::encode(&current.snapshot, &changes)),
-                |txn, change| match change {
-                    Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
-                    Change::Delete(key) => txn.delete(key.to_string()),
-                },
-            );
+            let guarded = beside(guarded.put(GUARD, journal::encode(&current.snapshot, &changes)));
+            let txn = changes.iter().fold(guarded, |txn, change| match change {
+                Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
+                Change::Delete(key) => {
+                    let txn = txn.delete(key.to_string());
+                    if let Key::Node(node) = key { txn.delete(trust::held_by(*node)) } else { txn }
+                }
+            });
             // Held on to, it would be copied when it changes.
             drop(current);
             match self.store.commit(txn).await {

@@ -27,6 +27,8 @@ pub(crate) enum Error {
     Store(#[from] mesh_store::Error),
     #[error(transparent)]
     Sealed(#[from] super::secrets::Sealed),
+    #[error("the CA can't be used: {0}")]
+    Authority(String),
     #[error(transparent)]
     Trust(#[from] mesh_cluster::Error),
 }

@@ -44,12 +44,13 @@ impl FirstNode {
     /// Makes the CA, the cluster and its first manager, and saves what the node keeps outside the store.
     pub(crate) fn prepare(config: &Config, init: &Init) -> Result<(Identity, Self), Error> {
         let now = clock::unix_seconds();
-        let cluster = cluster(init)?;
+        let mut cluster = cluster(init)?;
         let spec = NodeSpec { name: config.name.clone(), advertise: init.advertise };
         let empty = Snapshot { cluster: Some(Arc::new(cluster.clone())), ..Snapshot::default() };
         let node = admit::node(&empty, &spec, Role::Manager, super::change::fresh())?;
         let authority = Authority::generate(cluster.id, now)?;
-        let credentials = Credentials::issue(&authority, node.id, Role::Manager, now)?;
+        cluster.authorities.push(authority.certificate().to_pem());
+        let credentials = Credentials::issue(&authority, node.id, Role::Manager, now, cluster.cert_expiry_s)?;
         let identity = Identity {
             cluster: cluster.id,
             node: node.id,
@@ -90,6 +91,8 @@ fn cluster(init: &Init) -> Result<Cluster, Refusal> {
         address_pools: admit::pools(&address_pools)?,
         node_pools: admit::pools(&node_pools)?,
         gossip_key: 0,
+        authorities: Vec::new(),
+        cert_expiry_s: init.cert_expiry_s,
     })
 }
 
@@ -118,7 +121,7 @@ impl Manager {
             return Err(Error::OneManager);
         }
         // A request that can't be signed is refused before anything is committed.
-        self.authority.issue(&request.csr, NodeId::from_bits(0), role, clock::unix_seconds())?;
+        self.issue(&request.csr, NodeId::from_bits(0), role).await?;
         let committed = self
             .change(|snapshot, fresh| {
                 let node = admit::node(snapshot, &request.node, role, fresh)?;
@@ -127,9 +130,9 @@ impl Manager {
             })
             .await?;
         let (node, cluster) = committed.value;
-        let certificate = self.authority.issue(&request.csr, node.id, role, clock::unix_seconds())?;
+        let (certificate, authority) = self.issue(&request.csr, node.id, role).await?;
         tracing::info!(node = %node.id, name = %node.name, address = %node.advertise, "joined");
-        let ca = self.authority.certificate().to_pem();
+        let ca = authority.certificate().to_pem();
         Ok(JoinReply { node, cluster: Cluster::clone(&cluster), certificate, ca })
     }
 
@@ -149,7 +152,7 @@ impl Manager {
         for role in [Role::Worker, Role::Manager] {
             records.extend(self.kept_token(role).await?.map(|kept| kept.record));
         }
-        Ok(token.verify(self.authority.certificate(), &records, clock::unix_seconds())?)
+        Ok(token.verify(self.trust.authority().certificate(), &records, clock::unix_seconds())?)
     }
 
     /// The token of a role; a new one if there is none, it has expired, or rotation is asked for.
@@ -170,7 +173,8 @@ impl Manager {
 
     async fn new_token(&self, request: &JoinTokenRequest, now: u64) -> Result<String, Error> {
         let expires = request.ttl_ms.map(|ttl| now.saturating_add(ttl / 1000));
-        let (token, record) = JoinToken::issue(self.authority.certificate(), request.role, now, expires)?;
+        let (token, record) =
+            JoinToken::issue(self.trust.authority().certificate(), request.role, now, expires)?;
         let kept = KeptToken { token: token.to_string(), record };
         let value = serde_json::to_vec(&kept).unwrap_or_else(|e| unreachable!("tokens are plain data: {e}"));
         let record = token_key(request.role);

@@ -64,7 +64,7 @@ impl Peers {
             others.into_iter().filter(|(id, _)| !connections.contains_key(id)).collect()
         });
         let opened = missing.into_iter().map(async |(id, address)| {
-            let sender = timeout(CONNECT, open(address, &manager.connector)).await;
+            let sender = timeout(CONNECT, open(address, &manager.trust.connector())).await;
             let sender = sender.map_err(anyhow::Error::from).and_then(|opened| opened);
             let opened =
                 sender.inspect_err(|err| tracing::debug!(%address, %err, "no connection to a manager"));

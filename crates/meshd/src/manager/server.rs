@@ -10,11 +10,11 @@ use crate::{
         Failure,
         json::{Json, Path},
     },
-    identity::Identity,
+    clock,
     noise::Noise,
     wire::{
-        Applied, CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport, Hold, HoldId,
-        JoinReply, JoinRequest, Reserved, Resume,
+        Applied, CatchUp, CertificateHeld, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport,
+        Hold, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -33,14 +33,14 @@ use hyper_util::{
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
 use mesh_model::{EndpointId, EndpointSpec, NodeId, Role, Snapshot};
-use std::{convert::Infallible, path, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once: thousands of agents, and some strangers.
@@ -64,7 +64,7 @@ const STRANGER_WINDOW: u32 = 32 << 10;
 /// The listening port.
 pub(super) struct Server {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    manager: Arc<Manager>,
     routes: Routes,
 }
 
@@ -72,6 +72,7 @@ pub(super) struct Server {
 #[derive(Clone)]
 struct Routes {
     members: Router,
+    lapsed: Router,
     strangers: Router,
 }
 
@@ -80,15 +81,15 @@ type Shared = State<Arc<Manager>>;
 type Peer = Extension<Option<PeerIdentity>>;
 
 impl Server {
-    pub(super) async fn bind(manager: Arc<Manager>, data_dir: &path::Path) -> anyhow::Result<Self> {
+    pub(super) async fn bind(manager: Arc<Manager>) -> anyhow::Result<Self> {
         let address = manager.identity.advertise;
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address}: is it an address of this host, and the port free?")
         })?;
-        let tls = Identity::credentials(data_dir)?.server_config()?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
         let members = Router::new()
             .route("/v1/agent/withdraw", post(withdraw))
+            .route("/v1/agent/renew", post(renew))
+            .route("/v1/agent/certificate", post(certificate))
             .route("/v1/agent/watch", post(watch))
             .route("/v1/agent/state", get(state))
             .route("/v1/agent/catch-up", post(catch_up))
@@ -106,12 +107,19 @@ impl Server {
             .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not so"))
             .layer(axum::extract::DefaultBodyLimit::max(BODY))
             .with_state(Arc::clone(&manager));
+        let lapsed = Router::new()
+            .route("/v1/agent/renew", post(renew))
+            .fallback(async || {
+                Failure::forbidden("this node's certificate has expired: it can be renewed, nothing else")
+            })
+            .layer(axum::extract::DefaultBodyLimit::max(STRANGER_BODY))
+            .with_state(Arc::clone(&manager));
         let strangers = Router::new()
             .route("/v1/join", post(join))
             .fallback(async || no_certificate())
             .layer(axum::extract::DefaultBodyLimit::max(STRANGER_BODY))
-            .with_state(manager);
-        Ok(Self { listener, acceptor, routes: Routes { members, strangers } })
+            .with_state(Arc::clone(&manager));
+        Ok(Self { listener, manager, routes: Routes { members, lapsed, strangers } })
     }
 
     pub(super) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -130,7 +138,7 @@ impl Server {
                             continue;
                         };
                         let (stranger, noise) = (strangers.admit(), Arc::clone(&noise));
-                        let (acceptor, routes) = (self.acceptor.clone(), self.routes.clone());
+                        let (acceptor, routes) = (self.manager.trust.acceptor(), self.routes.clone());
                         connections.spawn(async move {
                             serve(stream, acceptor, routes, stranger, &noise).await;
                             drop(slot);
@@ -157,6 +165,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes, strange
         None => return noise.count("crowded out"),
     };
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let lapsed = certificate.is_some_and(lapsed);
     let Ok(peer) = certificate.map(mesh_cluster::peer_identity).transpose() else {
         return noise.count("certificates of no node");
     };
@@ -167,7 +176,8 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes, strange
     match peer {
         Some(_) => {
             drop(stranger);
-            let service = TowerToHyperService::new(routes.members.layer(Extension(peer)));
+            let router = if lapsed { routes.lapsed } else { routes.members };
+            let service = TowerToHyperService::new(router.layer(Extension(peer)));
             if let Err(err) = protocol.serve_connection(TokioIo::new(tls), service).await {
                 tracing::debug!(%err, "connection of an agent ended");
             }
@@ -187,6 +197,11 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes, strange
             }
         }
     }
+}
+
+/// Whether a certificate has expired, or can't be read.
+fn lapsed(certificate: &CertificateDer<'_>) -> bool {
+    mesh_cluster::validity(certificate).map_or(true, |held| held.until <= clock::unix_seconds())
 }
 
 fn no_certificate() -> Failure {
@@ -222,6 +237,25 @@ async fn withdraw(State(manager): Shared, Extension(peer): Peer) -> Result<Json<
     Ok(Json(()))
 }
 
+async fn renew(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<RenewRequest>,
+) -> Result<Json<RenewReply>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.renew(node, &body.csr).await?))
+}
+
+async fn certificate(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<CertificateHeld>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.certificate_held(node, &body).await?;
+    Ok(Json(()))
+}
+
 async fn watch(
     State(manager): Shared,
     Extension(peer): Peer,
@@ -233,9 +267,11 @@ async fn watch(
         let _ = timeout(AHEAD, manager.state.reached(resume.revision)).await;
     }
     let lines = manager.sessions.begin(node, resume);
-    Ok(Body::from_stream(stream::unfold(lines, |mut lines| async move {
+    Ok(Body::from_stream(stream::unfold((manager, lines), move |(manager, mut lines)| async move {
         let line = lines.next().await?;
-        Some((Ok::<Bytes, Infallible>(line), lines))
+        // A node that was removed meanwhile hears nothing more, not even that.
+        member(&manager, peer).ok()?;
+        Some((Ok::<Bytes, Infallible>(line), (manager, lines)))
     })))
 }
 
@@ -369,7 +405,9 @@ impl From<Error> for Failure {
             Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::Contention => Failure::unavailable(error.to_string()),
-            Error::Store(_) | Error::Files(_) | Error::Sealed(_) => Failure::internal(error.to_string()),
+            Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {
+                Failure::internal(error.to_string())
+            }
         }
     }
 }
