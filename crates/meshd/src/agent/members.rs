@@ -45,6 +45,8 @@ impl Members {
     /// Runs until cancelled.
     pub(super) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
         let farewell = self.farewell.clone();
+        // Held until the end: liveness listens to it, and must not end before it is told to.
+        let _verdicts = self.verdicts.clone();
         let first = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             first = self.first_keys() => first?,
@@ -81,6 +83,8 @@ impl Members {
         let mut running = pin!(membership.run(cancel));
         loop {
             tokio::select! {
+                // Its verdicts end with it: that is no failure.
+                biased;
                 ended = &mut running => return Ok(ended?),
                 changed = self.keys.changed() => {
                     changed?;
