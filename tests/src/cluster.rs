@@ -23,18 +23,28 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `meshd` on three new hosts and joins them, as the walk-through does.
     pub fn three(lab: &Lab) -> Result<Self> {
+        Self::three_with(lab, &[])
+    }
+
+    /// The same, with more options for `cluster init`.
+    pub fn three_with(lab: &Lab, options: &[&str]) -> Result<Self> {
         let mut daemons = Vec::new();
         for name in ["vm1", "vm2", "vm3"] {
             daemons.push(lab.host(name)?.meshd()?);
         }
-        Self::of(daemons)
+        Self::joined(daemons, options)
     }
 
     /// Joins three daemons, the first as the manager.
     pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
+        Self::joined(daemons, &[])
+    }
+
+    fn joined(daemons: Vec<Meshd>, options: &[&str]) -> Result<Self> {
         let cluster = Self { daemons };
         let manager = cluster.vm1().ip().to_string();
-        cluster.vm1().meshctl(&["cluster", "init", "--advertise-addr", &manager]).ok()?;
+        let init = [&["cluster", "init", "--advertise-addr", &manager], options].concat();
+        cluster.vm1().meshctl(&init).ok()?;
         let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
         for host in [cluster.vm2(), cluster.vm3()] {
             let (address, manager) = (host.ip().to_string(), format!("{manager}:7443"));

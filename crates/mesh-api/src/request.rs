@@ -3,7 +3,10 @@
 use ipnetwork::IpNetwork;
 use mesh_model::{NodeId, Role};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// `cluster init`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +23,38 @@ pub struct Init {
     pub data_path_port: u16,
     /// How long nodes' certificates are valid, in seconds; each renews its own long before.
     pub cert_expiry_s: u64,
+    /// Where the managers keep the state.
+    #[serde(default)]
+    pub store: StoreSpec,
+}
+
+/// What keeps the cluster's state.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreSpec {
+    /// A file of the only manager.
+    #[default]
+    Redb,
+    /// An etcd that every manager runs, all of them one cluster.
+    Etcd,
+    /// An etcd that somebody else runs.
+    External(ExternalEtcd),
+}
+
+/// How managers reach an etcd that somebody else runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExternalEtcd {
+    /// Client URLs of its members.
+    pub endpoints: Vec<String>,
+    /// PEM file on each manager: the CA of its certificates, for `https://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// PEM file on each manager: the certificate to show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// PEM file on each manager: the certificate's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// The answer to [`Init`].

@@ -1,6 +1,7 @@
 //! The cluster's CA.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mesh_model::{ClusterId, NodeId, Role};
@@ -21,6 +22,9 @@ const DAY: u64 = 24 * 60 * 60;
 const AUTHORITY_LIFETIME: u64 = 10 * 365 * DAY;
 /// How long a node's certificate is valid unless the cluster says otherwise, in seconds.
 pub const NODE_LIFETIME: u64 = 90 * DAY;
+
+/// A manager that was away for longer can't open its store: nobody could give it another certificate before.
+const ETCD_LIFETIME: u64 = 2 * 365 * DAY;
 
 /// How far certificates are dated back, in seconds, so that a node whose clock is behind accepts them.
 pub const CLOCK_SKEW: u64 = 60 * 60;
@@ -129,19 +133,19 @@ impl Authority {
         if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(Error::Request("its key is not ECDSA P-256".to_owned()));
         }
-        let mut params = valid(now, lifetime)?;
-        params.distinguished_name = common_name(&node.to_string());
-        for name in identity::names(node, role) {
-            params.subject_alt_names.push(rcgen::SanType::DnsName(name.try_into()?));
-        }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match role {
-            Role::Manager => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
-            Role::Worker => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        };
-        params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = node_params(node, role, now, lifetime)?.signed_by(&key, &self.issuer)?;
         Ok(pem::encode(pem::CERTIFICATE, certificate.der()))
+    }
+
+    /// A certificate with its key (PEM) for the etcd that a manager runs at these addresses, both as a server and as a
+    /// client of others, for two years from `now`. Nodes don't take it for one of theirs: its addresses are names too.
+    pub fn issue_for_etcd(&self, node: NodeId, addresses: &[IpAddr], now: u64) -> Result<String, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = node_params(node, Role::Manager, now, ETCD_LIFETIME)?;
+        params.subject_alt_names.extend(addresses.iter().copied().map(rcgen::SanType::IpAddress));
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = pem::encode(pem::CERTIFICATE, certificate.der());
+        Ok(certificate + &pem::encode(pem::PRIVATE_KEY, key.serialized_der()))
     }
 }
 
@@ -209,6 +213,21 @@ pub(crate) fn roots(authorities: &[AuthorityCertificate]) -> Result<RootCertStor
 pub(crate) fn holds_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     x509_parser::parse_x509_certificate(certificate)
         .is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
+}
+
+fn node_params(node: NodeId, role: Role, now: u64, lifetime: u64) -> Result<CertificateParams, Error> {
+    let mut params = valid(now, lifetime)?;
+    params.distinguished_name = common_name(&node.to_string());
+    for name in identity::names(node, role) {
+        params.subject_alt_names.push(rcgen::SanType::DnsName(name.try_into()?));
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = match role {
+        Role::Manager => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+        Role::Worker => vec![ExtendedKeyUsagePurpose::ClientAuth],
+    };
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn valid(now: u64, lifetime: u64) -> Result<CertificateParams, Error> {

@@ -51,5 +51,5 @@ pub use error::Error;
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use identity::{PeerIdentity, Validity, peer_identity, validity};
 pub use private_file::{read_private, write_private};
-pub use tls::{handshake_refusal, pinned_client_config, server_name};
+pub use tls::{MANAGER_NAME, handshake_refusal, pinned_client_config, server_name};
 pub use token::{JoinToken, TokenRecord};

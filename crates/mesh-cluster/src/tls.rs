@@ -26,6 +26,8 @@ use crate::{AuthorityCertificate, Credentials, Error, Fingerprint};
 
 /// HTTP/2, as ALPN names it (RFC 9113, 3.1).
 const PROTOCOL: &[u8] = b"h2";
+/// The name that the certificates of managers have, and no others.
+pub const MANAGER_NAME: &str = role_name(Role::Manager);
 
 /// The name to connect with, whatever the address is: that of the manager role. So the usual check of the server's
 /// name is the check that it is a manager.

@@ -35,6 +35,9 @@ pub struct Snapshot {
     /// and no message.
     #[serde(skip)]
     pub status: BTreeMap<NodeId, NodeStatus>,
+    /// The manager that leads the others, as long as it is known. Not part of the store.
+    #[serde(default)]
+    pub leader: Option<NodeId>,
 }
 
 /// One record.
@@ -53,6 +56,8 @@ pub enum Object {
     Endpoint(Arc<Endpoint>),
     /// The verdict on an endpoint.
     Health(EndpointId, Health),
+    /// The manager that leads; never stored.
+    Leader(NodeId),
 }
 
 /// Names a record; its text is the key in the store.
@@ -71,6 +76,8 @@ pub enum Key {
     Endpoint(EndpointId),
     /// The verdict on an endpoint.
     Health(EndpointId),
+    /// The manager that leads.
+    Leader,
 }
 
 /// One change of state.
@@ -93,6 +100,7 @@ impl Object {
             Self::Service(service) => Key::Service(service.id),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id),
             Self::Health(endpoint, _) => Key::Health(*endpoint),
+            Self::Leader(_) => Key::Leader,
         }
     }
 }
@@ -114,6 +122,7 @@ impl Snapshot {
             Object::Service(service) => drop(self.services.insert(service.id, service)),
             Object::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.id, endpoint)),
             Object::Health(endpoint, health) => drop(self.health.insert(endpoint, health)),
+            Object::Leader(node) => self.leader = Some(node),
         }
     }
 
@@ -125,7 +134,15 @@ impl Snapshot {
             Key::Service(id) => drop(self.services.remove(&id)),
             Key::Endpoint(id) => drop(self.endpoints.remove(&id)),
             Key::Health(id) => drop(self.health.remove(&id)),
+            Key::Leader => self.leader = None,
         }
+    }
+
+    /// Whether the state is as a change makes it.
+    pub fn holds(&self, change: &Change) -> bool {
+        let mut changed = self.clone();
+        changed.apply(change.clone());
+        changed == *self
     }
 
     /// What is known of an endpoint's health.
@@ -232,6 +249,7 @@ impl fmt::Display for Key {
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
             Self::Health(id) => write!(f, "health/{id}"),
+            Self::Leader => f.write_str("leader"),
         }
     }
 }
@@ -243,6 +261,7 @@ impl FromStr for Key {
         let (kind, id) = text.split_once('/').unwrap_or((text, ""));
         Ok(match kind {
             "cluster" if id.is_empty() => Self::Cluster,
+            "leader" if id.is_empty() => Self::Leader,
             "node" => Self::Node(id.parse().map_err(bad)?),
             "network" => Self::Network(id.parse().map_err(bad)?),
             "service" => Self::Service(id.parse().map_err(bad)?),

@@ -7,11 +7,14 @@ use crate::{
     session::Session,
     value::{self, Peer},
 };
+use anyhow::ensure;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use mesh_api::{AuthorityView, Init, Initialized, Join, JoinTokenRequest, Leave, RotateAuthority};
+use mesh_api::{
+    AuthorityView, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest, Leave, RotateAuthority, StoreSpec,
+};
 use mesh_model::{Role, parse_millis};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// What can be asked of the cluster.
 #[derive(Debug, Subcommand)]
@@ -19,7 +22,8 @@ pub(crate) enum Command {
     /// Start a cluster, with this host as its manager
     #[command(after_help = "Examples:
   meshctl cluster init --advertise-addr 10.0.0.1
-  meshctl cluster init --advertise-addr [fd00::1]:7443 --default-addr-pool 10.64.0.0/12")]
+  meshctl cluster init --advertise-addr [fd00::1]:7443 --default-addr-pool 10.64.0.0/12
+  meshctl cluster init --advertise-addr 10.0.0.1 --store etcd")]
     Init(InitArgs),
     /// Join the cluster of another host
     #[command(after_help = "Example:\n  meshctl cluster join --token TOKEN 10.0.0.1:7443")]
@@ -73,6 +77,54 @@ pub(crate) struct InitArgs {
     /// How long nodes' certificates are valid; each renews its own after two thirds of that
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_millis)]
     cert_expiry: u64,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Where the managers keep the state.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// What keeps the state: a file of one manager, or an etcd of several [default: redb, or etcd with --etcd-endpoints]
+    #[arg(long, value_enum)]
+    store: Option<StoreName>,
+    /// Use the etcd of these client URLs, rather than one that each manager runs itself
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+    /// CA of that etcd's certificates, for https URLs
+    #[arg(long, value_name = "FILE", requires = "etcd_endpoints")]
+    etcd_ca: Option<PathBuf>,
+    /// Certificate to show to that etcd
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
+    etcd_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreName {
+    Redb,
+    Etcd,
+}
+
+impl StoreArgs {
+    fn spec(self) -> anyhow::Result<StoreSpec> {
+        if self.etcd_endpoints.is_empty() {
+            return Ok(match self.store {
+                Some(StoreName::Etcd) => StoreSpec::Etcd,
+                Some(StoreName::Redb) | None => StoreSpec::Redb,
+            });
+        }
+        ensure!(self.store != Some(StoreName::Redb), "--etcd-endpoints needs --store etcd, not redb");
+        // meshd runs elsewhere in the file system than this command.
+        let whole = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        Ok(StoreSpec::External(ExternalEtcd {
+            endpoints: self.etcd_endpoints,
+            ca: whole(self.etcd_ca)?,
+            cert: whole(self.etcd_cert)?,
+            key: whole(self.etcd_key)?,
+        }))
+    }
 }
 
 /// `cluster join`.
@@ -144,6 +196,7 @@ async fn init(session: &Session, args: InitArgs) -> anyhow::Result<()> {
         node_pools: args.node_addr_pool,
         data_path_port: args.data_path_port,
         cert_expiry_s: args.cert_expiry / 1000,
+        store: args.store.spec()?,
     };
     let made = session.wait("starting the cluster", session.client.cluster_init(&init)).await?;
     session.output.done(&made, &welcome(&made), &made.node.to_string())

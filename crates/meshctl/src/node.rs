@@ -9,7 +9,7 @@ use crate::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 use mesh_api::{EndpointFilter, NodeView};
-use mesh_model::{Availability, NodeUpdate, Refusal};
+use mesh_model::{Availability, NodeStatus, NodeUpdate, Refusal, Role};
 
 /// What can be asked of nodes.
 #[derive(Debug, Subcommand)]
@@ -99,7 +99,7 @@ pub(crate) const COLUMNS: &[Column<NodeView>] = &[
     ("NAME", |n, _| n.name.clone()),
     ("STATUS", |n, _| n.status.to_string()),
     ("AVAILABILITY", |n, _| n.availability.to_string()),
-    ("MANAGER STATUS", |n, _| if n.leader { "Leader".to_owned() } else { String::new() }),
+    ("MANAGER STATUS", |n, _| manager_status(n).to_owned()),
     ("ADDRESS", |n, _| n.address.ip().to_string()),
 ];
 
@@ -114,6 +114,16 @@ pub(crate) const FIELDS: &[Column<NodeView>] = &[
     ("Labels", |n, _| joined(n.labels.iter().map(|(key, value)| format!("{key}={value}")))),
     ("Joined", |n, style| ago(n.created, style.now)),
 ];
+
+/// As Docker has it: empty for workers.
+fn manager_status(node: &NodeView) -> &'static str {
+    match (node.role, node.status) {
+        (Role::Worker, _) => "",
+        (Role::Manager, NodeStatus::Down) => "Unreachable",
+        (Role::Manager, _) if node.leader => "Leader",
+        (Role::Manager, _) => "Reachable",
+    }
+}
 
 fn id(node: &NodeView) -> String {
     node.id.to_string()

@@ -5,12 +5,14 @@
 //! | `node.json` | [`Identity`]; written last: without it the node is no member |
 //! | `node.pem` | key, certificate and the certificates of the CAs it trusts, mode 0600 |
 //! | `store.key` | what opens the secrets in the store, mode 0600; managers only |
-//! | `store/` | the cluster's state; managers only |
+//! | `store/` | the cluster's state, with redb; managers only |
+//! | `etcd/` | the same with etcd, see `manager/etcd.rs` |
 //! | `gossip.json` | the membership keys, mode 0600 |
 //! | `snapshot.json`, `snapshot.json.copy` | the last snapshot, twice |
 
-use crate::wire::JoinReply;
+use crate::{manager::ETCD, wire::JoinReply};
 use anyhow::Context;
+use mesh_api::StoreSpec;
 use mesh_cluster::{Credentials, read_private, write_private};
 use mesh_model::{ClusterId, Name, NodeId, Role};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ use std::{
 
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
+
+/// What holds a cluster's state.
+const DIRECTORIES: [&str; 2] = [STORE, ETCD];
 
 const FILES: [&str; 6] =
     ["node.json", "node.pem", "store.key", "gossip.json", "snapshot.json", "snapshot.json.copy"];
@@ -36,6 +41,9 @@ pub(crate) struct Identity {
     pub(crate) advertise: SocketAddr,
     /// Where managers were when the node joined; the snapshot knows better once there is one.
     pub(crate) managers: Vec<SocketAddr>,
+    /// Where the state is, on a manager.
+    #[serde(default)]
+    pub(crate) store: StoreSpec,
 }
 
 impl Identity {
@@ -54,12 +62,13 @@ impl Identity {
     /// Refuses a directory whose store lost its `node.json`: becoming a member of another cluster would replace the CA
     /// and the store of this one.
     pub(crate) fn check_unused(data_dir: &Path) -> anyhow::Result<()> {
-        let store = data_dir.join(STORE);
-        anyhow::ensure!(
-            !store.exists(),
-            "{} holds a cluster, but node.json beside it is missing: restore it, or empty the data directory to start anew",
-            store.display()
-        );
+        for store in DIRECTORIES.map(|directory| data_dir.join(directory)) {
+            anyhow::ensure!(
+                !store.exists(),
+                "{} holds a cluster, but node.json beside it is missing: restore it, or empty the data directory to start anew",
+                store.display()
+            );
+        }
         Ok(())
     }
 
@@ -72,6 +81,7 @@ impl Identity {
             role: reply.node.role,
             advertise: reply.node.advertise,
             managers: vec![manager],
+            store: StoreSpec::default(),
         }
     }
 
@@ -86,8 +96,9 @@ impl Identity {
     pub(crate) fn discard(data_dir: &Path) -> anyhow::Result<()> {
         let files = FILES.map(|file| data_dir.join(file));
         let removals = files.into_iter().map(|path| (std::fs::remove_file(&path), path));
-        let store = data_dir.join(STORE);
-        for (removed, path) in removals.chain([(std::fs::remove_dir_all(&store), store)]) {
+        let directories = DIRECTORIES.map(|directory| data_dir.join(directory));
+        let directories = directories.into_iter().map(|path| (std::fs::remove_dir_all(&path), path));
+        for (removed, path) in removals.chain(directories) {
             match removed {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("cannot remove {}", path.display()));

@@ -93,7 +93,7 @@ fn raise_file_limit() {
     }
 }
 
-fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+pub(crate) fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)

@@ -8,34 +8,34 @@ mod authority;
 mod backup;
 mod change;
 mod error;
+mod etcd;
 mod gossip;
 mod join;
 mod journal;
 mod log;
 mod operations;
 mod peers;
+mod quorum;
 mod reserve;
 mod secrets;
 mod server;
 mod sessions;
 mod state;
+mod store;
 mod strangers;
 mod trust;
+mod upkeep;
 
 pub(crate) use backup::Backup;
 pub(crate) use error::Error;
+pub(crate) use etcd::{Bootstrap, ETCD};
 pub(crate) use join::FirstNode;
 
-use crate::{
-    config::Config,
-    identity::{self, Identity},
-    supervisor::Spawner,
-    wire::Confirmed,
-};
+use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
 use anyhow::Context;
 use mesh_model::NodeId;
 use mesh_model::Snapshot;
-use mesh_store::{Options, RedbStore, Store};
+use mesh_store::{EtcdStore, Store};
 use peers::Peers;
 use secrets::StoreKey;
 use sessions::Sessions;
@@ -47,6 +47,11 @@ use trust::Trust;
 /// One manager of the cluster.
 pub(crate) struct Manager {
     store: Arc<dyn Store>,
+    /// The store, if it is an etcd.
+    etcd: Option<EtcdStore>,
+    /// The etcd that this manager runs.
+    local: Option<Arc<etcd::LocalEtcd>>,
+    quorum: quorum::Quorum,
     state: Arc<State>,
     sessions: Arc<Sessions>,
     peers: Peers,
@@ -68,9 +73,25 @@ impl Manager {
         connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
+        let tasks = spawner.group();
+        let started = Self::start_group(config, identity, first, connected, &tasks).await;
+        if started.is_err() {
+            tasks.stop().await;
+        }
+        started
+    }
+
+    async fn start_group(
+        config: &Config,
+        identity: &Identity,
+        first: Option<FirstNode>,
+        connected: watch::Sender<BTreeSet<NodeId>>,
+        tasks: &Spawner,
+    ) -> anyhow::Result<Arc<Self>> {
         let key = StoreKey::load(&config.data_dir)?;
-        let path = config.data_dir.join(identity::STORE);
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(&path, Options::default()).await?);
+        let bootstrap = if first.is_some() { Bootstrap::New } else { Bootstrap::Again };
+        let opened = store::open(config, identity, &bootstrap, tasks).await?;
+        let store = opened.store;
         if let Some(first) = first {
             first.commit(store.as_ref()).await?;
         }
@@ -79,16 +100,18 @@ impl Manager {
         anyhow::ensure!(
             state.snapshot().cluster.as_ref().is_some_and(|cluster| cluster.id == identity.cluster),
             "{} holds nothing of this node's cluster {}: restore it from a backup, or empty the data directory to start anew",
-            path.display(),
+            opened.name,
             identity.cluster,
         );
         let trust = Trust::load(store.as_ref(), &key, &state.snapshot(), identity.node).await?;
         let gossip = gossip::Rotation::load(Arc::clone(&store), key.clone(), Arc::clone(&state)).await?;
-        let tasks = spawner.group();
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state), gossip.keys(), connected)),
             peers: Peers::default(),
             store,
+            etcd: opened.etcd,
+            local: opened.local,
+            quorum: quorum::Quorum::new(),
             state,
             trust,
             key,
@@ -96,6 +119,7 @@ impl Manager {
             tasks: tasks.clone(),
             turn: Mutex::new(()),
         });
+        manager.renew_etcd()?;
         let cancel = tasks.cancel.clone();
         // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
         let server = server::Server::bind(Arc::clone(&manager)).await?;
@@ -103,6 +127,8 @@ impl Manager {
         tasks.spawn("membership keys", gossip.run(cancel.clone()));
         tasks.spawn("manager server", server.run(cancel.clone()));
         tasks.spawn("trust", Trust::keep(Arc::clone(&manager), cancel.clone()));
+        tasks.spawn("watch of the quorum", quorum::watch(Arc::clone(&manager), cancel.clone()));
+        tasks.spawn("upkeep of the store", upkeep::run(Arc::clone(&manager), cancel.clone()));
         tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)
     }

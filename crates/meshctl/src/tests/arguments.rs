@@ -144,7 +144,7 @@ fn wrong_usage() {
         "meshctl",
         "meshctl cluster",
         "meshctl cluster init",
-        "meshctl cluster init --advertise-addr 10.0.0.1 --store etcd",
+        "meshctl cluster init --advertise-addr 10.0.0.1 --store mysql",
         "meshctl cluster join 10.0.0.1",
         "meshctl cluster join-token king",
         "meshctl network create",

@@ -1,7 +1,7 @@
 //! Records as they are shown: with the names of what they refer to.
 
 use mesh_api::{AddressesView, EndpointView, NetworkUse, NetworkView, NodeView, ServiceView};
-use mesh_model::{Endpoint, Network, NetworkId, Node, NodeId, Role, Service, Snapshot};
+use mesh_model::{Endpoint, Network, NetworkId, Node, NodeId, Service, Snapshot};
 
 pub(super) fn node(snapshot: &Snapshot, node: &Node, local: NodeId) -> NodeView {
     NodeView {
@@ -10,8 +10,7 @@ pub(super) fn node(snapshot: &Snapshot, node: &Node, local: NodeId) -> NodeView 
         role: node.role,
         status: snapshot.status_of(node.id),
         availability: node.availability,
-        // With the embedded store there is one manager, and it leads.
-        leader: node.role == Role::Manager,
+        leader: snapshot.leader == Some(node.id),
         local: node.id == local,
         address: node.advertise,
         overlay_addresses: node.addresses.clone(),

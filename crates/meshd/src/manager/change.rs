@@ -7,10 +7,14 @@ use super::{
 };
 use crate::{clock, wire::Committed};
 use mesh_model::{Change, Key, Refusal, Snapshot, admit::Fresh};
-use mesh_store::{Error as StoreError, Txn};
+use mesh_store::{Error as StoreError, Revision, Txn};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// How often a decision is made anew when another manager was faster.
 const ATTEMPTS: usize = 16;
+/// How long a commit's revision may take until it is in the state.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 impl Manager {
     /// Commits what `decide` makes of the state. Nothing is used before it is committed, and what is committed was
@@ -29,39 +33,69 @@ impl Manager {
         decide: impl Fn(&Snapshot, Fresh) -> Result<(Vec<Change>, T), Refusal>,
     ) -> Result<Committed<T>, Error> {
         let _turn = self.turn.lock().await;
+        self.check_quorum()?;
+        // Decisions whose commit got no answer: each may have been made, or may yet be.
+        let mut unknown = Vec::new();
         for _ in 0..ATTEMPTS {
             let current = self.state.current();
+            if let Some(value) = take_made(&mut unknown, &current.snapshot) {
+                return Ok(Committed { value, revision: current.snapshot.revision });
+            }
             let (changes, value) = decide(&current.snapshot, fresh())?;
             if changes.is_empty() {
                 return Ok(Committed { value, revision: current.snapshot.revision });
             }
-            let guarded = match current.guard {
-                Some(revision) => Txn::new().expect_revision(GUARD, revision),
-                None => Txn::new().expect_absent(GUARD),
-            };
-            let guarded = beside(guarded.put(GUARD, journal::encode(&current.snapshot, &changes)));
-            let txn = changes.iter().fold(guarded, |txn, change| match change {
-                Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
-                Change::Delete(key) => {
-                    let txn = txn.delete(key.to_string());
-                    if let Key::Node(node) = key { txn.delete(trust::held_by(*node)) } else { txn }
-                }
-            });
+            let happened = journal::encode(&current.snapshot, &changes);
+            let txn = beside(transaction(&changes, current.guard, happened));
             // Held on to, it would be copied when it changes.
             drop(current);
             match self.store.commit(txn).await {
                 Ok(revision) => {
-                    self.state.reached(revision).await;
+                    self.reached(revision).await;
                     return Ok(Committed { value, revision });
                 }
-                Err(StoreError::Conflict { found, .. }) => {
-                    self.state.reached(found.unwrap_or_default()).await
+                Err(StoreError::Conflict { found, .. }) => self.reached(found.unwrap_or_default()).await,
+                // The guard lets at most one of the attempts through, whenever they arrive.
+                Err(StoreError::Unknown { .. }) => {
+                    unknown.push((changes, value));
+                    let guard = self.store.get(GUARD).await?;
+                    self.reached(guard.map_or(0, |guard| guard.mod_revision)).await;
                 }
                 Err(e) => return Err(e.into()),
             }
         }
         Err(Error::Contention)
     }
+
+    /// Refuses what the store would not take now.
+    pub(super) fn check_quorum(&self) -> Result<(), Error> {
+        if self.quorum.is_there() { Ok(()) } else { Err(Error::NoQuorum) }
+    }
+
+    /// Waits until the state includes a revision; not for ever, should the store be lost right now.
+    async fn reached(&self, revision: Revision) {
+        drop(timeout(CATCH_UP, self.state.reached(revision)).await);
+    }
+}
+
+fn transaction(changes: &[Change], guard: Option<Revision>, happened: Vec<u8>) -> Txn {
+    let guarded = match guard {
+        Some(revision) => Txn::new().expect_revision(GUARD, revision),
+        None => Txn::new().expect_absent(GUARD),
+    };
+    changes.iter().fold(guarded.put(GUARD, happened), |txn, change| match change {
+        Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
+        Change::Delete(key) => {
+            let txn = txn.delete(key.to_string());
+            if let Key::Node(node) = key { txn.delete(trust::held_by(*node)) } else { txn }
+        }
+    })
+}
+
+/// The outcome of a decision that the state shows to have been made.
+fn take_made<T>(unknown: &mut Vec<(Vec<Change>, T)>, snapshot: &Snapshot) -> Option<T> {
+    let made = unknown.iter().position(|(changes, _)| changes.iter().all(|change| snapshot.holds(change)))?;
+    Some(unknown.swap_remove(made).1)
 }
 
 pub(super) fn fresh() -> Fresh {

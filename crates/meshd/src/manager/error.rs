@@ -19,16 +19,30 @@ pub(crate) enum Error {
     NotYours,
     #[error("too many changes at once: try again")]
     Contention,
+    #[error("the store has no quorum: changes wait until a majority of managers is back, traffic goes on")]
+    NoQuorum,
     #[error("the history reaches back to revision {oldest}, not to {after}: give --since {oldest} or later")]
     History { after: u64, oldest: u64 },
     #[error("revision {after} is yet to come: the cluster is at {current}")]
     Future { after: u64, current: u64 },
     #[error("the state could not be saved: {0}")]
-    Store(#[from] mesh_store::Error),
+    Store(mesh_store::Error),
     #[error(transparent)]
     Sealed(#[from] super::secrets::Sealed),
     #[error("the CA can't be used: {0}")]
     Authority(String),
     #[error(transparent)]
     Trust(#[from] mesh_cluster::Error),
+}
+
+impl From<mesh_store::Error> for Error {
+    fn from(error: mesh_store::Error) -> Self {
+        match error {
+            mesh_store::Error::Unreachable { .. } => {
+                tracing::warn!(%error, "a change is refused");
+                Self::NoQuorum
+            }
+            other => Self::Store(other),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::Context;
 use ipnetwork::IpNetwork;
-use mesh_api::{Init, JoinTokenRequest, JoinTokenView};
+use mesh_api::{Init, JoinTokenRequest, JoinTokenView, StoreSpec};
 use mesh_cluster::{Authority, Credentials, JoinToken, TokenRecord};
 use mesh_model::{
     Change, Cluster, ClusterId, Key, NodeId, NodeSpec, NodeStatus, Object, Refusal, Role, Snapshot, admit,
@@ -58,10 +58,14 @@ impl FirstNode {
             role: Role::Manager,
             advertise: init.advertise,
             managers: vec![init.advertise],
+            store: init.store.clone(),
         };
         let key = StoreKey::generate();
         let save = || {
             key.save(&config.data_dir)?;
+            if identity.store == StoreSpec::Etcd {
+                super::etcd::prepare(config, &identity, &authority)?;
+            }
             identity.save(&config.data_dir, &credentials)
         };
         save().map_err(|e| Error::Files(format!("{e:#}")))?;

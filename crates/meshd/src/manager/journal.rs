@@ -25,6 +25,8 @@ fn event(before: &Snapshot, change: &Change) -> Option<Event> {
     match change {
         // It goes with its endpoint, which is told.
         Change::Delete(Key::Health(_)) => None,
+        // Not stored.
+        Change::Put(Object::Leader(_)) | Change::Delete(Key::Leader) => None,
         Change::Delete(key) => {
             let gone = find(before, *key)?;
             Some(told(before, Action::Removed, &gone, String::new()))
@@ -54,6 +56,7 @@ fn told(before: &Snapshot, action: Action, object: &Object, detail: String) -> E
             let name = before.endpoints.get(id).map(|endpoint| endpoint.name.to_string());
             ("endpoint", name.unwrap_or_default(), id.to_string())
         }
+        Object::Leader(id) => ("leader", id.to_string(), id.to_string()),
     };
     Event { action, kind: kind.to_owned(), name, id, detail }
 }
@@ -66,6 +69,7 @@ fn find(snapshot: &Snapshot, key: Key) -> Option<Object> {
         Key::Service(id) => snapshot.services.get(&id).cloned().map(Object::Service),
         Key::Endpoint(id) => snapshot.endpoints.get(&id).cloned().map(Object::Endpoint),
         Key::Health(id) => snapshot.health.get(&id).map(|health| Object::Health(id, *health)),
+        Key::Leader => snapshot.leader.map(Object::Leader),
     }
 }
 
@@ -79,7 +83,7 @@ fn introduction(before: &Snapshot, object: &Object) -> String {
             let node = before.nodes.get(&endpoint.node).map(|node| format!(" on {}", node.name));
             list(&endpoint.addresses) + &node.unwrap_or_default()
         }
-        Object::Cluster(_) | Object::Health(..) => String::new(),
+        Object::Cluster(_) | Object::Health(..) | Object::Leader(_) => String::new(),
     }
 }
 

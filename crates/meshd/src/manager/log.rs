@@ -198,6 +198,11 @@ impl Log {
                 let new = self.entries.range((next - self.first) as usize..);
                 if cursor.resumed {
                     tracing::debug!(%node, changes = new.len(), revision = snapshot.revision, "goes on where it was");
+                    // No revision tells whether it is another.
+                    let leader = snapshot
+                        .leader
+                        .map_or(Change::Delete(Key::Leader), |leader| Change::Put(Object::Leader(leader)));
+                    lines.push_back(line(&Message::Changes(vec![leader])));
                 }
                 for entry in new {
                     lines.extend(entry.everyone.clone());

@@ -262,13 +262,18 @@ async fn watch(
     Json(resume): Json<Option<Resume>>,
 ) -> Result<Body, Failure> {
     let node = member(&manager, peer)?;
+    manager.check_quorum()?;
     if let Some(resume) = resume.as_ref().filter(|r| r.epoch == manager.state.snapshot().epoch) {
         // Another manager may be ahead of this one. If the state never comes so far, the agent is sent it as it is.
         let _ = timeout(AHEAD, manager.state.reached(resume.revision)).await;
     }
     let lines = manager.sessions.begin(node, resume);
     Ok(Body::from_stream(stream::unfold((manager, lines), move |(manager, mut lines)| async move {
-        let line = lines.next().await?;
+        let line = tokio::select! {
+            line = lines.next() => line?,
+            // Another manager may know more than this one.
+            () = manager.quorum.lost() => return None,
+        };
         // A node that was removed meanwhile hears nothing more, not even that.
         member(&manager, peer).ok()?;
         Some((Ok::<Bytes, Infallible>(line), (manager, lines)))
@@ -404,7 +409,7 @@ impl From<Error> for Failure {
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
             Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
-            Error::Contention => Failure::unavailable(error.to_string()),
+            Error::Contention | Error::NoQuorum => Failure::unavailable(error.to_string()),
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {
                 Failure::internal(error.to_string())
             }

@@ -9,12 +9,16 @@ use mesh_store::{Change as StoreChange, Entry, Error as StoreError, Revision, St
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Written by every allocation, expected unchanged by the next: two managers can't allocate from one state.
 pub(super) const GUARD: &str = "guard";
+
+/// First and longest pause before the store is read anew when it can't be followed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Number of the state's history, drawn anew when revisions start anew: see [`Snapshot::epoch`].
 pub(super) const EPOCH: &str = "epoch";
@@ -38,6 +42,7 @@ pub(super) struct State {
 /// The task that feeds the state from the store.
 pub(super) struct Feed {
     state: Arc<State>,
+    store: Arc<dyn Store>,
     watch: Box<dyn Watch>,
 }
 
@@ -45,24 +50,11 @@ impl State {
     /// Reads the whole state and prepares to follow it.
     pub(super) async fn load(store: Arc<dyn Store>) -> anyhow::Result<(Arc<Self>, Feed)> {
         ensure_epoch(store.as_ref()).await?;
-        let (entries, revision) = store.range("").await?;
-        let watch = store.watch("", revision).await?;
-        let mut current =
-            Current { snapshot: Arc::new(Snapshot { revision, ..Snapshot::default() }), guard: None };
-        let snapshot = Arc::make_mut(&mut current.snapshot);
-        for entry in entries {
-            if entry.key == GUARD {
-                current.guard = Some(entry.mod_revision);
-            } else if entry.key == EPOCH {
-                snapshot.epoch = decode_epoch(&entry.value)?;
-            } else if let Some(change) = decode(StoreChange::Put(entry))? {
-                snapshot.apply(change);
-            }
-        }
+        let (current, watch) = read(store.as_ref()).await?;
         let log = Mutex::new(Log::new(&current.snapshot));
         let (current, _) = watch::channel(current);
         let state = Arc::new(Self { current, log });
-        Ok((Arc::clone(&state), Feed { state, watch }))
+        Ok((Arc::clone(&state), Feed { state, store, watch }))
     }
 
     pub(super) fn current(&self) -> Current {
@@ -111,6 +103,16 @@ impl State {
         self.log().tell(node, revision);
     }
 
+    /// Sets who leads the managers: told to agents, never stored.
+    pub(super) fn set_leader(&self, leader: Option<NodeId>) {
+        let snapshot = self.snapshot();
+        if snapshot.leader != leader {
+            let change =
+                leader.map_or(Change::Delete(Key::Leader), |leader| Change::Put(Object::Leader(leader)));
+            self.publish(snapshot.revision, vec![change], None);
+        }
+    }
+
     fn publish(&self, revision: Revision, changes: Vec<Change>, guard: Option<Revision>) {
         let mut log = self.log();
         self.current.send_modify(|current| {
@@ -126,38 +128,85 @@ impl State {
         log.restart(&self.snapshot());
     }
 
+    /// The state was read anew: what lies between is not known, and agents are sent all of it.
+    fn replace(&self, read: Current) {
+        let mut log = self.log();
+        self.current.send_modify(|current| {
+            let mut snapshot = Snapshot::clone(&read.snapshot);
+            // Not of the store.
+            snapshot.leader = current.snapshot.leader;
+            *current = Current { snapshot: Arc::new(snapshot), guard: read.guard };
+        });
+        log.restart(&self.snapshot());
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Feed {
-    /// Follows the store until it ends.
+    /// Follows the store until cancelled. No failure of the store is a reason to end: what was seen so far stays.
     pub(super) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
+        cancel.run_until_cancelled(self.follow()).await;
+        Ok(())
+    }
+
+    async fn follow(&mut self) {
+        let mut pause = BACKOFF.0;
         loop {
-            let event = tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                event = self.watch.next() => event.context("the store's watch ended")?,
+            let err = loop {
+                match self.step().await {
+                    Ok(()) => pause = BACKOFF.0,
+                    Err(err) => break err,
+                }
             };
-            let epoch = event.changes.iter().rev().find_map(|change| match change {
-                StoreChange::Put(entry) if entry.key == EPOCH => Some(decode_epoch(&entry.value)),
-                _ => None,
-            });
-            let guard = event.changes.iter().any(|change| change.key() == GUARD).then_some(event.revision);
-            let changes: Vec<Change> = event
-                .changes
-                .into_iter()
-                .map(decode)
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .flatten()
-                .collect();
-            self.state.publish(event.revision, changes, guard);
-            if let Some(epoch) = epoch.transpose()? {
-                self.state.set_epoch(epoch);
+            tracing::warn!(err = format!("{err:#}"), "cannot follow the store: reading it anew");
+            sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+            match read(self.store.as_ref()).await {
+                Ok((current, watch)) => {
+                    self.state.replace(current);
+                    self.watch = watch;
+                }
+                Err(err) => tracing::warn!(err = format!("{err:#}"), "cannot read the store"),
             }
         }
     }
+
+    /// Takes one transaction.
+    async fn step(&mut self) -> anyhow::Result<()> {
+        let event = self.watch.next().await?;
+        let epoch = event.changes.iter().rev().find_map(|change| match change {
+            StoreChange::Put(entry) if entry.key == EPOCH => Some(decode_epoch(&entry.value)),
+            _ => None,
+        });
+        let guard = event.changes.iter().any(|change| change.key() == GUARD).then_some(event.revision);
+        let changes = event.changes.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        self.state.publish(event.revision, changes.into_iter().flatten().collect(), guard);
+        if let Some(epoch) = epoch.transpose()? {
+            self.state.set_epoch(epoch);
+        }
+        Ok(())
+    }
+}
+
+/// The whole state of the store, and what follows it.
+async fn read(store: &dyn Store) -> anyhow::Result<(Current, Box<dyn Watch>)> {
+    let (entries, revision) = store.range("").await?;
+    let watch = store.watch("", revision).await?;
+    let mut snapshot = Snapshot { revision, ..Snapshot::default() };
+    let mut guard = None;
+    for entry in entries {
+        if entry.key == GUARD {
+            guard = Some(entry.mod_revision);
+        } else if entry.key == EPOCH {
+            snapshot.epoch = decode_epoch(&entry.value)?;
+        } else if let Some(change) = decode(StoreChange::Put(entry))? {
+            snapshot.apply(change);
+        }
+    }
+    Ok((Current { snapshot: Arc::new(snapshot), guard }, watch))
 }
 
 /// Adds a new epoch to what a transaction writes.
@@ -198,6 +247,7 @@ fn decode_object(key: Key, value: &[u8]) -> serde_json::Result<Object> {
         Key::Service(_) => Object::Service(Arc::new(serde_json::from_slice::<Service>(value)?)),
         Key::Endpoint(_) => Object::Endpoint(Arc::new(serde_json::from_slice::<Endpoint>(value)?)),
         Key::Health(endpoint) => Object::Health(endpoint, serde_json::from_slice::<Health>(value)?),
+        Key::Leader => Object::Leader(serde_json::from_slice::<NodeId>(value)?),
     })
 }
 
@@ -210,6 +260,7 @@ pub(super) fn encode(object: &Object) -> Vec<u8> {
         Object::Service(service) => serde_json::to_vec(service),
         Object::Endpoint(endpoint) => serde_json::to_vec(endpoint),
         Object::Health(_, health) => serde_json::to_vec(health),
+        Object::Leader(leader) => serde_json::to_vec(leader),
     };
     text.unwrap_or_else(|e| unreachable!("records are plain data: {e}"))
 }

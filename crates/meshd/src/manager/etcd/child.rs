@@ -1,0 +1,237 @@
+//! A process that is kept running: started again when it dies, ended with this one, however that ends.
+//!
+//! The kernel ties its end to the *thread* that started it (`PR_SET_PDEATHSIG`, prctl(2)), so a thread of its own
+//! starts it and waits for it.
+
+use anyhow::Context;
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::{Pid, getpid, getppid},
+};
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{self, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// How often the thread looks whether the process still runs.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the process may take to end when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
+/// First and longest pause before it is started again. One that ran for longer than the longest starts with the first.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub(super) struct Invocation {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+}
+
+/// The process. Dropped, it ends.
+pub(super) struct Child {
+    orders: Sender<Order>,
+    last_words: LastWords,
+    /// Whether it has ended for good.
+    ended: watch::Receiver<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Restart,
+    Stop,
+}
+
+/// The last error in its log.
+type LastWords = Arc<Mutex<Option<String>>>;
+
+impl Child {
+    /// Starts the process; refused if its thread can't be.
+    pub(super) fn start(invocation: Invocation) -> anyhow::Result<Self> {
+        let (orders, received) = mpsc::channel();
+        let (ended, receiver) = watch::channel(false);
+        let last_words = LastWords::default();
+        let words = Arc::clone(&last_words);
+        let keep = move || {
+            keep(&invocation, &received, &words);
+            ended.send_replace(true);
+        };
+        thread::Builder::new().name("etcd".to_owned()).spawn(keep).context("no thread for etcd")?;
+        Ok(Self { orders, last_words, ended: receiver })
+    }
+
+    /// Ends the process and starts it again.
+    pub(super) fn restart(&self) {
+        // The thread lives as long as this.
+        let _ = self.orders.send(Order::Restart);
+    }
+
+    /// Ends the process; returns when it has ended.
+    pub(super) async fn stop(&self) {
+        let _ = self.orders.send(Order::Stop);
+        let mut ended = self.ended.clone();
+        // An error: the thread is gone, and the process with it.
+        drop(ended.wait_for(|ended| *ended).await);
+    }
+
+    /// The last error that the process told of.
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Keeps the process running until told to stop, or until nobody can tell any more.
+fn keep(invocation: &Invocation, orders: &Receiver<Order>, last_words: &LastWords) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let started = Instant::now();
+        match spawn(invocation) {
+            Ok(mut process) => {
+                let log = process.stderr.take();
+                let words = Arc::clone(last_words);
+                let reader = thread::spawn(move || log.map(|log| follow_log(BufReader::new(log), &words)));
+                let order = wait(&mut process, orders);
+                // It ends with the process.
+                drop(reader.join());
+                match order {
+                    Some(Order::Stop) => return,
+                    Some(Order::Restart) => continue,
+                    None => {}
+                }
+            }
+            Err(err) => tracing::error!(%err, program = %invocation.program.display(), "cannot start etcd"),
+        }
+        if started.elapsed() > BACKOFF.1 {
+            pause = BACKOFF.0;
+        }
+        if matches!(orders.recv_timeout(pause), Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+#[allow(unsafe_code)]
+fn spawn(invocation: &Invocation) -> std::io::Result<process::Child> {
+    let mut command = Command::new(&invocation.program);
+    // Every option of etcd can be set by the environment too: only ours count.
+    command.args(&invocation.arguments).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let parent = getpid();
+    let before_exec = move || {
+        // It is made for being killed; what it acknowledged is on disk.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Had the parent ended before the first line, nothing would tell.
+        if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: prctl and getppid are async-signal-safe, and nothing allocates.
+    unsafe { command.pre_exec(before_exec) };
+    command.spawn()
+}
+
+/// Waits until the process ends by itself, or ends it as ordered.
+fn wait(process: &mut process::Child, orders: &Receiver<Order>) -> Option<Order> {
+    loop {
+        let order = match orders.recv_timeout(LOOK) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Disconnected) => Order::Stop,
+            Err(RecvTimeoutError::Timeout) => match process.try_wait() {
+                Ok(None) => continue,
+                ended => {
+                    let status = ended.ok().flatten().map(|status| status.to_string());
+                    tracing::warn!(status, "etcd ended: starting it again");
+                    return None;
+                }
+            },
+        };
+        end(process);
+        return Some(order);
+    }
+}
+
+fn end(process: &mut process::Child) {
+    let deadline = Instant::now() + GRACE;
+    // Not waited for yet: the number is still the process's own.
+    if let Ok(pid) = process.id().try_into() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    while let Ok(None) = process.try_wait() {
+        if Instant::now() > deadline {
+            drop(process.kill());
+            drop(process.wait());
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Passes its log on to ours: what it warns of as a warning, the rest for who debugs.
+fn follow_log(log: impl BufRead, last_words: &LastWords) {
+    for line in log.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        let entry: Value = serde_json::from_str(&line).unwrap_or_default();
+        let field = |name: &str| entry[name].as_str().unwrap_or_default();
+        let said = match (field("msg"), field("error")) {
+            ("", _) => line.trim().to_owned(),
+            (msg, "") => msg.to_owned(),
+            (msg, error) => format!("{msg}: {error}"),
+        };
+        match field("level") {
+            "info" | "debug" => tracing::debug!(target: "meshd::etcd", "{said}"),
+            "warn" => tracing::warn!(target: "meshd::etcd", "{said}"),
+            // What it dies of may be no entry at all.
+            _ => {
+                tracing::warn!(target: "meshd::etcd", "{said}");
+                *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_the_log_is_remembered() {
+        let words = LastWords::default();
+        let log = concat!(
+            "{\"level\":\"info\",\"msg\":\"starting\"}\n",
+            "{\"level\":\"fatal\",\"msg\":\"discovery failed\",\"error\":\"bind: address already in use\"}\n",
+            "{\"level\":\"warn\",\"msg\":\"slow\"}\n",
+        );
+        follow_log(log.as_bytes(), &words);
+        let said = words.lock().unwrap().clone();
+        assert_eq!(said.as_deref(), Some("discovery failed: bind: address already in use"));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_is_started_again_until_it_is_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = dir.path().join("count");
+        let script = format!("echo x >> {}; exit 1", count.display());
+        let arguments = vec!["-c".to_owned(), script];
+        let child = Child::start(Invocation { program: "/bin/sh".into(), arguments }).unwrap();
+        let starts = || std::fs::read_to_string(&count).unwrap_or_default().lines().count();
+        while starts() < 3 {
+            tokio::time::sleep(LOOK).await;
+        }
+        child.stop().await;
+        let stopped = starts();
+        tokio::time::sleep(BACKOFF.0 * 10).await;
+        assert_eq!(starts(), stopped);
+    }
+}

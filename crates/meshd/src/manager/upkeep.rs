@@ -1,0 +1,64 @@
+//! What an etcd needs from time to time: its history shortened, certificates renewed.
+
+use super::{Manager, store::external_options};
+use mesh_api::StoreSpec;
+use mesh_store::Store;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often it is looked after.
+const EVERY: Duration = Duration::from_secs(5 * 60);
+/// Revisions that stay, for managers and agents that were away.
+const HISTORY: u64 = 10_000;
+/// After this long the child's certificate is replaced, far from its end.
+const RENEW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Looks after the etcd until cancelled; nothing to do for another store.
+pub(super) async fn run(manager: Arc<Manager>, cancel: CancellationToken) -> anyhow::Result<()> {
+    let work = async {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once: what is just opened needs nothing.
+        ticks.tick().await;
+        let mut renewed = Instant::now();
+        loop {
+            ticks.tick().await;
+            if renewed.elapsed() > RENEW || manager.local.is_none() {
+                match manager.renew_etcd() {
+                    Ok(()) => renewed = Instant::now(),
+                    Err(err) => tracing::warn!(err = format!("{err:#}"), "no new certificate for etcd"),
+                }
+            }
+            manager.compact().await;
+        }
+    };
+    cancel.run_until_cancelled(work).await;
+    cancel.cancelled().await;
+    Ok(())
+}
+
+impl Manager {
+    /// Gives the connections to etcd, and the etcd of this manager, their newest certificates.
+    pub(super) fn renew_etcd(&self) -> anyhow::Result<()> {
+        match (&self.etcd, &self.local, &self.identity.store) {
+            (Some(etcd), Some(local), _) => local.renew(etcd, &self.authority),
+            (Some(etcd), None, StoreSpec::External(external)) => {
+                match external_options(external, &self.identity)?.tls {
+                    Some(tls) => Ok(etcd.renew(tls)?),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One manager forgets old revisions for all. An etcd of somebody else is compacted by whom it belongs to.
+    async fn compact(&self) {
+        let leads = self.state.snapshot().leader == Some(self.identity.node);
+        let Some(etcd) = self.etcd.as_ref().filter(|_| self.local.is_some() && leads) else { return };
+        if let Err(err) = etcd.compact(HISTORY).await {
+            tracing::warn!(%err, "etcd keeps more history than it needs");
+        }
+    }
+}
