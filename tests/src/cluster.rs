@@ -13,7 +13,7 @@ use crate::probe::{shares, within};
 /// How long the cluster may take to agree on a change.
 pub const CONVERGES: Duration = Duration::from_secs(20);
 
-/// vm1, vm2 and vm3, vm1 the manager.
+/// vm1, vm2 and vm3; vm1 is a manager.
 #[derive(Debug)]
 pub struct Cluster {
     /// The daemons, that of vm1 first.
@@ -26,26 +26,35 @@ impl Cluster {
         Self::three_with(lab, &[])
     }
 
-    /// The same, with more options for `cluster init`.
+    /// Three managers with an etcd each.
+    pub fn managers(lab: &Lab) -> Result<Self> {
+        Self::three_as(lab, "manager", &["--store", "etcd"])
+    }
+
+    /// A manager and two workers, with more options for `cluster init`.
     pub fn three_with(lab: &Lab, options: &[&str]) -> Result<Self> {
+        Self::three_as(lab, "worker", options)
+    }
+
+    fn three_as(lab: &Lab, role: &str, options: &[&str]) -> Result<Self> {
         let mut daemons = Vec::new();
         for name in ["vm1", "vm2", "vm3"] {
             daemons.push(lab.host(name)?.meshd()?);
         }
-        Self::joined(daemons, options)
+        Self::joined(daemons, role, options)
     }
 
     /// Joins three daemons, the first as the manager.
     pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
-        Self::joined(daemons, &[])
+        Self::joined(daemons, "worker", &[])
     }
 
-    fn joined(daemons: Vec<Meshd>, options: &[&str]) -> Result<Self> {
+    fn joined(daemons: Vec<Meshd>, role: &str, options: &[&str]) -> Result<Self> {
         let cluster = Self { daemons };
         let manager = cluster.vm1().ip().to_string();
         let init = [&["cluster", "init", "--advertise-addr", &manager], options].concat();
         cluster.vm1().meshctl(&init).ok()?;
-        let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+        let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", role]).ok()?;
         for host in [cluster.vm2(), cluster.vm3()] {
             let (address, manager) = (host.ip().to_string(), format!("{manager}:7443"));
             host.meshctl(&["cluster", "join", "--token", &token, "--advertise-addr", &address, &manager])

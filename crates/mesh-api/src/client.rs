@@ -3,7 +3,7 @@
 use crate::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView,
     EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView,
-    NodeView, Removed, Restored, RotateAuthority, ServiceView, StatusView,
+    NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -213,6 +213,16 @@ impl Client {
     /// `service rm`.
     pub async fn service_rm(&self, name: &str) -> Result<Removed, Error> {
         self.delete(&format!("/v1/services/{}", segment(name))).await
+    }
+
+    /// Makes a worker a manager; answers when it is one. Safe to repeat.
+    pub async fn node_promote(&self, node: &str) -> Result<RoleChanged, Error> {
+        self.send(Method::POST, &format!("/v1/nodes/{}/promote", segment(node)), Some(&())).await
+    }
+
+    /// Makes a manager a worker. Safe to repeat.
+    pub async fn node_demote(&self, node: &str) -> Result<RoleChanged, Error> {
+        self.send(Method::POST, &format!("/v1/nodes/{}/demote", segment(node)), Some(&())).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

@@ -16,7 +16,7 @@ pub use request::{
 };
 pub use view::{
     AddressesView, AuthorityView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView,
-    RotationView, ServiceView, State, StatusView,
+    RoleChanged, RotationView, ServiceView, State, StatusView,
 };
 
 /// Header of an answer that is not all that was asked for: one line for the user.

@@ -52,6 +52,19 @@ pub struct RotationView {
     pub waiting_for: Vec<String>,
 }
 
+/// The answer to a promotion or demotion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoleChanged {
+    /// ID of the node.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What it is now.
+    pub role: Role,
+    /// Whether it was that before.
+    pub unchanged: bool,
+}
+
 /// Where a daemon stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,11 +5,13 @@
 mod endpoint;
 mod network;
 mod node;
+mod role;
 mod service;
 
 pub use endpoint::endpoint;
 pub use network::{network, network_removal, pools};
 pub use node::{node, node_removal, node_update};
+pub use role::{demotion, promotion};
 pub use service::{remove_ports, service, service_removal, service_update};
 
 /// What the rules can't make themselves: fresh random bits and the time.

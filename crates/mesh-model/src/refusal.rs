@@ -109,6 +109,10 @@ pub enum Refusal {
         "the CA is not being replaced: there is nothing to end ('meshctl cluster ca --rotate' replaces it)"
     )]
     RotationNone,
+    #[error("node '{0}' is down: a manager must be up to become one")]
+    PromoteLost(String),
+    #[error("node '{0}' is the last manager: 'meshctl node promote' another one first")]
+    LastManager(String),
     #[error("no cluster yet: 'meshctl cluster init' or 'meshctl cluster join' comes first")]
     NoCluster,
 }

@@ -8,7 +8,7 @@ use crate::{
     value,
 };
 use clap::{Args, Subcommand, ValueEnum};
-use mesh_api::{EndpointFilter, NodeView};
+use mesh_api::{EndpointFilter, NodeView, RoleChanged};
 use mesh_model::{Availability, NodeStatus, NodeUpdate, Refusal, Role};
 
 /// What can be asked of nodes.
@@ -37,6 +37,20 @@ pub(crate) enum Command {
         /// Show whole IDs
         #[arg(long)]
         no_trunc: bool,
+    },
+    /// Make workers managers: with three, the cluster takes changes while one of them is away
+    #[command(after_help = "Example:\n  meshctl node promote vm2 vm3")]
+    Promote {
+        /// Names, IDs or unique prefixes of IDs
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Make managers workers
+    #[command(after_help = "Example:\n  meshctl node demote vm3")]
+    Demote {
+        /// Names, IDs or unique prefixes of IDs
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
     },
     /// Change a node; what is not given stays
     #[command(after_help = "Examples:
@@ -135,8 +149,7 @@ impl Command {
         match self {
             Self::Ls { no_trunc } => session.output.list(&nodes, id, COLUMNS, no_trunc),
             Self::Inspect { nodes: wanted } => {
-                let found: Result<Vec<&NodeView>, _> = wanted.iter().map(|w| find(&nodes, w)).collect();
-                let found: Vec<NodeView> = found?.into_iter().cloned().collect();
+                let found: Vec<NodeView> = in_full(&nodes, &wanted)?.into_iter().cloned().collect();
                 session.output.inspect(&found, id, FIELDS)
             }
             Self::Ps { node, no_trunc } => {
@@ -144,6 +157,22 @@ impl Command {
                 let filter = EndpointFilter { node, ..EndpointFilter::default() };
                 let endpoints = session.wait("asking meshd", session.client.endpoints(&filter)).await?;
                 session.output.list(&endpoints, endpoint::id, endpoint::COLUMNS, no_trunc)
+            }
+            Self::Promote { nodes: wanted } => {
+                for node in in_full(&nodes, &wanted)? {
+                    let node = node.id.to_string();
+                    let done = session.client.node_promote(&node);
+                    role_changed(session, &session.wait("making it a manager", done).await?)?;
+                }
+                Ok(())
+            }
+            Self::Demote { nodes: wanted } => {
+                for node in in_full(&nodes, &wanted)? {
+                    let node = node.id.to_string();
+                    let done = session.client.node_demote(&node);
+                    role_changed(session, &session.wait("making it a worker", done).await?)?;
+                }
+                Ok(())
             }
             Self::Update(args) => {
                 let node = find(&nodes, &args.node)?;
@@ -162,6 +191,17 @@ impl Command {
             }
         }
     }
+}
+
+/// All of them, or none if one is unknown.
+fn in_full<'a>(nodes: &'a [NodeView], wanted: &[String]) -> Result<Vec<&'a NodeView>, Refusal> {
+    wanted.iter().map(|wanted| find(nodes, wanted)).collect()
+}
+
+fn role_changed(session: &Session, done: &RoleChanged) -> anyhow::Result<()> {
+    let already = if done.unchanged { " already" } else { "" };
+    let text = format!("Node {} is a {}{already}.", done.name, done.role);
+    session.output.done(done, &text, &done.id.to_string())
 }
 
 /// A node by name, ID or a prefix of its ID that no other has: the rules of [`mesh_model::Snapshot::find_node`].

@@ -29,6 +29,7 @@ use crate::{config::Config, identity::Identity, supervisor::Spawner};
 use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_model::{EndpointId, NodeId, Snapshot};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -137,6 +138,20 @@ impl Agent {
         let planes = planes::Planes::start(config, &agent, spawner).await?;
         spawner.spawn("data planes", planes.run(ports, cached.is_some(), cancel.clone()));
         Ok(agent)
+    }
+
+    /// Asks whichever manager is connected.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.link.post(path, body).await
+    }
+
+    /// The state, to be watched.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
     }
 
     /// The state as this node knows it.

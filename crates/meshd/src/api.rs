@@ -80,6 +80,8 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/ca/rotate", post(h::rotate_authority))
         .route("/v1/nodes", get(h::nodes))
         .route("/v1/nodes/{name}", patch(h::update_node).delete(h::remove_node))
+        .route("/v1/nodes/{node}/promote", post(h::promote))
+        .route("/v1/nodes/{node}/demote", post(h::demote))
         .route("/v1/networks", get(h::networks).post(h::create_network))
         .route("/v1/networks/{name}", get(h::network).delete(h::remove_network))
         .route("/v1/services", get(h::services).post(h::create_service))

@@ -7,7 +7,7 @@ use crate::{
     clock,
     config::Config,
     identity::Identity,
-    manager::{FirstNode, Manager},
+    manager::{FirstNode, Manager, Start},
     role::Roles,
     supervisor::Spawner,
     wire::{JoinReply, JoinRequest},
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{
     sync::{Mutex, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -39,6 +39,8 @@ const MIN_CERT_EXPIRY_S: u64 = 20;
 /// How long a new member may take to hear from its manager.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
+/// How long a node that joins as a manager may take to become one.
+const PROMOTION: Duration = Duration::from_secs(90);
 /// How long a command waits for a manager that is starting.
 const START: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,26 @@ impl Member {
         let mut manager = self.manager.subscribe();
         let up = timeout(START, manager.wait_for(Result::is_ok)).await;
         up.ok().and_then(Result::ok).map_or_else(|| self.manager.borrow().clone(), |up| up.clone())
+    }
+
+    /// Waits until the manager of a node that joined as one runs.
+    async fn becomes_manager(&self) -> Result<(), Failure> {
+        let (mut manager, mut snapshot) = (self.manager.subscribe(), self.agent.subscribe());
+        let name = &self.identity.name;
+        let no_manager = |why: &str| {
+            Failure::conflict(format!(
+                "this node joined as a worker, but it is no manager: {why}; when that is mended: 'meshctl node promote {name}'"
+            ))
+        };
+        let declined = snapshot.wait_for(|snapshot| {
+            snapshot.nodes.get(&self.identity.node).is_some_and(|node| node.role == Role::Worker)
+        });
+        tokio::select! {
+            // Both senders live as long as the daemon.
+            _ = manager.wait_for(Result::is_ok) => Ok(()),
+            _ = declined => Err(no_manager("see its log")),
+            () = sleep(PROMOTION) => Err(no_manager("it takes too long: see its log")),
+        }
     }
 
     pub(crate) fn set_manager(&self, manager: ManagerState) {
@@ -129,9 +151,9 @@ impl Daemon {
         // A first manager that can't start fails the command. Later, nothing that has to do with managers may keep the
         // agent from its work.
         let manager = match first {
-            Some(_) => {
-                let connected = connected.clone();
-                Ok(Manager::start(&self.config, &identity, first, connected, &self.spawner).await?)
+            Some(first) => {
+                let (start, connected) = (Start::First(first), connected.clone());
+                Ok(Manager::start(&self.config, &identity, start, connected, &self.spawner).await?)
             }
             None => Err(String::new()),
         };
@@ -157,7 +179,7 @@ impl Daemon {
         let manager = watch::Sender::new(manager);
         let member = Arc::new(Member { identity, agent, manager, tasks: tasks.clone() });
         let (config, spawner) = (self.config.clone(), self.spawner.clone());
-        let roles = Roles { config, spawner, member: Arc::clone(&member) };
+        let roles = Roles { config, spawner, identity: member.identity.clone(), member: Arc::clone(&member) };
         tasks.spawn("role of this node", roles.run(tasks.cancel.clone()));
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)
@@ -228,7 +250,10 @@ impl Daemon {
             }
         };
         self.first_contact(&member).await?;
-        Ok(Joined { node: member.identity.node, role: member.identity.role })
+        if reply.node.role == Role::Manager {
+            member.becomes_manager().await?;
+        }
+        Ok(Joined { node: member.identity.node, role: reply.node.role })
     }
 
     /// `cluster leave`: nothing of the membership stays, and the daemon waits as before it.

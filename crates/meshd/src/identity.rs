@@ -78,7 +78,7 @@ impl Identity {
             cluster: reply.cluster.id,
             node: reply.node.id,
             name: reply.node.name.clone(),
-            role: reply.node.role,
+            role: Role::Worker,
             advertise: reply.node.advertise,
             managers: vec![manager],
             store: StoreSpec::default(),
@@ -92,21 +92,14 @@ impl Identity {
         Ok(())
     }
 
+    /// Removes the cluster's state and the key to its secrets: the node is no manager any more.
+    pub(crate) fn discard_state(data_dir: &Path) -> anyhow::Result<()> {
+        remove(DIRECTORIES.map(|name| data_dir.join(name)).into_iter().chain([data_dir.join("store.key")]))
+    }
+
     /// Removes every trace of a membership.
     pub(crate) fn discard(data_dir: &Path) -> anyhow::Result<()> {
-        let files = FILES.map(|file| data_dir.join(file));
-        let removals = files.into_iter().map(|path| (std::fs::remove_file(&path), path));
-        let directories = DIRECTORIES.map(|directory| data_dir.join(directory));
-        let directories = directories.into_iter().map(|path| (std::fs::remove_dir_all(&path), path));
-        for (removed, path) in removals.chain(directories) {
-            match removed {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        remove(FILES.iter().chain(&DIRECTORIES).map(|name| data_dir.join(name)))
     }
 
     /// What this node proves itself with.
@@ -121,6 +114,21 @@ impl Identity {
     pub(crate) fn save_credentials(data_dir: &Path, credentials: &Credentials) -> anyhow::Result<()> {
         Ok(credentials.save(&credentials_path(data_dir))?)
     }
+}
+
+/// Removes files and directories that may be there.
+fn remove(paths: impl Iterator<Item = PathBuf>) -> anyhow::Result<()> {
+    for path in paths {
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn unusable(path: &Path) -> String {

@@ -17,6 +17,7 @@ mod operations;
 mod peers;
 mod quorum;
 mod reserve;
+mod roles;
 mod secrets;
 mod server;
 mod sessions;
@@ -28,11 +29,13 @@ mod upkeep;
 
 pub(crate) use backup::Backup;
 pub(crate) use error::Error;
-pub(crate) use etcd::{Bootstrap, ETCD};
+pub(crate) use etcd::ETCD;
 pub(crate) use join::FirstNode;
+pub(crate) use roles::{Declined, Promotion, PromotionRequest};
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
 use anyhow::Context;
+use etcd::Bootstrap;
 use mesh_model::NodeId;
 use mesh_model::Snapshot;
 use mesh_store::{EtcdStore, Store};
@@ -43,6 +46,16 @@ use state::State;
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{Mutex, watch};
 use trust::Trust;
+
+/// What a manager starts from.
+pub(crate) enum Start {
+    /// A new cluster.
+    First(FirstNode),
+    /// A promotion; the members of etcd that expect this one, by name and peer URL.
+    Promoted(Vec<(String, String)>),
+    /// What it kept of an earlier life.
+    Again,
+}
 
 /// One manager of the cluster.
 pub(crate) struct Manager {
@@ -69,12 +82,12 @@ impl Manager {
     pub(crate) async fn start(
         config: &Config,
         identity: &Identity,
-        first: Option<FirstNode>,
+        start: Start,
         connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
         let tasks = spawner.group();
-        let started = Self::start_group(config, identity, first, connected, &tasks).await;
+        let started = Self::start_group(config, identity, start, connected, &tasks).await;
         if started.is_err() {
             tasks.stop().await;
         }
@@ -84,12 +97,16 @@ impl Manager {
     async fn start_group(
         config: &Config,
         identity: &Identity,
-        first: Option<FirstNode>,
+        start: Start,
         connected: watch::Sender<BTreeSet<NodeId>>,
         tasks: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
         let key = StoreKey::load(&config.data_dir)?;
-        let bootstrap = if first.is_some() { Bootstrap::New } else { Bootstrap::Again };
+        let (bootstrap, first) = match start {
+            Start::First(first) => (Bootstrap::New, Some(first)),
+            Start::Promoted(members) => (Bootstrap::Existing(members), None),
+            Start::Again => (Bootstrap::Again, None),
+        };
         let opened = store::open(config, identity, &bootstrap, tasks).await?;
         let store = opened.store;
         if let Some(first) = first {
@@ -128,6 +145,7 @@ impl Manager {
         tasks.spawn("manager server", server.run(cancel.clone()));
         tasks.spawn("trust", Trust::keep(Arc::clone(&manager), cancel.clone()));
         tasks.spawn("watch of the quorum", quorum::watch(Arc::clone(&manager), cancel.clone()));
+        tasks.spawn("members of etcd", Arc::clone(&manager).keep_members(cancel.clone()));
         tasks.spawn("upkeep of the store", upkeep::run(Arc::clone(&manager), cancel.clone()));
         tasks.spawn("connections to the other managers", Peers::keep(Arc::clone(&manager), cancel));
         Ok(manager)

@@ -1,46 +1,123 @@
-//! Makes this process what its node is: starts the manager of a manager node, and tries again until it runs.
+//! Makes this process what its node's record says: starts the manager of a manager, ends that of a worker.
 //!
 //! The agent does not wait for that: a manager whose store is damaged, or without a majority, is a node all the same,
 //! with traffic to carry.
 
-use crate::{config::Config, daemon::Member, manager::Manager, supervisor::Spawner};
+use crate::{
+    config::Config,
+    daemon::Member,
+    identity::Identity,
+    manager::{Declined, Manager, Promotion, PromotionRequest, Start},
+    supervisor::Spawner,
+};
+use mesh_api::StoreSpec;
+use mesh_cluster::NodeKey;
 use mesh_model::Role;
 use std::{sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// First and longest pause between two tries to start the manager.
+/// First and longest pause between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-
 /// What follows the role.
 pub(crate) struct Roles {
     pub(crate) config: Config,
     pub(crate) spawner: Spawner,
     pub(crate) member: Arc<Member>,
+    /// As on disk.
+    pub(crate) identity: Identity,
 }
 
 impl Roles {
     /// Runs until cancelled.
-    pub(crate) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
-        cancel.run_until_cancelled(self.start_manager()).await;
-        cancel.cancelled().await;
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
+        cancel.run_until_cancelled(self.follow()).await;
         Ok(())
     }
 
-    async fn start_manager(&self) {
+    async fn follow(&mut self) {
         let mut pause = BACKOFF.0;
-        while self.member.identity.role == Role::Manager && self.member.manager().is_none() {
-            let connected = self.member.agent.connected.clone();
-            let started =
-                Manager::start(&self.config, &self.member.identity, None, connected, &self.spawner).await;
-            match started {
-                Ok(manager) => self.member.set_manager(Ok(manager)),
-                Err(err) => {
-                    self.member.set_manager(Err(format!("{err:#}")));
-                    sleep(pause).await;
-                    pause = (pause * 2).min(BACKOFF.1);
-                }
+        let mut snapshot = self.member.agent.subscribe();
+        loop {
+            if let Err(err) = self.settle().await {
+                self.member.set_manager(Err(format!("{err:#}")));
+                pause = (pause * 2).min(BACKOFF.1);
+            } else {
+                pause = BACKOFF.0;
             }
+            // A change that is missed here is seen after the pause.
+            let _ = timeout(pause, snapshot.changed()).await;
         }
+    }
+
+    /// One step towards what the record says.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let wanted = self.record();
+        match (self.identity.role, wanted, self.member.manager()) {
+            (Role::Manager, Some(Role::Worker), _) => self.lay_down().await,
+            (Role::Manager, _, None) => self.start(Start::Again).await,
+            (Role::Worker, Some(Role::Manager), _) => self.take_up().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The role in the node's record, as a manager says it: one on disk may be old.
+    fn record(&self) -> Option<Role> {
+        let agent = &self.member.agent;
+        let snapshot = agent.snapshot();
+        snapshot.nodes.get(&self.identity.node).filter(|_| agent.link.is_connected()).map(|node| node.role)
+    }
+
+    async fn start(&self, start: Start) -> anyhow::Result<()> {
+        let manager = Manager::start(
+            &self.config,
+            &self.identity,
+            start,
+            self.member.agent.connected.clone(),
+            &self.spawner,
+        )
+        .await?;
+        self.member.set_manager(Ok(manager));
+        Ok(())
+    }
+
+    /// Becomes a manager; or says that it can't, and is a worker as before.
+    async fn take_up(&mut self) -> anyhow::Result<()> {
+        let (worker, credentials) = (self.identity.clone(), Identity::credentials(&self.config.data_dir)?);
+        let Err(err) = self.try_take_up().await else { return Ok(()) };
+        self.identity = worker;
+        self.identity.save(&self.config.data_dir, &credentials)?;
+        Identity::discard_state(&self.config.data_dir)?;
+        let reason = format!("{err:#}");
+        tracing::warn!(reason, "no manager: a worker as before");
+        self.member
+            .agent
+            .ask::<()>("/v1/agent/declined", &Declined { reason })
+            .await
+            .map_err(|f| anyhow::anyhow!("{}", f.text()))
+    }
+
+    async fn try_take_up(&mut self) -> anyhow::Result<()> {
+        let key = NodeKey::generate()?;
+        let request = PromotionRequest { csr: key.request()? };
+        let promotion = self.member.agent.ask::<Promotion>("/v1/agent/promotion", &request).await;
+        let promotion = promotion.map_err(|f| anyhow::anyhow!("{}", f.text()))?;
+        let (identity, start) = promotion.keep(&self.config, &self.identity, key)?;
+        self.identity = identity;
+        self.start(start).await
+    }
+
+    /// Ends the manager; nothing of the store and its secrets stays.
+    async fn lay_down(&mut self) -> anyhow::Result<()> {
+        if let Some(manager) = self.member.manager() {
+            manager.stop().await;
+        }
+        self.member.set_manager(Err(String::new()));
+        Identity::discard_state(&self.config.data_dir)?;
+        self.identity.role = Role::Worker;
+        self.identity.store = StoreSpec::default();
+        self.identity.save(&self.config.data_dir, &Identity::credentials(&self.config.data_dir)?)?;
+        tracing::info!("this node is a worker now");
+        Ok(())
     }
 }

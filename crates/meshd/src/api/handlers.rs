@@ -20,7 +20,7 @@ use futures_util::{StreamExt, stream};
 use mesh_api::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init,
     Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView,
-    Removed, Restored, RotateAuthority, ServiceView, StatusView, json_line,
+    Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
@@ -156,6 +156,28 @@ pub(super) async fn remove_node(
         Ok(Json(Removed { removed: true, addresses: Vec::new() }))
     })
     .await
+}
+
+pub(super) async fn promote(State(daemon): Shared, Path(wanted): Path<String>) -> Answer<RoleChanged> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let seen = member.agent.snapshot();
+        let status = |node| seen.status_of(node);
+        Ok(Json(role_changed(manager(&member).await?.promote(&wanted, status).await?, Role::Manager)))
+    })
+    .await
+}
+
+pub(super) async fn demote(State(daemon): Shared, Path(wanted): Path<String>) -> Answer<RoleChanged> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        Ok(Json(role_changed(manager(&member).await?.demote(&wanted).await?, Role::Worker)))
+    })
+    .await
+}
+
+fn role_changed((node, unchanged): (Arc<Node>, bool), role: Role) -> RoleChanged {
+    RoleChanged { id: node.id, name: node.name.to_string(), role, unchanged }
 }
 
 pub(super) async fn networks(State(daemon): Shared) -> Read<Vec<NetworkView>> {

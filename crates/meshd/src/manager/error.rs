@@ -12,9 +12,17 @@ pub(crate) enum Error {
     #[error("cannot save this node's keys: {0}")]
     Files(String),
     #[error(
-        "this cluster has one manager: more come with the etcd store; join as a worker ('meshctl cluster join-token worker')"
+        "this cluster's store serves one manager: 'meshctl cluster migrate --to etcd' moves it to one that serves several"
     )]
     OneManager,
+    #[error("node '{node}' is no manager: {reason}; it is a worker as before")]
+    NotPromoted { node: String, reason: String },
+    #[error(
+        "without node '{node}' the managers that answer are no majority: bring the others back, or demote those that are lost, first"
+    )]
+    LosesQuorum { node: String },
+    #[error("this node is to be no manager")]
+    NoManager,
     #[error("this node may only change its own endpoints")]
     NotYours,
     #[error("too many changes at once: try again")]

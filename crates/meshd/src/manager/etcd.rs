@@ -52,7 +52,6 @@ pub(crate) enum Bootstrap {
     /// It is a cluster of one.
     New,
     /// It was added to the members that are given, by name and peer URL.
-    #[expect(dead_code, reason = "until managers can join")]
     Existing(Vec<(String, String)>),
     /// It ran before.
     Again,
@@ -230,6 +229,8 @@ impl Files {
             ("quota-backend-bytes", QUOTA_BYTES.to_string()),
             // A member that comes back does not disturb those that go on.
             ("pre-vote", "true".to_owned()),
+            // Nobody asks in JSON, and it knocks at its own door without a certificate.
+            ("enable-grpc-gateway", "false".to_owned()),
             ("logger", "zap".to_owned()),
             ("log-outputs", "stderr".to_owned()),
         ];

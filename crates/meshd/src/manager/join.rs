@@ -121,11 +121,9 @@ impl Manager {
     /// Takes a node in: the token says as what.
     pub(super) async fn join(&self, request: JoinRequest) -> Result<JoinReply, Error> {
         let role = self.verify(&request.token).await?;
-        if role == Role::Manager {
-            return Err(Error::OneManager);
-        }
+        self.check_role(role)?;
         // A request that can't be signed is refused before anything is committed.
-        self.issue(&request.csr, NodeId::from_bits(0), role).await?;
+        self.issue(&request.csr, NodeId::from_bits(0), Role::Worker).await?;
         let committed = self
             .change(|snapshot, fresh| {
                 let node = admit::node(snapshot, &request.node, role, fresh)?;
@@ -134,10 +132,15 @@ impl Manager {
             })
             .await?;
         let (node, cluster) = committed.value;
-        let (certificate, authority) = self.issue(&request.csr, node.id, role).await?;
+        // Whoever joins as a manager becomes one as a promoted worker does: from its record.
+        let (certificate, authority) = self.issue(&request.csr, node.id, Role::Worker).await?;
         tracing::info!(node = %node.id, name = %node.name, address = %node.advertise, "joined");
         let ca = authority.certificate().to_pem();
         Ok(JoinReply { node, cluster: Cluster::clone(&cluster), certificate, ca })
+    }
+
+    fn check_role(&self, role: Role) -> Result<(), Error> {
+        if role == Role::Manager && self.etcd.is_none() { Err(Error::OneManager) } else { Ok(()) }
     }
 
     /// Takes a node out that says so itself: it leaves, or its join failed on its side.
@@ -161,9 +164,7 @@ impl Manager {
 
     /// The token of a role; a new one if there is none, it has expired, or rotation is asked for.
     pub(crate) async fn join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, Error> {
-        if request.role == Role::Manager {
-            return Err(Error::OneManager);
-        }
+        self.check_role(request.role)?;
         let now = clock::unix_seconds();
         let kept = self.kept_token(request.role).await?;
         let fits =

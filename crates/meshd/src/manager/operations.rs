@@ -218,7 +218,7 @@ fn draft() -> admit::Fresh {
     admit::Fresh { id: 0, mac: 0, now: 0 }
 }
 
-fn find_node<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Node>, Refusal> {
+pub(super) fn find_node<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Node>, Refusal> {
     let not_found = || Refusal::NotFound { kind: "node", wanted: wanted.to_owned() };
     snapshot.find_node(wanted).ok_or_else(not_found)
 }

@@ -74,6 +74,11 @@ impl Peers {
         self.with(|connections| connections.extend(opened));
     }
 
+    /// Whether a manager serves, as seen from here.
+    pub(super) fn is_connected(&self, manager: NodeId) -> bool {
+        self.with(|connections| connections.get(&manager).is_some_and(|peer| !peer.sender.is_closed()))
+    }
+
     /// Waits until the agents of the other managers have applied a revision; names those that had not in time.
     pub(super) async fn confirm(&self, revision: u64, except: Option<NodeId>) -> Vec<String> {
         let body = Confirm { revision, except };

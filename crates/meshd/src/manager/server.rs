@@ -1,7 +1,7 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
 use super::{
-    Error, Manager,
+    Declined, Error, Manager, Promotion, PromotionRequest,
     sessions::Held,
     strangers::{Stranger, Strangers},
 };
@@ -100,6 +100,8 @@ impl Server {
             .route("/v1/agent/confirm", post(confirm))
             .route("/v1/agent/endpoints/{id}", put(create_endpoint).delete(remove_endpoint))
             .route("/v1/agent/endpoints/{id}/drain", post(drain_endpoint))
+            .route("/v1/agent/promotion", post(promotion))
+            .route("/v1/agent/declined", post(declined))
             .route("/v1/manager/confirm", post(confirm_agents))
             .route("/v1/manager/hold", post(hold))
             .route("/v1/manager/release", post(release))
@@ -343,6 +345,24 @@ async fn confirm(
     Ok(Json(manager.confirm_everywhere(body.revision, node).await))
 }
 
+async fn promotion(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<PromotionRequest>,
+) -> Result<Json<Promotion>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.invite(node, &body).await?))
+}
+
+async fn declined(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<Declined>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.decline(node, &body.reason).await?))
+}
+
 async fn confirm_agents(
     State(manager): Shared,
     Extension(peer): Peer,
@@ -407,7 +427,10 @@ impl From<Error> for Failure {
         match &error {
             Error::Refused(refusal) => Failure::from(refusal.clone()),
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
-            Error::OneManager | Error::NotYours | Error::Trust(_) => Failure::forbidden(error.to_string()),
+            Error::NotPromoted { .. } | Error::LosesQuorum { .. } => Failure::conflict(error.to_string()),
+            Error::OneManager | Error::NoManager | Error::NotYours | Error::Trust(_) => {
+                Failure::forbidden(error.to_string())
+            }
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::Contention | Error::NoQuorum => Failure::unavailable(error.to_string()),
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {

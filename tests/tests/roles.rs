@@ -1,0 +1,112 @@
+//! Managers that come and go, on real etcd members, while containers talk.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Nginx, field, scenario, within};
+
+/// `node ls` of every node calls exactly these managers.
+fn managers(cluster: &Cluster, expected: &[&str]) -> Result<()> {
+    for daemon in &cluster.daemons {
+        let host = daemon.host();
+        within(CONVERGES, &format!("managers as {} knows them", host.name()), || {
+            let nodes = host.meshctl(&["-o", "json", "node", "ls"]).json()?;
+            let nodes = nodes.as_array().cloned().unwrap_or_default();
+            let mut found: Vec<String> = Vec::new();
+            for node in nodes.iter().filter(|node| field(node, "role") == "manager") {
+                found.push(field(node, "name"));
+            }
+            found.sort();
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Three managers: each takes changes, and what one allocates no other gives away; a port is asked for at the agents
+/// of all.
+#[test]
+fn three_managers_are_one() {
+    scenario("three managers", |lab| {
+        let cluster = Cluster::managers(lab)?;
+        managers(&cluster, &["vm1", "vm2", "vm3"])?;
+        let table = cluster.vm2().meshctl(&["node", "ls"]).ok()?;
+        ensure!(table.matches("Leader").count() == 1 && table.matches("Reachable").count() == 2, "{table}");
+
+        let hosts = [cluster.vm1(), cluster.vm2(), cluster.vm3()];
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = hosts
+                .iter()
+                .map(|host| {
+                    scope.spawn(move || -> Result<()> {
+                        for number in 0..8 {
+                            let name = format!("{}-{number}", host.name());
+                            host.meshctl(&["network", "create", &name]).ok()?;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("no panic"))
+        })?;
+        let networks = cluster.list(&["network", "ls"])?;
+        let mut vnis: Vec<u64> = networks.iter().filter_map(|network| network["vni"].as_u64()).collect();
+        vnis.sort_unstable();
+        vnis.dedup();
+        ensure!(vnis.len() == 24, "24 networks have VNIs of their own: {vnis:?}");
+
+        let taken = Nginx::new(cluster.vm3(), "own", 8080, "of the host")?.start(cluster.vm3())?;
+        let publish = ["service", "create", "--name", "web", "--publish", "8080:80"];
+        for host in hosts {
+            host.meshctl(&publish).refused("vm3")?;
+        }
+        drop(taken);
+        Ok(())
+    });
+}
+
+/// A worker becomes a manager and a manager a worker, and nobody is lost on the way.
+#[test]
+fn managers_come_and_go() {
+    scenario("roles", |lab| {
+        let cluster = Cluster::three_with(lab, &["--store", "etcd"])?;
+        let (vm1, vm2, vm3) = (cluster.vm1(), cluster.vm2(), cluster.vm3());
+        vm1.meshctl(&["node", "demote", "vm1"]).refused("last manager")?;
+        vm2.meshctl(&["node", "promote", "vm2"]).refused("run the command on a manager")?;
+        vm1.meshctl(&["node", "promote", "vm2", "vm3"]).ok()?;
+        managers(&cluster, &["vm1", "vm2", "vm3"])?;
+        vm3.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+
+        vm1.meshctl(&["node", "demote", "vm1"]).ok()?;
+        managers(&cluster, &["vm2", "vm3"])?;
+        within(CONVERGES, "vm1 is a worker", || {
+            vm1.meshctl(&["network", "create", "green"]).refused("run the command on a manager")
+        })?;
+        ensure!(!vm1.file(format!("{}/etcd", vm1.data_dir())).exists(), "nothing of the store stays behind");
+        ensure!(!vm1.file(format!("{}/store.key", vm1.data_dir())).exists(), "nor of its secrets");
+        vm2.meshctl(&["network", "create", "green"]).ok()?;
+        vm1.meshctl(&["network", "ls"]).ok()?;
+
+        vm3.meshctl(&["node", "promote", "vm1"]).ok()?;
+        managers(&cluster, &["vm1", "vm2", "vm3"])?;
+        vm1.meshctl(&["network", "create", "red"]).ok().map(drop)
+    });
+}
+
+/// What would cost the majority is refused: a demotion while others are away, a promotion of a lost node.
+#[test]
+fn no_majority_is_given_away() {
+    scenario("majority", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        cluster.daemons[2].kill()?;
+        within(CONVERGES, "vm3 is down", || {
+            let node = cluster.list(&["node", "inspect", "vm3"])?;
+            ensure!(field(&node[0], "status") == "down", "{node:?}");
+            Ok(())
+        })?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        vm1.meshctl(&["node", "demote", "vm2"]).refused("majority")?;
+        vm2.meshctl(&["node", "demote", "vm3"]).ok()?;
+        vm1.meshctl(&["node", "promote", "vm3"]).refused("is down")?;
+        vm1.meshctl(&["network", "create", "blue"]).ok().map(drop)
+    });
+}
