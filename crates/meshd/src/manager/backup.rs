@@ -170,6 +170,7 @@ impl Backup {
             role: Role::Manager,
             advertise: node.advertise,
             managers: vec![node.advertise],
+            store: StoreSpec::Redb,
         };
         let others: Vec<_> = managers.into_iter().filter(|other| other.id != node.id).collect();
         for other in &others {
