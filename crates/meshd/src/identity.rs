@@ -88,8 +88,12 @@ impl Identity {
     /// Makes the node a member: its credentials first, its identity last.
     pub(crate) fn save(&self, data_dir: &Path, credentials: &Credentials) -> anyhow::Result<()> {
         credentials.save(&credentials_path(data_dir))?;
-        write_private(&data_dir.join("node.json"), &serde_json::to_string_pretty(self)?)?;
-        Ok(())
+        self.save_alone(data_dir)
+    }
+
+    /// The same with the credentials that it has.
+    pub(crate) fn save_alone(&self, data_dir: &Path) -> anyhow::Result<()> {
+        Ok(write_private(&data_dir.join("node.json"), &serde_json::to_string_pretty(self)?)?)
     }
 
     /// Removes the cluster's state and the key to its secrets: the node is no manager any more.

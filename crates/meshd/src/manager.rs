@@ -31,7 +31,7 @@ pub(crate) use backup::Backup;
 pub(crate) use error::Error;
 pub(crate) use etcd::ETCD;
 pub(crate) use join::FirstNode;
-pub(crate) use roles::{Declined, Promotion, PromotionRequest};
+pub(crate) use roles::{Declined, Promotion};
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
 use anyhow::Context;

@@ -7,11 +7,10 @@ use crate::{
     config::Config,
     daemon::Member,
     identity::Identity,
-    manager::{Declined, Manager, Promotion, PromotionRequest, Start},
+    manager::{Declined, Manager, Promotion, Start},
     supervisor::Spawner,
 };
 use mesh_api::StoreSpec;
-use mesh_cluster::NodeKey;
 use mesh_model::Role;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -83,10 +82,10 @@ impl Roles {
 
     /// Becomes a manager; or says that it can't, and is a worker as before.
     async fn take_up(&mut self) -> anyhow::Result<()> {
-        let (worker, credentials) = (self.identity.clone(), Identity::credentials(&self.config.data_dir)?);
+        let worker = self.identity.clone();
         let Err(err) = self.try_take_up().await else { return Ok(()) };
         self.identity = worker;
-        self.identity.save(&self.config.data_dir, &credentials)?;
+        self.identity.save_alone(&self.config.data_dir)?;
         Identity::discard_state(&self.config.data_dir)?;
         let reason = format!("{err:#}");
         tracing::warn!(reason, "no manager: a worker as before");
@@ -98,11 +97,9 @@ impl Roles {
     }
 
     async fn try_take_up(&mut self) -> anyhow::Result<()> {
-        let key = NodeKey::generate()?;
-        let request = PromotionRequest { csr: key.request()? };
-        let promotion = self.member.agent.ask::<Promotion>("/v1/agent/promotion", &request).await;
+        let promotion = self.member.agent.ask::<Promotion>("/v1/agent/promotion", &()).await;
         let promotion = promotion.map_err(|f| anyhow::anyhow!("{}", f.text()))?;
-        let (identity, start) = promotion.keep(&self.config, &self.identity, key)?;
+        let (identity, start) = promotion.keep(&self.config, &self.identity)?;
         self.identity = identity;
         self.start(start).await
     }
@@ -116,7 +113,7 @@ impl Roles {
         Identity::discard_state(&self.config.data_dir)?;
         self.identity.role = Role::Worker;
         self.identity.store = StoreSpec::default();
-        self.identity.save(&self.config.data_dir, &Identity::credentials(&self.config.data_dir)?)?;
+        self.identity.save_alone(&self.config.data_dir)?;
         tracing::info!("this node is a worker now");
         Ok(())
     }

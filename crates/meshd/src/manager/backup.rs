@@ -19,6 +19,7 @@ use super::{
 use crate::{clock, config::Config, identity::Identity};
 use anyhow::{Context, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use mesh_api::StoreSpec;
 use mesh_cluster::{Credentials, Fingerprint, NODE_LIFETIME};
 use mesh_model::{Action, ClusterId, Event, Key, Name, Node, Object, Role, Snapshot};
 use mesh_store::{Change, Entry};

@@ -78,7 +78,8 @@ pub(super) fn peer_url(advertise: IpAddr) -> String {
 /// Makes the directory of a child that runs for the first time.
 pub(super) fn prepare(config: &Config, identity: &Identity, authority: &Authority) -> anyhow::Result<()> {
     crate::make_directory(&config.data_dir.join(ETCD), 0o700)?;
-    Files::of(config, identity).save(authority).map(drop)
+    let trusted = authority.certificate().to_pem();
+    Files::of(config, identity).save(authority, &trusted).map(drop)
 }
 
 impl LocalEtcd {
@@ -128,8 +129,13 @@ impl LocalEtcd {
     }
 
     /// Issues another certificate for the child and for `store`'s connections to it.
-    pub(super) fn renew(&self, store: &EtcdStore, authority: &Authority) -> anyhow::Result<()> {
-        if self.files.save(authority)? {
+    pub(super) fn renew(
+        &self,
+        store: &EtcdStore,
+        authority: &Authority,
+        trusted: &str,
+    ) -> anyhow::Result<()> {
+        if self.files.save(authority, trusted)? {
             // It reads whom to trust at its start only.
             self.child.restart();
         }
@@ -162,15 +168,14 @@ impl Files {
     }
 
     /// Writes a new certificate; whether those who are trusted are others now.
-    fn save(&self, authority: &Authority) -> anyhow::Result<bool> {
+    fn save(&self, authority: &Authority, trusted: &str) -> anyhow::Result<bool> {
         let addresses =
             [self.identity.advertise.ip(), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let pem = authority.issue_for_etcd(self.identity.node, &addresses, clock::unix_seconds())?;
         write_private(&self.certificate(), &pem)?;
-        let trusted = authority.certificate().to_pem();
-        let other = read_private(&self.trusted())?.as_ref() != Some(&trusted);
+        let other = read_private(&self.trusted())?.as_deref() != Some(trusted);
         if other {
-            write_private(&self.trusted(), &trusted)?;
+            write_private(&self.trusted(), trusted)?;
         }
         Ok(other)
     }

@@ -15,9 +15,9 @@ use super::{
     operations::find_node,
     secrets::StoreKey,
 };
-use crate::{clock, config::Config, identity::Identity};
+use crate::{config::Config, identity::Identity};
 use mesh_api::StoreSpec;
-use mesh_cluster::{Authority, Credentials, NodeKey};
+use mesh_cluster::Authority;
 use mesh_model::{Change, Node, NodeId, NodeStatus, Object, Role, admit};
 use mesh_store::{Error as StoreError, EtcdMember, EtcdMembersChange, EtcdStore, Txn};
 use serde::{Deserialize, Serialize};
@@ -29,18 +29,10 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// `POST /v1/agent/promotion`: a node whose record says that it is a manager asks for what a manager needs.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct PromotionRequest {
-    /// Request (PKCS #10, as PEM) for a certificate of the node's new key.
-    pub(crate) csr: String,
-}
-
-/// The answer. Whoever reads it rules the cluster.
+/// The answer to `POST /v1/agent/promotion`, by which a node whose record says that it is a manager asks for what a
+/// manager needs. Whoever reads it rules the cluster.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Promotion {
-    /// The node's certificate as a manager, as PEM.
-    pub(crate) certificate: String,
     /// The key that seals the store's secrets.
     pub(crate) store_key: String,
     /// The CA with its key, as PEM: a member of etcd needs a certificate before it can read the store.
@@ -73,23 +65,16 @@ const LEARNER: Duration = Duration::from_secs(20);
 impl Promotion {
     /// Makes the node a manager on disk: its secrets first, its identity last. What an earlier time as a manager left
     /// behind is older, and goes.
-    pub(crate) fn keep(
-        self,
-        config: &Config,
-        worker: &Identity,
-        key: NodeKey,
-    ) -> anyhow::Result<(Identity, Start)> {
+    pub(crate) fn keep(self, config: &Config, worker: &Identity) -> anyhow::Result<(Identity, Start)> {
         let data_dir = &config.data_dir;
         let authority = Authority::from_pem(&self.authority)?;
-        let trusted = authority.certificate().clone();
-        let credentials = Credentials::new(trusted, &self.certificate, key, clock::unix_seconds())?;
         let identity = Identity { role: Role::Manager, store: self.store, ..worker.clone() };
         Identity::discard_state(data_dir)?;
         StoreKey::try_from(self.store_key).map_err(anyhow::Error::msg)?.save(data_dir)?;
         if matches!(identity.store, StoreSpec::Etcd) {
             etcd::prepare(config, &identity, &authority)?;
         }
-        identity.save(data_dir, &credentials)?;
+        identity.save_alone(data_dir)?;
         Ok((identity, Start::Promoted(self.members)))
     }
 }
@@ -200,7 +185,7 @@ impl Manager {
     }
 
     /// What a node needs that is to be a manager.
-    pub(super) async fn invite(&self, node: NodeId, request: &PromotionRequest) -> Result<Promotion, Error> {
+    pub(super) async fn invite(&self, node: NodeId) -> Result<Promotion, Error> {
         let snapshot = self.state.snapshot();
         let record = snapshot.nodes.get(&node).filter(|node| node.role == Role::Manager);
         let record = record.ok_or(Error::NoManager)?;
@@ -213,9 +198,8 @@ impl Manager {
             }
             None => Vec::new(),
         };
-        let authority = &self.authority;
+        let authority = self.trust.authority();
         Ok(Promotion {
-            certificate: authority.issue(&request.csr, node, Role::Manager, clock::unix_seconds())?,
             store_key: self.key.clone().into(),
             authority: authority.to_pem(),
             store: self.identity.store.clone(),

@@ -1,7 +1,7 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
 use super::{
-    Declined, Error, Manager, Promotion, PromotionRequest,
+    Declined, Error, Manager, Promotion,
     sessions::Held,
     strangers::{Stranger, Strangers},
 };
@@ -345,13 +345,9 @@ async fn confirm(
     Ok(Json(manager.confirm_everywhere(body.revision, node).await))
 }
 
-async fn promotion(
-    State(manager): Shared,
-    Extension(peer): Peer,
-    Json(body): Json<PromotionRequest>,
-) -> Result<Json<Promotion>, Failure> {
+async fn promotion(State(manager): Shared, Extension(peer): Peer) -> Result<Json<Promotion>, Failure> {
     let node = member(&manager, peer)?;
-    Ok(Json(manager.invite(node, &body).await?))
+    Ok(Json(manager.invite(node).await?))
 }
 
 async fn declined(

@@ -121,6 +121,11 @@ impl Trust {
         Arc::clone(&self.current.load().authority)
     }
 
+    /// The certificates of all CAs that are trusted, as PEM.
+    pub(super) fn trusted(&self) -> String {
+        self.current.load().cluster.authorities.concat()
+    }
+
     /// For the next connection that comes in.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         self.current.load().acceptor.clone()
@@ -163,8 +168,9 @@ impl Manager {
     async fn reload_trust(&self) -> anyhow::Result<()> {
         let cluster = cluster_of(&self.state.snapshot())?;
         let keys = Keys::load(self.store.as_ref(), &self.key, cluster, self.trust.node).await?;
-        self.trust.current.store(Arc::new(keys));
-        Ok(())
+        let others = self.trust.current.swap(Arc::new(keys)).cluster.authorities
+            != self.trust.current.load().cluster.authorities;
+        if others { self.renew_etcd() } else { Ok(()) }
     }
 
     /// Signs a node's key with the CA that the store has at this moment: another manager may just have replaced it, and

@@ -42,7 +42,7 @@ impl Manager {
     /// Gives the connections to etcd, and the etcd of this manager, their newest certificates.
     pub(super) fn renew_etcd(&self) -> anyhow::Result<()> {
         match (&self.etcd, &self.local, &self.identity.store) {
-            (Some(etcd), Some(local), _) => local.renew(etcd, &self.authority),
+            (Some(etcd), Some(local), _) => local.renew(etcd, &self.trust.authority(), &self.trust.trusted()),
             (Some(etcd), None, StoreSpec::External(external)) => {
                 match external_options(external, &self.identity)?.tls {
                     Some(tls) => Ok(etcd.renew(tls)?),
