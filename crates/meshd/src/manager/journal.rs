@@ -1,4 +1,4 @@
-//! What each change was, in words, kept where the change is: in [`GUARD`](super::state::GUARD), which every allocation
+//! What each change was, in words, kept where the change is: in [`GUARD`], which every allocation
 //! writes. So the store's history tells it to whoever asks, in order and whole, as far back as it reaches; also of
 //! records that are gone. Secrets have no place here: they are no records of the snapshot.
 
