@@ -49,14 +49,17 @@ pub(super) struct Liveness {
 impl Liveness {
     pub(super) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
         loop {
-            let told = tokio::select! {
+            let changed = tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                changed = self.told.changed() => changed.map(|()| true),
-                changed = self.verdicts.changed() => changed.map(|()| false),
-                changed = self.manager.changed() => changed.map(|()| false),
-                changed = self.connected.changed() => changed.map(|()| false),
+                // Marked again: whatever wakes this first, a snapshot that is new is told.
+                changed = self.told.changed() => changed.map(|()| self.told.mark_changed()),
+                changed = self.verdicts.changed() => changed,
+                changed = self.manager.changed() => changed,
+                changed = self.connected.changed() => changed,
             };
-            self.tell(told.context("what liveness is made of ended")?);
+            changed.context("what liveness is made of ended")?;
+            let told = self.told.has_changed().context("no snapshots any more")?;
+            self.tell(told);
         }
     }
 
@@ -139,6 +142,7 @@ fn judge(evidence: &Evidence<'_>) -> (BTreeMap<NodeId, NodeStatus>, Vec<String>)
 mod tests {
     use super::*;
     use mesh_model::{Availability, Node};
+    use std::time::Duration;
 
     const ME: u64 = 1;
 
@@ -165,6 +169,38 @@ mod tests {
         };
         let nodes = (1..=3).map(|bits| (id(bits), Arc::new(node(bits)))).collect();
         Snapshot { nodes, ..Snapshot::default() }
+    }
+
+    /// A snapshot that comes together with something else is told, whichever is seen first.
+    #[tokio::test]
+    async fn no_snapshot_is_lost() {
+        for _ in 0..50 {
+            let (told, verdicts) = (watch::Sender::<Arc<Snapshot>>::default(), watch::Sender::default());
+            let (manager, connected) = (watch::Sender::default(), watch::Sender::default());
+            let (nodes, seen) = (watch::Sender::default(), watch::Sender::<Arc<Snapshot>>::default());
+            let (mut to_see, to_probe) = (seen.subscribe(), nodes.subscribe());
+            let liveness = Liveness {
+                me: id(1),
+                told: told.subscribe(),
+                verdicts: verdicts.subscribe(),
+                manager: manager.subscribe(),
+                connected: connected.subscribe(),
+                nodes,
+                seen,
+                problems: watch::Sender::default(),
+            };
+            told.send_replace(Arc::new(snapshot(1)));
+            manager.send_replace(Some(SocketAddr::from(([10, 77, 0, 1], 7443))));
+            connected.send_replace(BTreeSet::from([id(2)]));
+            let cancel = CancellationToken::new();
+            let running = tokio::spawn(liveness.run(cancel.clone()));
+            let told = to_see.wait_for(|seen| seen.nodes.len() == 3);
+            drop(tokio::time::timeout(Duration::from_secs(10), told).await.expect("told").unwrap());
+            assert_eq!(to_probe.borrow().len(), 3);
+            cancel.cancel();
+            running.await.unwrap().unwrap();
+            drop(verdicts);
+        }
     }
 
     /// What node `me` makes of these verdicts on nodes 1 to 3.
