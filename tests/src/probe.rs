@@ -74,6 +74,16 @@ impl Ping {
         Ok(ping)
     }
 
+    /// Lets at least `count` more requests be answered.
+    pub fn go_on(&self, count: u32) -> Result<()> {
+        let from = self.last_reply()?;
+        within(Duration::from_secs(60), "pings go on", || {
+            let last = self.last_reply()?;
+            ensure!(last >= from + count, "{} of {count}", last - from);
+            Ok(())
+        })
+    }
+
     /// Ends it and counts.
     pub fn stop(mut self) -> Result<PingCount> {
         // SIGINT makes ping print its count.
