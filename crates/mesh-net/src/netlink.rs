@@ -9,7 +9,8 @@ pub(crate) use encode::{Place, add_pair, change_link, delete, get_link, get_rout
 
 use crate::error::{Error, Result};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -18,16 +19,13 @@ use std::io;
 /// Requests sent at once: their acknowledgements (about 1 KiB of socket memory each) must fit the receive buffer,
 /// whose default is 208 KiB.
 const BATCH: usize = 100;
-/// The kernel fills dumps to at most 32 KiB a datagram.
-const RECEIVE_BYTES: usize = 64 * 1024;
-/// Attempts at a dump that the kernel says was not consistent.
-const DUMP_ATTEMPTS: usize = 5;
+/// Room for a datagram: the kernel fills those of a dump up to 32 KiB if the reader takes as much.
+pub(crate) const DATAGRAM_BYTES: usize = 64 * 1024;
+/// Tries of a dump that the kernel says was not consistent, because of other changes meanwhile.
+pub(crate) const DUMP_TRIES: u32 = 8;
+/// The attribute of `linux/netlink.h` that holds the kernel's own words in a refusal.
+pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 const HEADER_BYTES: usize = 16;
 
 /// One request: the message and its flags besides REQUEST and ACK.
@@ -75,7 +73,7 @@ impl Netlink {
             Ok(socket)
         };
         let socket = open().map_err(Error::Socket)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
     }
 
     /// Sends requests; the answers are in their order. A refused one does not stop those after it.
@@ -119,7 +117,7 @@ impl Netlink {
 
     /// Reads all objects of a kind. What can't be decoded is of a kind that is not made here, and left out.
     pub(crate) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        for _ in 0..DUMP_ATTEMPTS {
+        for _ in 0..DUMP_TRIES {
             let (found, consistent) = self.dump_once(message.clone())?;
             if consistent {
                 return Ok(found);

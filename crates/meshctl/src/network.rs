@@ -100,10 +100,7 @@ impl Command {
                 output.list(&networks, id, COLUMNS, no_trunc)
             }
             Self::Inspect { networks } => {
-                let mut found = Vec::new();
-                for network in &networks {
-                    found.push(session.wait("asking meshd", client.network(network)).await?);
-                }
+                let found = session.each(&networks, async |name| client.network(name).await).await?;
                 output.inspect(&found, id, FIELDS)
             }
             Self::Rm { networks } => {

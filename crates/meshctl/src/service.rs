@@ -109,10 +109,7 @@ impl Command {
                 output.list(&endpoints, endpoint::id, PS_COLUMNS, no_trunc)
             }
             Self::Inspect { services } => {
-                let mut found = Vec::new();
-                for service in &services {
-                    found.push(session.wait("asking meshd", client.service(service)).await?);
-                }
+                let found = session.each(&services, async |name| client.service(name).await).await?;
                 output.inspect(&found, id, FIELDS)
             }
             Self::Update(args) => args.act(session).await,

@@ -74,6 +74,19 @@ impl Session {
         Ok(answer)
     }
 
+    /// Asks for several things: all of them, or the first refusal.
+    pub(crate) async fn each<T>(
+        &self,
+        names: &[String],
+        find: impl AsyncFn(&str) -> Result<T, mesh_api::Error>,
+    ) -> anyhow::Result<Vec<T>> {
+        let mut found = Vec::new();
+        for name in names {
+            found.push(self.wait("asking meshd", find(name)).await?);
+        }
+        Ok(found)
+    }
+
     /// Answers with the ID of what was created or changed; warnings go to stderr.
     pub(crate) fn created(&self, created: &Created) -> anyhow::Result<()> {
         for warning in &created.warnings {

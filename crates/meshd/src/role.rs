@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// First and longest pause between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
 /// What follows the role.
 pub(crate) struct Roles {
     pub(crate) config: Config,
@@ -89,16 +90,11 @@ impl Roles {
         Identity::discard_state(&self.config.data_dir)?;
         let reason = format!("{err:#}");
         tracing::warn!(reason, "no manager: a worker as before");
-        self.member
-            .agent
-            .ask::<()>("/v1/agent/declined", &Declined { reason })
-            .await
-            .map_err(|f| anyhow::anyhow!("{}", f.text()))
+        Ok(self.member.agent.ask("/v1/agent/declined", &Declined { reason }).await?)
     }
 
     async fn try_take_up(&mut self) -> anyhow::Result<()> {
-        let promotion = self.member.agent.ask::<Promotion>("/v1/agent/promotion", &()).await;
-        let promotion = promotion.map_err(|f| anyhow::anyhow!("{}", f.text()))?;
+        let promotion: Promotion = self.member.agent.ask("/v1/agent/promotion", &()).await?;
         let (identity, start) = promotion.keep(&self.config, &self.identity)?;
         self.identity = identity;
         self.start(start).await

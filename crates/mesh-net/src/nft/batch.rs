@@ -1,17 +1,13 @@
 //! From two tables to the messages that lead from one to the other.
 
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
+
 use super::attr::{Buffer, Header};
 use super::datum::{Data, Type, concatenated_id, concatenated_len};
 use super::encode::{self, ANONYMOUS_NAME};
 use super::rule::Rule;
 use super::table::{Base, Chain, Family, Policy, Set, SetKind, Table, Value};
 use super::uapi::{BATCH_BEGIN, BATCH_END, SUBSYSTEM, VERDICT_TYPE, message, nfta, set_flag};
-
-/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_CREATE`, `NLM_F_APPEND`.
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
 
 /// Elements are sent in messages of about this many bytes: a netlink attribute ends at 64 KiB.
 const ELEMENTS_BYTES: usize = 32 * 1024;
@@ -66,12 +62,12 @@ impl Batch {
 
     /// All messages between the marks of a transaction, the last with a request for an answer.
     pub(super) fn sealed(&self) -> Buffer {
-        let mark = |kind| Header { kind, flags: REQUEST, sequence: 0, family: 0, resource: SUBSYSTEM };
+        let mark = |kind| Header { kind, flags: NLM_F_REQUEST, sequence: 0, family: 0, resource: SUBSYSTEM };
         let mut sealed = Buffer::default();
         sealed.message(mark(BATCH_BEGIN), |_| {});
         let start = sealed.len();
         sealed.extend(&self.buffer);
-        sealed.add_flags(start + self.last, ACK);
+        sealed.add_flags(start + self.last, NLM_F_ACK);
         sealed.message(mark(BATCH_END), |_| {});
         sealed
     }
@@ -172,7 +168,7 @@ impl Batch {
         self.objects.push(object);
         let header = Header {
             kind: SUBSYSTEM << 8 | kind,
-            flags: REQUEST | flags,
+            flags: NLM_F_REQUEST | flags,
             sequence: self.objects.len() as u32,
             family: family.number(),
             resource: 0,
@@ -182,13 +178,13 @@ impl Batch {
     }
 
     fn add_table(&mut self, family: Family, name: &str) {
-        self.push(message::NEWTABLE, CREATE, family, format!("table {} {name}", family.name()), |b| {
+        self.push(message::NEWTABLE, NLM_F_CREATE, family, format!("table {} {name}", family.name()), |b| {
             b.text(nfta::TABLE_NAME, name);
         });
     }
 
     fn add_chain(&mut self, table: &Table, name: &str, base: Option<Base>) {
-        self.push(message::NEWCHAIN, CREATE, table.family, object("chain", table, name), |b| {
+        self.push(message::NEWCHAIN, NLM_F_CREATE, table.family, object("chain", table, name), |b| {
             b.text(nfta::CHAIN_TABLE, &table.name);
             b.text(nfta::CHAIN_NAME, name);
             if let Some(base) = base {
@@ -219,7 +215,7 @@ impl Batch {
     fn add_rule(&mut self, table: &Table, chain: &str, rule: &Rule) {
         let inline_ids: Vec<u32> = rule.inline_maps().map(|map| self.add_anonymous_set(table, map)).collect();
         let name = format!("rule '{rule}' in chain {} {} {chain}", table.family.name(), table.name);
-        self.push(message::NEWRULE, CREATE | APPEND, table.family, name, |b| {
+        self.push(message::NEWRULE, NLM_F_CREATE | NLM_F_APPEND, table.family, name, |b| {
             b.text(nfta::RULE_TABLE, &table.name);
             b.text(nfta::RULE_CHAIN, chain);
             b.nested(nfta::RULE_EXPRESSIONS, |b| encode::expressions(b, table, rule, &inline_ids));
@@ -227,7 +223,7 @@ impl Batch {
     }
 
     fn add_set(&mut self, table: &Table, name: &str, set: &Set) {
-        self.push(message::NEWSET, CREATE, table.family, object("set", table, name), |b| {
+        self.push(message::NEWSET, NLM_F_CREATE, table.family, object("set", table, name), |b| {
             b.text(nfta::SET_TABLE, &table.name);
             b.text(nfta::SET_NAME, name);
             set_attributes(b, set, 0);
@@ -240,7 +236,7 @@ impl Batch {
     fn add_anonymous_set(&mut self, table: &Table, set: &Set) -> u32 {
         self.anonymous_sets += 1;
         let id = self.anonymous_sets;
-        self.push(message::NEWSET, CREATE, table.family, object("anonymous map", table, ""), |b| {
+        self.push(message::NEWSET, NLM_F_CREATE, table.family, object("anonymous map", table, ""), |b| {
             b.text(nfta::SET_TABLE, &table.name);
             b.text(nfta::SET_NAME, ANONYMOUS_NAME);
             set_attributes(b, set, set_flag::ANONYMOUS | set_flag::CONSTANT);
@@ -283,7 +279,7 @@ impl Batch {
         (name, id): (&str, Option<u32>),
         elements: impl Iterator<Item = (&'a Data, &'a Value)>,
     ) {
-        let flags = if kind == message::NEWSETELEM { CREATE } else { 0 };
+        let flags = if kind == message::NEWSETELEM { NLM_F_CREATE } else { 0 };
         let mut elements = elements.peekable();
         while let Some((first, _)) = elements.peek() {
             let described =

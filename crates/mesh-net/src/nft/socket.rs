@@ -2,6 +2,7 @@
 
 use std::io;
 
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
@@ -10,20 +11,10 @@ use super::batch::Batch;
 use super::error::NftError;
 use super::table::Family;
 use super::uapi::{SUBSYSTEM, message, nfta};
+use crate::netlink::{DATAGRAM_BYTES, DUMP_TRIES, NLMSGERR_ATTR_MSG};
 
-/// `NLMSG_ERROR` and `NLMSG_DONE` of `linux/netlink.h`, and flags of messages.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const REQUEST: u16 = 0x1;
-const DUMP: u16 = 0x300;
-const DUMP_INTERRUPTED: u16 = 0x10;
-/// `NLMSGERR_ATTR_MSG`, and where attributes begin in a capped `struct nlmsgerr`.
-const ERROR_MESSAGE: u16 = 1;
+/// Where attributes begin in a capped `struct nlmsgerr` (`linux/netlink.h`).
 const ERROR_ATTRIBUTES: usize = 20;
-/// The kernel fills dump datagrams up to 32 KiB if the reader takes as much.
-const DATAGRAM: usize = 64 * 1024;
-/// How often a dump is tried that other changes cut short.
-const DUMP_TRIES: u32 = 8;
 
 /// nf_tables of one network namespace: that of the thread which opened it. The value may then be
 /// used on any thread.
@@ -40,7 +31,7 @@ impl Nft {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;
-        Ok(Nft { socket, received: Vec::with_capacity(DATAGRAM) })
+        Ok(Nft { socket, received: Vec::with_capacity(DATAGRAM_BYTES) })
     }
 
     /// Applies a batch: all of it, or nothing and an error that names the first object refused.
@@ -50,7 +41,7 @@ impl Nft {
         }
         let sealed = batch.sealed();
         // The whole transaction is one datagram, which has to fit the send buffer.
-        setsockopt(&self.socket, SndBufForce, &(sealed.len() + DATAGRAM)).map_err(io::Error::from)?;
+        setsockopt(&self.socket, SndBufForce, &(sealed.len() + DATAGRAM_BYTES)).map_err(io::Error::from)?;
         self.socket.send(sealed.bytes(), 0)?;
         self.answers(batch)
     }
@@ -80,7 +71,7 @@ impl Nft {
         let mut first_error: Option<(u32, NftError)> = None;
         let mut acknowledged = false;
         while self.receive(libc::MSG_DONTWAIT)? {
-            for message in attr::messages(&self.received).filter(|message| message.kind == ERROR) {
+            for message in attr::messages(&self.received).filter(|message| message.kind == NLMSG_ERROR) {
                 match refusal(&message) {
                     None => acknowledged = true,
                     Some((source, hint)) => {
@@ -110,7 +101,7 @@ impl Nft {
     ) -> Result<T, NftError> {
         for _ in 0..DUMP_TRIES {
             let mut collected = T::default();
-            self.request(kind, DUMP, family, &request)?;
+            self.request(kind, NLM_F_DUMP, family, &request)?;
             let whole = self.replies(|message| each(&mut collected, message.attributes()))?;
             if whole {
                 return Ok(collected);
@@ -143,7 +134,7 @@ impl Nft {
     ) -> Result<(), NftError> {
         let header = Header {
             kind: SUBSYSTEM << 8 | kind,
-            flags: REQUEST | flags,
+            flags: NLM_F_REQUEST | flags,
             sequence: 0,
             family: family.number(),
             resource: 0,
@@ -160,10 +151,10 @@ impl Nft {
         let mut refused = None;
         while self.receive(libc::MSG_DONTWAIT)? {
             for message in attr::messages(&self.received) {
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    DONE => done = true,
-                    ERROR => refused = refusal(&message).or(refused),
+                    NLMSG_DONE => done = true,
+                    NLMSG_ERROR => refused = refusal(&message).or(refused),
                     _ => each(message),
                 }
             }
@@ -195,6 +186,6 @@ fn refusal(message: &attr::Message<'_>) -> Option<(io::Error, String)> {
         return None;
     }
     let attributes = Attributes(message.payload.get(ERROR_ATTRIBUTES..).unwrap_or_default());
-    let hint = attributes.text(ERROR_MESSAGE).map(|text| format!(": {text}")).unwrap_or_default();
+    let hint = attributes.text(NLMSGERR_ATTR_MSG).map(|text| format!(": {text}")).unwrap_or_default();
     Some((io::Error::from_raw_os_error(-number), hint))
 }

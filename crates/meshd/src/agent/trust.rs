@@ -12,6 +12,7 @@ use crate::{
     identity::Identity,
     wire::{CertificateHeld, RenewReply, RenewRequest},
 };
+use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_cluster::{AuthorityCertificate, Credentials, NodeKey};
 use mesh_model::{Node, Snapshot};
@@ -60,7 +61,7 @@ impl Trust {
         tracing::warn!(%manager, "the certificate of this node has expired: asking for a new one");
         let connector = self.connector()?;
         let ask = async |request| ask_once(manager, &connector, "/v1/agent/renew", &request).await;
-        self.renew(ask).await.map_err(|err| anyhow::anyhow!("the expired certificate is not renewed: {err}"))
+        self.renew(ask).await.context("the expired certificate is not renewed")
     }
 
     /// Runs until cancelled, with the snapshots that managers send.
@@ -128,7 +129,7 @@ impl Trust {
         let held = self.held();
         if reported.as_ref() != Some(&held) {
             let told = agent.link.post::<()>("/v1/agent/certificate", &held).await;
-            told.map_err(|err| anyhow::anyhow!("the managers do not know of it: {}", err.text()))?;
+            told.context("the managers do not know of it")?;
             *reported = Some(held);
         }
         Ok(())
@@ -171,8 +172,7 @@ impl Trust {
         A: Future<Output = Result<RenewReply, Failure>>,
     {
         let key = NodeKey::generate()?;
-        let reply = ask(RenewRequest { csr: key.request()? }).await;
-        let reply = reply.map_err(|err| anyhow::anyhow!("{}", err.text()))?;
+        let reply = ask(RenewRequest { csr: key.request()? }).await?;
         let authority = AuthorityCertificate::from_pem(&reply.ca)?;
         let renewed = Credentials::new(authority, &reply.certificate, key, clock::unix_seconds())?;
         let renewed = renewed.trusting(certificates(&reply.authorities)?);

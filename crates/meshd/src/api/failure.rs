@@ -9,7 +9,8 @@ use mesh_api::ErrorBody;
 use mesh_model::Refusal;
 
 /// Why a request was not done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
 pub(crate) struct Failure {
     status: StatusCode,
     text: String,
@@ -27,6 +28,16 @@ impl Failure {
 
     pub(crate) fn forbidden(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, text)
+    }
+
+    /// The node that asks is no member any more.
+    pub(crate) fn removed() -> Self {
+        Self::new(StatusCode::GONE, "this node was removed from the cluster")
+    }
+
+    /// Whether a manager says that this node is no member any more.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.status == StatusCode::GONE
     }
 
     pub(crate) fn conflict(text: impl Into<String>) -> Self {
