@@ -79,3 +79,49 @@ fn a_replica_is_out_until_its_first_success() {
         cluster.endpoints("web", "0/1")
     });
 }
+
+/// A node's own verdicts count on the node at once, though no manager hears of them until it is back.
+#[test]
+fn without_a_manager_a_node_minds_its_own_checks() {
+    scenario("own checks", |lab| {
+        let (mut cluster, client) = (Cluster::three(lab)?, lab.client("client")?);
+        service(
+            &cluster,
+            &["--health-http", "/health", "--publish", "published=8080,target=80,protocol=http"],
+        )?;
+        let vm2 = cluster.vm2().clone();
+        let web2 = Replica::start(&vm2, spec("web2"))?;
+        let _web3 = Replica::start(cluster.vm3(), spec("web3"))?;
+        let waiting = vm2.run(&["--network", "blue", "--name", "c"], &["sleep", "infinity"])?;
+        let container = vm2.of_process("c", waiting.child()?);
+        cluster.endpoints("web", "2/2")?;
+        let [address2, address3] = ["web2", "web3"].map(|name| cluster.address(name));
+        let (address2, address3) = (address2?, address3?);
+        let urls = [80, 8080].map(|port| cluster.urls(port).remove(1));
+        let offered = |names: &[&str], addresses: &[&String]| {
+            within(CONVERGES, &format!("vm2 offers {names:?}"), || {
+                let expected: Vec<_> = names.iter().map(|name| (*name, 3)).collect();
+                shares(&container.answers("http://web/", 3 * names.len())?, &expected)?;
+                for url in &urls {
+                    shares(&client.answers(url, 3 * names.len())?, &expected)?;
+                }
+                let (mut listed, mut wanted) = (container.dig(&["tasks.web"])?, addresses.to_vec());
+                (listed.sort(), wanted.sort());
+                ensure!(listed.iter().eq(wanted), "tasks.web is {listed:?}");
+                Ok(())
+            })
+        };
+        offered(&["web2", "web3"], &[&address2, &address3])?;
+        cluster.daemons[0].kill()?;
+        web2.nginx.set_healthy(false)?;
+        offered(&["web3"], &[&address3])?;
+        web2.nginx.set_healthy(true)?;
+        offered(&["web2", "web3"], &[&address2, &address3])?;
+        // What the manager missed it is told when it is back.
+        web2.nginx.set_healthy(false)?;
+        offered(&["web3"], &[&address3])?;
+        cluster.daemons[0].start()?;
+        cluster.endpoints("web", "1/2")?;
+        offered(&["web3"], &[&address3])
+    });
+}

@@ -69,6 +69,8 @@ pub(crate) struct Agent {
     /// What is wrong between the nodes, a line each.
     peer_problems: watch::Receiver<Vec<String>>,
     farewell: Farewell,
+    /// The verdicts of this node's checks.
+    health: watch::Sender<Arc<report::OwnHealth>>,
     applied: watch::Sender<Arc<Applied>>,
     disowned: endpoints::Disowned,
 }
@@ -92,6 +94,7 @@ impl Agent {
         let (to_nodes, nodes) = watch::channel(Arc::default());
         let (to_verdicts, verdicts) = watch::channel(Arc::default());
         let (to_problems, peer_problems) = watch::channel(Vec::new());
+        let (health, own_health) = watch::channel(Arc::default());
         let (applied, _) = watch::channel(Arc::default());
         let farewell = Farewell::default();
         let members = Members {
@@ -108,6 +111,7 @@ impl Agent {
             verdicts,
             manager: link.manager(),
             connected: connected.subscribe(),
+            health: own_health,
             nodes: to_nodes,
             seen: to_seen,
             problems: to_problems,
@@ -121,6 +125,7 @@ impl Agent {
             snapshot: seen,
             peer_problems,
             farewell,
+            health,
             applied,
             disowned: endpoints::Disowned::default(),
         });

@@ -1,10 +1,15 @@
-//! What this node makes of its peers: the managers' snapshot with the liveness of nodes, as the data planes see it.
+//! What this node finds out by itself: the managers' snapshot with the liveness of nodes and the verdicts of this node's
+//! health checks, as the data planes see it.
 //!
 //! ```text
 //! link ────► snapshot ──┬──► with liveness ──► planes, names, proxy, local API
 //! membership ► verdicts ┤
-//! link, sessions ───────┘ (who is reached over TCP)
+//! link, sessions ───────┤ (who is reached over TCP)
+//! health checks ────────┘ (of the endpoints on this node)
 //! ```
+//!
+//! The node's own checks are the only source of its endpoints' health. Here they count at once: with a manager, sooner
+//! than its answer; without one, all the same.
 //!
 //! Liveness is membership's verdict, which comes over UDP, with one exception. A node that has *every* other down is
 //! either cut off or the only one whose UDP is blocked; TCP tells which:
@@ -17,6 +22,7 @@
 //! (firewalls that let one direction through), stays down here: its overlay runs over UDP as well and most likely fails
 //! too. Leaving it out costs capacity; offering it costs requests. `status` names it on the managers it is connected to.
 
+use super::report::OwnHealth;
 use anyhow::Context;
 use mesh_cluster::membership::{Liveness as Verdict, Nodes, Verdicts};
 use mesh_model::{NodeId, NodeStatus, Role, Snapshot};
@@ -38,6 +44,8 @@ pub(super) struct Liveness {
     pub(super) manager: watch::Receiver<Option<SocketAddr>>,
     /// Whose agents are connected to the manager in this process.
     pub(super) connected: watch::Receiver<BTreeSet<NodeId>>,
+    /// Of the endpoints on this node.
+    pub(super) health: watch::Receiver<Arc<OwnHealth>>,
     /// For membership: the nodes there are.
     pub(super) nodes: watch::Sender<Arc<Nodes>>,
     /// The snapshot with liveness.
@@ -56,6 +64,7 @@ impl Liveness {
                 changed = self.verdicts.changed() => changed,
                 changed = self.manager.changed() => changed,
                 changed = self.connected.changed() => changed,
+                changed = self.health.changed() => changed,
             };
             changed.context("what liveness is made of ended")?;
             let told = self.told.has_changed().context("no snapshots any more")?;
@@ -84,11 +93,21 @@ impl Liveness {
             connected: &self.connected.borrow_and_update(),
         });
         self.problems.send_replace(problems);
-        if told || self.seen.borrow().status != status {
-            let seen = Snapshot { status, ..Snapshot::clone(&snapshot) };
+        let health = with_own(self.me, &snapshot, &self.health.borrow_and_update());
+        let changed = |seen: &Snapshot| seen.status != status || seen.health != health;
+        if told || changed(&self.seen.borrow()) {
+            let seen = Snapshot { status, health, ..Snapshot::clone(&snapshot) };
             self.seen.send_replace(Arc::new(seen));
         }
     }
+}
+
+/// The managers' verdicts, with the node's own on its own endpoints.
+fn with_own(me: NodeId, snapshot: &Snapshot, own: &OwnHealth) -> OwnHealth {
+    let is_mine = |endpoint| snapshot.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.node == me);
+    let mut health = snapshot.health.clone();
+    health.extend(own.iter().filter(|(endpoint, _)| is_mine(endpoint)));
+    health
 }
 
 /// What a node has to go by.
@@ -177,6 +196,7 @@ mod tests {
         for _ in 0..50 {
             let (told, verdicts) = (watch::Sender::<Arc<Snapshot>>::default(), watch::Sender::default());
             let (manager, connected) = (watch::Sender::default(), watch::Sender::default());
+            let health = watch::Sender::default();
             let (nodes, seen) = (watch::Sender::default(), watch::Sender::<Arc<Snapshot>>::default());
             let (mut to_see, to_probe) = (seen.subscribe(), nodes.subscribe());
             let liveness = Liveness {
@@ -185,6 +205,7 @@ mod tests {
                 verdicts: verdicts.subscribe(),
                 manager: manager.subscribe(),
                 connected: connected.subscribe(),
+                health: health.subscribe(),
                 nodes,
                 seen,
                 problems: watch::Sender::default(),

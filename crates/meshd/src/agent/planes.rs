@@ -60,7 +60,7 @@ impl Planes {
         spawner.spawn("health checks", async move { Ok(checks.run(cancel).await?) });
         spawner.spawn(
             "reports of health",
-            report::health(Arc::clone(agent), verdicts, resend, spawner.cancel.clone()),
+            report::health(Arc::clone(agent), verdicts, agent.health.clone(), resend, spawner.cancel.clone()),
         );
 
         let names = Names::new(sockets, spawner.cancel.clone());

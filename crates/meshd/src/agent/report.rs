@@ -2,11 +2,11 @@
 
 use super::Agent;
 use crate::wire;
-use mesh_model::{EndpointId, Health};
+use mesh_model::{EndpointId, Health, Snapshot};
 use mesh_proxy::Report;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,24 +33,31 @@ pub(super) async fn applied(agent: Arc<Agent>, cancel: CancellationToken) -> any
     }
 }
 
-/// Tells the managers the verdicts of this node's checks: each change, and all of them on each new connection.
+/// Verdicts of this node's own checks.
+pub(super) type OwnHealth = BTreeMap<EndpointId, Health>;
+
+/// Tells the verdicts of this node's checks: this node at once, the managers each change, and all of them on each new
+/// connection.
 pub(super) async fn health(
     agent: Arc<Agent>,
     mut verdicts: mpsc::Receiver<Report>,
+    own: watch::Sender<Arc<OwnHealth>>,
     resend: Arc<Notify>,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut connection = agent.link.watch();
-    let mut unsent: BTreeMap<EndpointId, Health> = BTreeMap::new();
+    let mut unsent = OwnHealth::new();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             verdict = verdicts.recv() => {
                 let Some((endpoint, health)) = verdict else { anyhow::bail!("no verdicts any more") };
-                unsent.insert(endpoint, health);
+                let mut new = OwnHealth::from([(endpoint, health)]);
                 while let Ok((endpoint, health)) = verdicts.try_recv() {
-                    unsent.insert(endpoint, health);
+                    new.insert(endpoint, health);
                 }
+                unsent.extend(&new);
+                learn(&own, &new, &agent.snapshot());
             }
             changed = connection.changed() => {
                 changed?;
@@ -67,4 +74,13 @@ pub(super) async fn health(
             Err(err) => tracing::warn!(err = err.text(), "the manager was not told of health"),
         }
     }
+}
+
+/// Keeps the newest verdict on each endpoint that there is.
+fn learn(own: &watch::Sender<Arc<OwnHealth>>, new: &OwnHealth, snapshot: &Snapshot) {
+    own.send_modify(|own| {
+        let own = Arc::make_mut(own);
+        own.extend(new);
+        own.retain(|endpoint, _| snapshot.endpoints.contains_key(endpoint));
+    });
 }
