@@ -100,6 +100,10 @@ fn removal() {
         within(CONVERGES, "the removed node is refused", || {
             let status = cluster.vm3().meshctl(&["status"]);
             ensure!(status.code == Some(1), "{status:?}");
+            ensure!(
+                status.stderr.contains("removed from the cluster: run 'meshctl cluster leave --force'"),
+                "{status:?}"
+            );
             Ok(())
         })?;
         within(CONVERGES, "a key that it does not know is in use", || {

@@ -73,6 +73,8 @@ pub enum State {
     Unclustered,
     /// Runs from the last snapshot; no manager answers.
     Detached,
+    /// No member any more, the managers say; runs from the last snapshot until it leaves.
+    Removed,
     /// Up to date.
     Ready,
 }

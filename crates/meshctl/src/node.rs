@@ -75,6 +75,16 @@ pub(crate) enum Command {
 /// `node update`.
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    changes: Changes,
+    /// Name, ID or unique prefix of the ID; 'self' is the one that answers
+    node: String,
+}
+
+/// What of a node to change: something.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Changes {
     /// Whether it is offered new traffic
     #[arg(long, value_enum)]
     availability: Option<AvailabilityName>,
@@ -84,8 +94,6 @@ pub(crate) struct UpdateArgs {
     /// Remove a label (repeatable)
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
-    /// Name, ID or unique prefix of the ID; 'self' is the one that answers
-    node: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -177,9 +185,9 @@ impl Command {
             Self::Update(args) => {
                 let node = find(&nodes, &args.node)?;
                 let update = NodeUpdate {
-                    availability: args.availability.map(Availability::from),
-                    label_add: args.label_add.into_iter().collect(),
-                    label_rm: args.label_rm,
+                    availability: args.changes.availability.map(Availability::from),
+                    label_add: args.changes.label_add.into_iter().collect(),
+                    label_rm: args.changes.label_rm,
                 };
                 let id = node.id.to_string();
                 let updated =

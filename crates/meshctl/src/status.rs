@@ -12,6 +12,7 @@ pub(crate) const FIELDS: &[Column<StatusView>] = &[
     ("State", |s, _| match s.state {
         State::Unclustered => "waits for 'meshctl cluster init' or 'meshctl cluster join'".to_owned(),
         State::Detached => "detached: runs from the last state, no manager answers".to_owned(),
+        State::Removed => "removed from the cluster: runs from the last state until it leaves".to_owned(),
         State::Ready => "ready".to_owned(),
     }),
     ("Node", |s, _| {
@@ -31,6 +32,9 @@ pub(crate) async fn status(session: &Session) -> anyhow::Result<()> {
     session.output.show(&status, FIELDS)?;
     match status.state {
         State::Unclustered | State::Ready => Ok(()),
+        State::Removed => bail!(
+            "this node was removed from the cluster: run 'meshctl cluster leave --force' here, then join again"
+        ),
         State::Detached => bail!("no manager answers ({}): see that one runs", joined(&status.managers)),
     }
 }

@@ -344,13 +344,18 @@ impl Daemon {
         };
         let snapshot = member.agent.snapshot();
         let local = member.identity.node;
-        let connected = member.agent.link.is_connected();
+        let link = &member.agent.link;
+        let state = match (link.is_connected(), link.is_removed()) {
+            (true, _) => State::Ready,
+            (false, true) => State::Removed,
+            (false, false) => State::Detached,
+        };
         let node = snapshot.nodes.get(&local).map(|node| view(&snapshot, node, local));
         let managers =
             snapshot.nodes.values().filter(|n| n.role == Role::Manager).map(|n| n.advertise).collect();
         StatusView {
             version,
-            state: if connected { State::Ready } else { State::Detached },
+            state,
             node,
             cluster: Some(member.identity.cluster.to_string()),
             managers,

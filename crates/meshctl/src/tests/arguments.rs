@@ -149,6 +149,7 @@ fn wrong_usage() {
         "meshctl cluster join-token king",
         "meshctl network create",
         "meshctl network create --driver bridge blue",
+        "meshctl node update vm2",
         "meshctl network inspect",
         "meshctl network connect blue",
         "meshctl service create",

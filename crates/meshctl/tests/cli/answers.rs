@@ -229,7 +229,9 @@ fn names_are_escaped_on_their_way() {
 
 #[test]
 fn status_is_the_exit_code() {
-    for (state, code) in [(State::Ready, 0), (State::Unclustered, 0), (State::Detached, 1)] {
+    for (state, code) in
+        [(State::Ready, 0), (State::Unclustered, 0), (State::Detached, 1), (State::Removed, 1)]
+    {
         let ended = Daemon::start().says("GET /v1/status", &views::status(state)).meshctl(&["status"]);
         assert!(ended.code == Some(code) && ended.stdout.contains("State:"), "{ended:?}");
     }

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(10);
 /// First and longest pause between two rounds through the managers.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Longest pause of a node that was removed: only a restore could make it a member again.
+const REMOVED: Duration = Duration::from_secs(60);
 /// A longer line is no message of ours.
 const LINE: usize = 1 << 30;
 
@@ -44,6 +46,7 @@ const LINE: usize = 1 << 30;
 pub(crate) struct Link {
     connection: watch::Receiver<Option<Sender>>,
     manager: watch::Receiver<Option<SocketAddr>>,
+    removed: watch::Receiver<bool>,
 }
 
 /// A manager asks to hold ports, or to let go of them.
@@ -59,6 +62,7 @@ pub(super) struct LinkTask {
     trust: Arc<Trust>,
     connection: watch::Sender<Option<Sender>>,
     manager: watch::Sender<Option<SocketAddr>>,
+    removed: watch::Sender<bool>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     keys: watch::Sender<Option<ClusterKeys>>,
     ports: mpsc::Sender<PortRequest>,
@@ -74,13 +78,19 @@ impl Link {
     ) -> (Self, LinkTask) {
         let (connection, connected) = watch::channel(None);
         let (manager, connected_to) = watch::channel(None);
-        let task = LinkTask { identity, trust, connection, manager, snapshot, keys, ports };
-        (Self { connection: connected, manager: connected_to }, task)
+        let (removed, is_removed) = watch::channel(false);
+        let task = LinkTask { identity, trust, connection, manager, removed, snapshot, keys, ports };
+        (Self { connection: connected, manager: connected_to, removed: is_removed }, task)
     }
 
     /// Whether a manager is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.connection.borrow().is_some()
+    }
+
+    /// Whether the managers say that this node is no member any more.
+    pub(crate) fn is_removed(&self) -> bool {
+        *self.removed.borrow()
     }
 
     /// The manager that is connected.
@@ -158,6 +168,7 @@ impl LinkTask {
         // Why each manager could not be followed: said once, not at every try.
         let mut reasons = HashMap::new();
         loop {
+            let mut removed = false;
             for manager in self.managers() {
                 let followed = self.follow(manager).await;
                 self.manager.send_replace(None);
@@ -168,6 +179,7 @@ impl LinkTask {
                 match followed {
                     Ok(()) => pause = BACKOFF.0,
                     Err(err) => {
+                        removed |= err.downcast_ref().is_some_and(Failure::is_removed);
                         let err = format!("{err:#}");
                         if reasons.get(&manager) != Some(&err) {
                             tracing::warn!(%manager, err, "no connection to a manager: trying again");
@@ -176,9 +188,10 @@ impl LinkTask {
                     }
                 }
             }
+            self.removed.send_replace(removed);
             let jitter = rand::rng().random_range(0.5..1.5);
             sleep(pause.mul_f64(jitter)).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            pause = (pause * 2).min(if removed { REMOVED } else { BACKOFF.1 });
         }
     }
 
@@ -216,9 +229,10 @@ impl LinkTask {
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();
             let refusal = decode::<()>(status, &body).err();
-            bail!("refused: {}", refusal.map_or_else(|| status.to_string(), |f| f.text().to_owned()));
+            return Err(refusal.unwrap_or_else(|| Failure::new(status, status.to_string())).into());
         }
         self.connection.send_replace(Some(sender));
+        self.removed.send_replace(false);
         self.manager.send_replace(Some(manager));
         tracing::info!(%manager, "connected to a manager");
         Ok(response)

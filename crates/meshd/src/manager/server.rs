@@ -214,7 +214,7 @@ fn no_certificate() -> Failure {
 fn member(manager: &Manager, peer: Option<PeerIdentity>) -> Result<NodeId, Failure> {
     let node = peer.map(|peer| peer.node).ok_or_else(no_certificate)?;
     let known = manager.state.snapshot().nodes.contains_key(&node);
-    if known { Ok(node) } else { Err(Failure::forbidden("this node was removed from the cluster")) }
+    if known { Ok(node) } else { Err(Failure::removed()) }
 }
 
 /// The manager that asks: as its certificate says, and as the state says still.
