@@ -106,7 +106,8 @@ fn without_a_manager_a_node_minds_its_own_checks() {
                     shares(&client.answers(url, 3 * names.len())?, &expected)?;
                 }
                 let (mut listed, mut wanted) = (container.dig(&["tasks.web"])?, addresses.to_vec());
-                (listed.sort(), wanted.sort());
+                listed.sort();
+                wanted.sort();
                 ensure!(listed.iter().eq(wanted), "tasks.web is {listed:?}");
                 Ok(())
             })
