@@ -49,7 +49,9 @@ pub(super) fn bridge_table(rules: &Rules<'_>) -> Table {
     table
 }
 
-/// A connection remembers the node that it came by, and what goes back is marked with it for policy routing.
+/// A connection remembers the node that it came by, and what goes back is marked with it for policy routing. Every
+/// packet says it anew, 0 for this node: a client may use the same port towards two nodes that choose the same replica,
+/// and then the entry of the connection before is taken up again.
 ///
 /// What goes back gets the connection's mark also when that is 0, and what belongs to no connection gets none: else
 /// packets would loop between two nodes.
@@ -59,10 +61,7 @@ fn marks(table: &mut Table) {
         Base::new(ChainKind::Filter, Hook::Prerouting, -150),
         vec![
             Rule::new().direction(CtDirection::Reply).set_mark(Source::Field(Field::CtMark)).accept(),
-            Rule::new()
-                .direction(CtDirection::Original)
-                .ne(Field::Mark, Datum::Number(0))
-                .set_ct_mark(Source::Field(Field::Mark)),
+            Rule::new().direction(CtDirection::Original).set_ct_mark(Source::Field(Field::Mark)),
             Rule::new().set_mark(Source::Constant(vec![Datum::Number(0)])),
         ],
     );

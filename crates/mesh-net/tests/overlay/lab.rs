@@ -18,7 +18,7 @@ use nix::{
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     process::{Command, Output},
@@ -113,6 +113,17 @@ pub(crate) fn ask(space: &Space, to: &str) -> std::io::Result<(String, IpAddr)> 
     stream.read_to_string(&mut answer)?;
     let (name, client) = answer.trim_end().split_once(' ').ok_or(std::io::ErrorKind::UnexpectedEof)?;
     Ok((name.to_owned(), client.parse().expect("an address")))
+}
+
+/// Sends every datagram to port 80 in a namespace back, until the test ends.
+pub(crate) fn echo_datagrams(space: &Space) {
+    let socket = space.within(|| UdpSocket::bind("[::]:80")).expect("port 80 is free in a container");
+    thread::spawn(move || {
+        let mut datagram = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..length], from);
+        }
+    });
 }
 
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

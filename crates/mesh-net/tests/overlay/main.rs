@@ -3,9 +3,15 @@
 mod lab;
 mod life;
 
-use lab::{Lab, address, ask, serve};
+use lab::{Lab, address, ask, echo_datagrams, serve, wait_until};
+use mesh_model::Protocol;
 use mesh_net::{Error, Pass, desired};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 fn two_containers(ipv6_underlay: bool) -> (Lab, [mesh_model::EndpointId; 2]) {
     let mut lab = Lab::new(2, ipv6_underlay);
@@ -94,6 +100,28 @@ fn a_published_port_answers_on_every_host_and_replicas_see_the_client() {
         }
         // The host's own clients.
         ask(&lab.hosts[2].space, "10.77.0.13:8080").expect("the host reaches its own port");
+    }
+}
+
+#[test]
+fn a_client_uses_one_port_towards_every_host() {
+    let mut lab = Lab::new(3, false);
+    lab.network(1);
+    let replica = lab.container(0, 1, 11);
+    let service = lab.service(1, &[replica], Some(8080));
+    let service = lab.snapshot.services.get_mut(&service).map(Arc::make_mut).expect("a service");
+    service.ports[0].protocol = Protocol::Udp;
+    lab.reconcile(Pass::Changed);
+    echo_datagrams(lab.in_container(replica));
+    let client = lab.plug("client", 100).within(|| UdpSocket::bind("10.77.0.100:0")).expect("a socket");
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    // For the replica's node it is one flow, and each answer goes back by the node that the last question came by.
+    for host in [12, 11, 13, 11, 12] {
+        let host: SocketAddr = format!("10.77.0.{host}:8080").parse().expect("an address");
+        wait_until(&format!("{host} answers"), || {
+            let answered = client.send_to(b"?", host).and_then(|_| client.recv_from(&mut [0; 8]));
+            answered.is_ok_and(|(_, from)| from == host)
+        });
     }
 }
 

@@ -150,7 +150,7 @@ fn the_overlay_tables_word_for_word() {
 	chain marks {
 		type filter hook prerouting priority -150; policy accept;
 		ct direction reply meta mark set ct mark accept
-		ct direction original meta mark != 0 ct mark set meta mark
+		ct direction original ct mark set meta mark
 		meta mark set 0
 	}
 	chain postrouting {
