@@ -1,16 +1,16 @@
 //! Agents as a manager sees them.
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mesh_cluster::{
-    AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config, server_name,
-};
+use bytes::BytesMut;
+use http::{Method, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
 use mesh_model::{Change, EndpointId, EndpointSpec, Key, NodeSpec, Object, Target};
-use mesh_wire::{Applied, JoinReply, JoinRequest, Message, Resume};
+use mesh_wire::{
+    Applied, JoinReply, JoinRequest, Message, Resume,
+    client::{CONNECT, Sender, exchange, open, request},
+};
 use rand::Rng;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -23,24 +23,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    net::TcpStream,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
-/// As real agents: see `meshd/src/client.rs` and `agent/link.rs`.
-const CONNECT: Duration = Duration::from_secs(3);
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// As real agents: see `meshd/src/agent/link.rs`.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 const JOINS: usize = 32;
 const ATTACHMENTS: usize = 64;
 /// Nothing that is waited for may take longer.
 const LIMIT: Duration = Duration::from_secs(120);
-
-type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// The agents.
 pub(crate) struct Fleet {
@@ -246,9 +241,8 @@ impl Agent {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 99, 0, 1).to_bits() + number as u32);
         let node = NodeSpec { name: format!("node{number}").parse()?, advertise: (address, 7443).into() };
         let request = JoinRequest { token, node, csr: key.request()? };
-        let (sender, connection) = open(manager, pinned).await?;
+        let sender = open(manager, pinned).await?;
         let reply: JoinReply = ask(sender, Method::POST, "/v1/join", &request).await?;
-        drop(connection);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let authority = AuthorityCertificate::from_pem(&reply.ca)?;
         let credentials = Credentials::new(authority, &reply.certificate, key, now)?;
@@ -282,7 +276,7 @@ impl Agent {
     }
 
     async fn follow(&self, shared: &Shared) -> Result<()> {
-        let (response, _connection) = timeout(CONNECT, self.subscribe(shared)).await??;
+        let response = timeout(CONNECT, self.subscribe(shared)).await??;
         let mut body = response.into_body();
         let mut buffer = BytesMut::new();
         let mut paused = shared.paused.subscribe();
@@ -310,16 +304,17 @@ impl Agent {
         }
     }
 
-    async fn subscribe(&self, shared: &Shared) -> Result<(Response<Incoming>, Aborts)> {
-        let (mut sender, connection) = open(shared.manager, &self.connector).await?;
+    async fn subscribe(&self, shared: &Shared) -> Result<Response<Incoming>> {
+        let mut sender = open(shared.manager, &self.connector).await?;
         let resume = self.lock_has().clone();
         let resume = (shared.resume.load(Relaxed) && resume.epoch != 0).then_some(resume);
-        let response = sender.send_request(request(Method::POST, "/v1/agent/watch", &resume)?).await?;
+        let resume = serde_json::to_vec(&resume)?;
+        let response = sender.send_request(request(Method::POST, "/v1/agent/watch", resume)).await?;
         if !response.status().is_success() {
             bail!("refused: {}", response.status());
         }
         self.sender.send_replace(Some(sender));
-        Ok((response, connection))
+        Ok(response)
     }
 
     /// Counts what comes, and remembers what the agent has; returns a revision that is reached.
@@ -410,35 +405,11 @@ impl Drop for Aborts {
     }
 }
 
-async fn open(manager: SocketAddr, connector: &TlsConnector) -> Result<(Sender, Aborts)> {
-    let stream = TcpStream::connect(manager).await?;
-    stream.set_nodelay(true)?;
-    let tls = connector.connect(server_name(), stream).await?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(tls))
-        .await?;
-    Ok((sender, Aborts(tokio::spawn(connection).abort_handle())))
-}
-
-fn request(method: Method, path: &str, body: &impl Serialize) -> Result<Request<Full<Bytes>>> {
-    let body = Full::new(Bytes::from(serde_json::to_vec(body)?));
-    let request = Request::builder().method(method).uri(format!("https://manager{path}"));
-    Ok(request.header("content-type", "application/json").body(body)?)
-}
-
 async fn ask<B: Serialize, T: DeserializeOwned>(
-    mut sender: Sender,
+    sender: Sender,
     method: Method,
     path: &str,
     body: &B,
 ) -> Result<T> {
-    let response = sender.send_request(request(method, path, body)?).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
-    Ok(serde_json::from_slice(&body)?)
+    Ok(exchange(sender, method, path, serde_json::to_vec(body)?).await??)
 }

@@ -3,6 +3,8 @@
 //! An agent holds one connection. `POST /v1/agent/watch` answers with a stream of [`Message`]s, one a line; what the
 //! agent reports are ordinary requests beside it.
 
+pub mod client;
+
 use mesh_cluster::membership::ClusterKeys;
 use mesh_model::{
     Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,

@@ -4,9 +4,11 @@
 use super::{Agent, Link};
 use crate::{
     api::Failure,
-    client::{Sender, decode, request},
     clock,
-    wire::Told,
+    wire::{
+        Told,
+        client::{Sender, decode, request},
+    },
 };
 use bytes::BytesMut;
 use futures_util::{Stream, stream};
@@ -83,7 +85,7 @@ impl Journal {
                 if status != StatusCode::SERVICE_UNAVAILABLE
                     && let Ok(body) = answer.into_body().collect().await
                 {
-                    return decode(status, &body.to_bytes());
+                    return Ok(decode(status, &body.to_bytes())?);
                 }
             }
             sleep(RETRY).await;

@@ -5,9 +5,11 @@
 use super::{replica::Replica, trust::Trust};
 use crate::{
     api::Failure,
-    client::{CONNECT, Sender, decode, exchange, open, request},
     identity::Identity,
-    wire::{Message, Reserved},
+    wire::{
+        Message, Reserved,
+        client::{CONNECT, Sender, decode, exchange, open, request},
+    },
 };
 use anyhow::{Context, bail};
 use bytes::BytesMut;
@@ -145,7 +147,7 @@ impl Link {
             let sender =
                 connected.ok().and_then(Result::ok).and_then(|c| c.clone()).ok_or_else(unreachable)?;
             match timeout(REQUEST, exchange(sender, method.clone(), path, body.clone())).await {
-                Ok(Ok(answer)) => return answer,
+                Ok(Ok(answer)) => return Ok(answer?),
                 Ok(Err(_)) => {
                     let other = timeout_at(deadline, connection.changed()).await;
                     other.ok().and_then(Result::ok).ok_or_else(unreachable)?;
@@ -228,8 +230,8 @@ impl LinkTask {
         if !response.status().is_success() {
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();
-            let refusal = decode::<()>(status, &body).err();
-            return Err(refusal.unwrap_or_else(|| Failure::new(status, status.to_string())).into());
+            decode::<()>(status, &body).map_err(Failure::from)?;
+            bail!("refused: {status}");
         }
         self.connection.send_replace(Some(sender));
         self.removed.send_replace(false);

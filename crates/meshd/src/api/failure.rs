@@ -7,6 +7,7 @@ use axum::{
 };
 use mesh_api::ErrorBody;
 use mesh_model::Refusal;
+use mesh_wire::client::Refused;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,6 +74,13 @@ impl From<Refusal> for Failure {
             _ => StatusCode::CONFLICT,
         };
         Self::new(status, refusal.to_string())
+    }
+}
+
+/// What a manager answers is passed on as it is.
+impl From<Refused> for Failure {
+    fn from(Refused { status, text }: Refused) -> Self {
+        Self::new(status, text)
     }
 }
 

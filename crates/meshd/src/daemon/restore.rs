@@ -7,8 +7,8 @@
 use super::{Daemon, check_own_address};
 use crate::{
     api::Failure,
-    client::{CONNECT, open},
     manager::Backup,
+    wire::client::{CONNECT, open},
 };
 use futures_util::future::join_all;
 use mesh_api::Restored;

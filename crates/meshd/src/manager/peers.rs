@@ -5,8 +5,10 @@
 use super::Manager;
 use crate::{
     api::Failure,
-    client::{CONNECT, Sender, exchange, open},
-    wire::{Confirm, Confirmed, Hold, HoldId},
+    wire::{
+        Confirm, Confirmed, Hold, HoldId,
+        client::{CONNECT, Sender, exchange, open},
+    },
 };
 use futures_util::future::join_all;
 use http::Method;
@@ -65,7 +67,7 @@ impl Peers {
         });
         let opened = missing.into_iter().map(async |(id, address)| {
             let sender = timeout(CONNECT, open(address, &manager.trust.connector())).await;
-            let sender = sender.map_err(anyhow::Error::from).and_then(|opened| opened);
+            let sender = sender.map_err(anyhow::Error::from).and_then(|opened| Ok(opened?));
             let opened =
                 sender.inspect_err(|err| tracing::debug!(%address, %err, "no connection to a manager"));
             opened.ok().map(|sender| (id, Peer { address, sender }))
@@ -139,7 +141,7 @@ async fn ask<T: DeserializeOwned>(sender: Sender, path: &str, body: &impl Serial
     let gone = |why: String| Failure::unavailable(format!("a manager does not answer: {why}"));
     let body = serde_json::to_vec(body).map_err(|e| Failure::internal(e.to_string()))?;
     let asked = timeout(ANSWER, exchange(sender, Method::POST, path, body)).await;
-    asked.map_err(|e| gone(e.to_string()))?.map_err(|e| gone(e.to_string()))?
+    Ok(asked.map_err(|e| gone(e.to_string()))?.map_err(|e| gone(e.to_string()))??)
 }
 
 /// The managers but this one.
