@@ -251,9 +251,9 @@ fn a_worker_can_change_nothing_but_its_own() {
             Ok(())
         })?;
         let (code, text) = worker(&["POST", "/v1/agent/renew", r#"{"csr":""}"#])?;
-        ensure!(code == "403" && text.contains("removed"), "{code} {text}");
+        ensure!(code == "410" && text.contains("removed"), "{code} {text}");
         let (code, text) = worker(&["POST", "/v1/agent/applied", r#"{"revision":1}"#])?;
-        ensure!(code == "403" && text.contains("removed"), "{code} {text}");
+        ensure!(code == "410" && text.contains("removed"), "{code} {text}");
         Ok(())
     });
 }
