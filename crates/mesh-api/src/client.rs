@@ -2,8 +2,9 @@
 
 use crate::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView,
-    EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView,
-    NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
+    EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated,
+    NetworkView, NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
+    StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -101,6 +102,11 @@ impl Client {
     pub async fn cluster_restore(&self, backup: Bytes) -> Result<Restored, Error> {
         let answer = self.exchange(Method::POST, "/v1/cluster/restore", backup).await?;
         Ok(serde_json::from_slice(&answer.whole().await?)?)
+    }
+
+    /// `cluster migrate`.
+    pub async fn cluster_migrate(&self, to: &StoreSpec) -> Result<Migrated, Error> {
+        self.send(Method::POST, "/v1/cluster/migrate", Some(to)).await
     }
 
     /// `events`.

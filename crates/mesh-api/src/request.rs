@@ -126,6 +126,15 @@ pub struct Restored {
     pub demoted: Vec<String>,
 }
 
+/// The answer to `cluster migrate`, whose body is the [`StoreSpec`] to move to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Migrated {
+    /// How many records moved.
+    pub records: usize,
+    /// Where the state as it was is kept, on the manager.
+    pub old_store: PathBuf,
+}
+
 /// `cluster join-token`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinTokenRequest {

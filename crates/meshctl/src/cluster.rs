@@ -7,7 +7,7 @@ use crate::{
     session::Session,
     value::{self, Peer},
 };
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 use mesh_api::{
@@ -57,6 +57,11 @@ pub(crate) enum Command {
     /// Make this host, which is no member, the manager again that it was in a backup
     #[command(after_help = "Example:\n  meshctl cluster restore /root/mesh.backup")]
     Restore(backup::RestoreArgs),
+    /// Move the state of the only manager to etcd, which serves several; traffic goes on
+    #[command(after_help = "Examples:
+  meshctl cluster migrate --to etcd
+  meshctl cluster migrate --to etcd --etcd-endpoints http://10.0.0.5:2379,http://10.0.0.6:2379")]
+    Migrate(MigrateArgs),
 }
 
 /// `cluster init`.
@@ -87,6 +92,13 @@ pub(crate) struct StoreArgs {
     /// What keeps the state: a file of one manager, or an etcd of several [default: redb, or etcd with --etcd-endpoints]
     #[arg(long, value_enum)]
     store: Option<StoreName>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+}
+
+/// An etcd that somebody else runs.
+#[derive(Debug, Args)]
+pub(crate) struct EtcdArgs {
     /// Use the etcd of these client URLs, rather than one that each manager runs itself
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
@@ -109,22 +121,40 @@ enum StoreName {
 
 impl StoreArgs {
     fn spec(self) -> anyhow::Result<StoreSpec> {
-        if self.etcd_endpoints.is_empty() {
-            return Ok(match self.store {
-                Some(StoreName::Etcd) => StoreSpec::Etcd,
-                Some(StoreName::Redb) | None => StoreSpec::Redb,
-            });
+        match (self.store, self.etcd.external()?) {
+            (Some(StoreName::Redb), Some(_)) => bail!("--etcd-endpoints needs --store etcd, not redb"),
+            (_, Some(external)) => Ok(external),
+            (Some(StoreName::Etcd), None) => Ok(StoreSpec::Etcd),
+            (Some(StoreName::Redb) | None, None) => Ok(StoreSpec::Redb),
         }
-        ensure!(self.store != Some(StoreName::Redb), "--etcd-endpoints needs --store etcd, not redb");
+    }
+}
+
+impl EtcdArgs {
+    /// None if it was not asked for.
+    fn external(self) -> anyhow::Result<Option<StoreSpec>> {
+        if self.etcd_endpoints.is_empty() {
+            return Ok(None);
+        }
         // meshd runs elsewhere in the file system than this command.
         let whole = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
-        Ok(StoreSpec::External(ExternalEtcd {
+        Ok(Some(StoreSpec::External(ExternalEtcd {
             endpoints: self.etcd_endpoints,
             ca: whole(self.etcd_ca)?,
             cert: whole(self.etcd_cert)?,
             key: whole(self.etcd_key)?,
-        }))
+        })))
     }
+}
+
+/// `cluster migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// What keeps the state from now on; there is no way back but a backup
+    #[arg(long, value_enum)]
+    to: StoreName,
+    #[command(flatten)]
+    etcd: EtcdArgs,
 }
 
 /// `cluster join`.
@@ -183,6 +213,7 @@ impl Command {
             }
             Self::Backup(args) => backup::backup(session, &args).await,
             Self::Restore(args) => backup::restore(session, &args).await,
+            Self::Migrate(args) => migrate(session, args).await,
             Self::JoinToken(args) => join_token(session, &args).await,
             Self::Ca(args) => ca(session, &args).await,
         }
@@ -200,6 +231,20 @@ async fn init(session: &Session, args: InitArgs) -> anyhow::Result<()> {
     };
     let made = session.wait("starting the cluster", session.client.cluster_init(&init)).await?;
     session.output.done(&made, &welcome(&made), &made.node.to_string())
+}
+
+async fn migrate(session: &Session, args: MigrateArgs) -> anyhow::Result<()> {
+    ensure!(args.to == StoreName::Etcd, "a cluster can be moved to etcd only: give '--to etcd'");
+    let to = args.etcd.external()?.unwrap_or(StoreSpec::Etcd);
+    let moved = session.wait("moving the cluster to etcd", session.client.cluster_migrate(&to)).await?;
+    let text = format!(
+        "The cluster's state ({} records) is in etcd now; 'events' keep their history, with new revisions.\n\
+         As it was, it is kept in {}: remove that when you don't want it any more.\n\
+         To add a manager: 'meshctl cluster join-token manager'.",
+        moved.records,
+        moved.old_store.display()
+    );
+    session.output.done(&moved, &text, "")
 }
 
 fn welcome(made: &Initialized) -> String {

@@ -75,6 +75,7 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cluster/leave", post(h::cluster_leave))
         .route("/v1/cluster/backup", get(h::cluster_backup))
         .route("/v1/cluster/restore", post(h::cluster_restore).layer(DefaultBodyLimit::max(BACKUP)))
+        .route("/v1/cluster/migrate", post(h::cluster_migrate))
         .route("/v1/events", get(h::events))
         .route("/v1/cluster/ca", get(h::authority))
         .route("/v1/cluster/ca/rotate", post(h::rotate_authority))

@@ -8,11 +8,13 @@ use crate::{
     config::Config,
     identity::Identity,
     manager::{FirstNode, Manager, Start},
-    role::Roles,
+    role::{Migrate, Roles},
     supervisor::Spawner,
     wire::{JoinReply, JoinRequest},
 };
-use mesh_api::{Init, Initialized, Join, JoinTokenRequest, Joined, NodeView, State, StatusView};
+use mesh_api::{
+    Init, Initialized, Join, JoinTokenRequest, Joined, Migrated, NodeView, State, StatusView, StoreSpec,
+};
 use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
 use mesh_model::{Node, NodeId, NodeSpec, Role, Snapshot};
 use mesh_net::DataPlane;
@@ -22,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -58,6 +60,8 @@ pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) agent: Arc<Agent>,
     manager: watch::Sender<ManagerState>,
+    /// To what follows its role, which starts and ends the manager.
+    orders: mpsc::Sender<Migrate>,
     /// Its agent and what follows its role; the manager has its own.
     tasks: Spawner,
 }
@@ -108,6 +112,19 @@ impl Member {
             *current = manager;
             true
         });
+    }
+
+    /// Says why there is no manager for a moment, which is no failure.
+    pub(crate) fn announce(&self, why: &str) {
+        self.manager.send_modify(|manager| *manager = Err(why.to_owned()));
+    }
+
+    /// `cluster migrate`.
+    pub(crate) async fn migrate(&self, to: StoreSpec) -> Result<Migrated, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let ending = || Failure::unavailable("the daemon is ending");
+        self.orders.send(Migrate { to, reply }).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?
     }
 
     /// What does not work on this node, a line each.
@@ -177,9 +194,12 @@ impl Daemon {
             "member of a cluster"
         );
         let manager = watch::Sender::new(manager);
-        let member = Arc::new(Member { identity, agent, manager, tasks: tasks.clone() });
+        // One migration waits for another.
+        let (orders, ordered) = mpsc::channel(1);
+        let member = Arc::new(Member { identity, agent, manager, orders, tasks: tasks.clone() });
         let (config, spawner) = (self.config.clone(), self.spawner.clone());
-        let roles = Roles { config, spawner, identity: member.identity.clone(), member: Arc::clone(&member) };
+        let identity = member.identity.clone();
+        let roles = Roles { config, spawner, identity, member: Arc::clone(&member), orders: ordered };
         tasks.spawn("role of this node", roles.run(tasks.cancel.clone()));
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)

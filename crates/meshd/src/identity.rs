@@ -7,6 +7,7 @@
 //! | `store.key` | what opens the secrets in the store, mode 0600; managers only |
 //! | `store/` | the cluster's state, with redb; managers only |
 //! | `etcd/` | the same with etcd, see `manager/etcd.rs` |
+//! | `store.before-etcd/` | the store as it was before `cluster migrate --to etcd`; of no use to meshd |
 //! | `gossip.json` | the membership keys, mode 0600 |
 //! | `snapshot.json`, `snapshot.json.copy` | the last snapshot, twice |
 
@@ -24,8 +25,11 @@ use std::{
 /// Directory of the store.
 pub(crate) const STORE: &str = "store";
 
+/// The same after the state moved to etcd.
+pub(crate) const OLD_STORE: &str = "store.before-etcd";
+
 /// What holds a cluster's state.
-const DIRECTORIES: [&str; 2] = [STORE, ETCD];
+const DIRECTORIES: [&str; 3] = [STORE, ETCD, OLD_STORE];
 
 const FILES: [&str; 6] =
     ["node.json", "node.pem", "store.key", "gossip.json", "snapshot.json", "snapshot.json.copy"];
@@ -94,6 +98,21 @@ impl Identity {
     /// The same with the credentials that it has.
     pub(crate) fn save_alone(&self, data_dir: &Path) -> anyhow::Result<()> {
         Ok(write_private(&data_dir.join("node.json"), &serde_json::to_string_pretty(self)?)?)
+    }
+
+    /// Brings the stores in line with `node.json`, which a migration that was cut off may have left undone: of two there
+    /// is one in use.
+    pub(crate) fn tidy(&self, data_dir: &Path) -> anyhow::Result<()> {
+        let store = data_dir.join(STORE);
+        match self.store {
+            StoreSpec::Redb => remove([data_dir.join(ETCD)].into_iter()),
+            StoreSpec::Etcd | StoreSpec::External(_) if store.exists() => {
+                let old = data_dir.join(OLD_STORE);
+                std::fs::rename(&store, &old)
+                    .with_context(|| format!("cannot rename {} to {}", store.display(), old.display()))
+            }
+            StoreSpec::Etcd | StoreSpec::External(_) => Ok(()),
+        }
     }
 
     /// Removes the cluster's state and the key to its secrets: the node is no manager any more.

@@ -13,6 +13,7 @@ mod gossip;
 mod join;
 mod journal;
 mod log;
+mod migrate;
 mod operations;
 mod peers;
 mod quorum;
@@ -31,6 +32,7 @@ pub(crate) use backup::Backup;
 pub(crate) use error::Error;
 pub(crate) use etcd::ETCD;
 pub(crate) use join::FirstNode;
+pub(crate) use migrate::Migration;
 pub(crate) use roles::{Declined, Promotion};
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
@@ -109,6 +111,9 @@ impl Manager {
         };
         let opened = store::open(config, identity, &bootstrap, tasks).await?;
         let store = opened.store;
+        if let Some(etcd) = &opened.etcd {
+            migrate::finish(etcd).await?;
+        }
         if let Some(first) = first {
             first.commit(store.as_ref()).await?;
         }

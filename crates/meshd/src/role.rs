@@ -4,20 +4,30 @@
 //! with traffic to carry.
 
 use crate::{
+    api::Failure,
     config::Config,
     daemon::Member,
-    identity::Identity,
-    manager::{Declined, Manager, Promotion, Start},
+    identity::{Identity, OLD_STORE},
+    manager::{Declined, Manager, Migration, Promotion, Start},
     supervisor::Spawner,
 };
-use mesh_api::StoreSpec;
+use mesh_api::{Migrated, StoreSpec};
 use mesh_model::Role;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// First and longest pause between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// `cluster migrate`.
+pub(crate) struct Migrate {
+    pub(crate) to: StoreSpec,
+    pub(crate) reply: oneshot::Sender<Result<Migrated, Failure>>,
+}
 
 /// What follows the role.
 pub(crate) struct Roles {
@@ -26,6 +36,7 @@ pub(crate) struct Roles {
     pub(crate) member: Arc<Member>,
     /// As on disk.
     pub(crate) identity: Identity,
+    pub(crate) orders: mpsc::Receiver<Migrate>,
 }
 
 impl Roles {
@@ -46,7 +57,13 @@ impl Roles {
                 pause = BACKOFF.0;
             }
             // A change that is missed here is seen after the pause.
-            let _ = timeout(pause, snapshot.changed()).await;
+            tokio::select! {
+                _ = timeout(pause, snapshot.changed()) => {}
+                Some(Migrate { to, reply }) = self.orders.recv() => {
+                    // Who asked may be gone.
+                    let _ = reply.send(self.migrate(to).await);
+                }
+            }
         }
     }
 
@@ -55,7 +72,7 @@ impl Roles {
         let wanted = self.record();
         match (self.identity.role, wanted, self.member.manager()) {
             (Role::Manager, Some(Role::Worker), _) => self.lay_down().await,
-            (Role::Manager, _, None) => self.start(Start::Again).await,
+            (Role::Manager, _, None) => self.start_again().await,
             (Role::Worker, Some(Role::Manager), _) => self.take_up().await,
             _ => Ok(()),
         }
@@ -66,6 +83,11 @@ impl Roles {
         let agent = &self.member.agent;
         let snapshot = agent.snapshot();
         snapshot.nodes.get(&self.identity.node).filter(|_| agent.link.is_connected()).map(|node| node.role)
+    }
+
+    async fn start_again(&self) -> anyhow::Result<()> {
+        self.identity.tidy(&self.config.data_dir)?;
+        self.start(Start::Again).await
     }
 
     async fn start(&self, start: Start) -> anyhow::Result<()> {
@@ -79,6 +101,54 @@ impl Roles {
         .await?;
         self.member.set_manager(Ok(manager));
         Ok(())
+    }
+
+    /// Moves the state to an etcd; or says why not, and nothing has changed.
+    async fn migrate(&mut self, to: StoreSpec) -> Result<Migrated, Failure> {
+        if self.identity.store != StoreSpec::Redb {
+            return Err(Failure::conflict("the state of this cluster is in etcd already"));
+        }
+        let Some(manager) = self.member.manager() else {
+            return Err(Failure::unavailable("this node's manager does not run: see 'meshctl status'"));
+        };
+        let unchanged =
+            |e: &anyhow::Error| Failure::conflict(format!("cannot move the cluster to etcd: {e:#}"));
+        let moved = Identity { store: to, ..self.identity.clone() };
+        let begun = Migration::begin(&self.config, &manager, &moved).await;
+        let mut migration = begun.map_err(|e| unchanged(&e))?;
+
+        self.member.announce("its state is being moved to etcd");
+        manager.stop().await;
+        let copied = migration.copy(&manager).await;
+        drop(manager);
+        let committed = copied.and_then(|records| {
+            moved.save_alone(&self.config.data_dir)?;
+            Ok(records)
+        });
+        let records = match committed {
+            Ok(records) => records,
+            Err(e) => {
+                migration.undo(&self.config).await;
+                self.resume().await;
+                return Err(unchanged(&e));
+            }
+        };
+        self.identity = moved;
+        migration.close().await;
+        tracing::info!(records, "the cluster's state is in etcd now");
+        if let Some(why) = self.resume().await {
+            return Err(Failure::unavailable(format!(
+                "the state is in etcd now, but the manager does not run yet: {why}: see 'meshctl status'"
+            )));
+        }
+        Ok(Migrated { records, old_store: self.config.data_dir.join(OLD_STORE) })
+    }
+
+    /// Starts the manager after a migration; says why that fails. It is tried again.
+    async fn resume(&self) -> Option<String> {
+        let why = format!("{:#}", self.start_again().await.err()?);
+        self.member.set_manager(Err(why.clone()));
+        Some(why)
     }
 
     /// Becomes a manager; or says that it can't, and is a worker as before.

@@ -19,8 +19,8 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use mesh_api::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init,
-    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, NetworkView, NodeRemoval, NodeView,
-    Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, json_line,
+    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView, NodeRemoval,
+    NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec, json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
@@ -61,6 +61,13 @@ pub(super) async fn cluster_backup(State(daemon): Shared) -> Result<Bytes, Failu
 
 pub(super) async fn cluster_restore(State(daemon): Shared, backup: Bytes) -> Answer<Restored> {
     Ok(Json(carry_through(async move { daemon.restore(&backup).await }).await?))
+}
+
+pub(super) async fn cluster_migrate(State(daemon): Shared, Json(to): Json<StoreSpec>) -> Answer<Migrated> {
+    let member = daemon.member()?;
+    // Not kept: the manager ends on the way.
+    drop(manager(&member).await?);
+    Ok(Json(carry_through(async move { member.migrate(to).await }).await?))
 }
 
 pub(super) async fn join_token(
