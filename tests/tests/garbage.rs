@@ -131,6 +131,28 @@ fn garbage_on_every_port() {
     });
 }
 
+/// etcd's own ports: it goes on as it was, and what it says of strangers is counted.
+#[test]
+fn garbage_on_the_ports_of_etcd() {
+    scenario("garbage for etcd", |lab| {
+        let cluster = Cluster::managers(lab)?;
+        let stranger = lab.client("stranger")?;
+        let vm1 = cluster.vm1().clone();
+        let lines = log(&vm1)?.len();
+        stranger.inside(|| throw_all(&[SocketAddr::from((vm1.ip(), 7445))], &[]))?;
+        // Only the host itself reaches the clients' port.
+        vm1.inside(|| throw_all(&[SocketAddr::from(([127, 0, 0, 1], 7444))], &[]))?;
+        for (number, host) in [cluster.vm1(), cluster.vm2(), cluster.vm3()].into_iter().enumerate() {
+            host.meshctl(&["network", "create", &format!("after{number}")]).ok()?;
+        }
+        let said = log(&vm1)?.split_off(lines);
+        let of_strangers = said.iter().filter(|line| line.contains("rejected")).count();
+        ensure!(of_strangers > 0, "etcd did not hear them: {said:#?}");
+        ensure!(said.len() < 30, "{} lines: {said:#?}", said.len());
+        Ok(())
+    });
+}
+
 /// Who speaks our protocol and gets a request wrong is told so in our form.
 #[test]
 fn a_wrong_request_is_answered_in_json() {

@@ -162,7 +162,7 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
 }
 
 fn init() -> Result<Init> {
-    serde_json::from_value(serde_json::json!({ "advertise": "192.0.2.1:7443", "data_path_port": 4789 }))
+    serde_json::from_value(serde_json::json!({ "advertise": "192.0.2.1:7443", "data_path_port": 4789, "cert_expiry_s": 7_776_000 }))
         .context("the form of an init request")
 }
 

@@ -14,6 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -33,6 +34,9 @@ const LOOK: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(5);
 /// First and longest pause before it is started again. One that ran for longer than the longest starts with the first.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Warnings of one kind are passed on once in this time, and counted: anybody who reaches etcd's ports can cause one with
+/// each connection.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -180,6 +184,7 @@ fn end(process: &mut process::Child) {
 
 /// Passes its log on to ours: what it warns of as a warning, the rest for who debugs.
 fn follow_log(log: impl BufRead, last_words: &LastWords) {
+    let mut warnings = Warnings::default();
     for line in log.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let entry: Value = serde_json::from_str(&line).unwrap_or_default();
@@ -191,7 +196,11 @@ fn follow_log(log: impl BufRead, last_words: &LastWords) {
         };
         match field("level") {
             "info" | "debug" => tracing::debug!(target: "meshd::etcd", "{said}"),
-            "warn" => tracing::warn!(target: "meshd::etcd", "{said}"),
+            "warn" => {
+                if let Some(more) = warnings.pass(field("msg"), Instant::now()) {
+                    tracing::warn!(target: "meshd::etcd", more, "{said}");
+                }
+            }
             // What it dies of may be no entry at all.
             _ => {
                 tracing::warn!(target: "meshd::etcd", "{said}");
@@ -201,9 +210,39 @@ fn follow_log(log: impl BufRead, last_words: &LastWords) {
     }
 }
 
+/// Warnings by their kind, of which etcd has a few dozen: when one was passed on, and how many were not since.
+#[derive(Debug, Default)]
+struct Warnings(BTreeMap<String, (Instant, u64)>);
+
+impl Warnings {
+    /// How many of the kind were left out before this one, if this one is to be passed on.
+    fn pass(&mut self, kind: &str, now: Instant) -> Option<u64> {
+        let Some((said, more)) = self.0.get_mut(kind) else {
+            self.0.insert(kind.to_owned(), (now, 0));
+            return Some(0);
+        };
+        if now.duration_since(*said) < PAUSE {
+            *more += 1;
+            return None;
+        }
+        *said = now;
+        Some(std::mem::take(more))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_of_one_kind_are_passed_on_now_and_then() {
+        let (mut warnings, start) = (Warnings::default(), Instant::now());
+        assert_eq!(warnings.pass("rejected", start), Some(0));
+        assert!((0..1000).all(|_| warnings.pass("rejected", start).is_none()));
+        assert_eq!(warnings.pass("slow", start), Some(0));
+        assert_eq!(warnings.pass("rejected", start + PAUSE), Some(1000));
+        assert_eq!(warnings.pass("rejected", start + PAUSE * 2), Some(0));
+    }
 
     #[test]
     fn an_error_in_the_log_is_remembered() {
