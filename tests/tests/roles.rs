@@ -1,7 +1,7 @@
 //! Managers that come and go, on real etcd members, while containers talk.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Nginx, field, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Host, Nginx, field, scenario, within};
 
 /// `node ls` of every node calls exactly these managers.
 fn managers(cluster: &Cluster, expected: &[&str]) -> Result<()> {
@@ -107,6 +107,24 @@ fn no_majority_is_given_away() {
         vm1.meshctl(&["node", "demote", "vm2"]).refused("majority")?;
         vm2.meshctl(&["node", "demote", "vm3"]).ok()?;
         vm1.meshctl(&["node", "promote", "vm3"]).refused("is down")?;
-        vm1.meshctl(&["network", "create", "blue"]).ok().map(drop)
+        vm1.meshctl(&["network", "create", "blue"]).ok()?;
+
+        // A manager that starts without a majority says what it waits for.
+        cluster.daemons[1].kill()?;
+        cluster.daemons[0].restart()?;
+        let status = |host: &Host, waits: bool| {
+            within(CONVERGES, "status tells what the manager waits for", || {
+                let said = host.meshctl(&["-o", "json", "status"]).stdout;
+                ensure!(!said.is_empty() && said.contains("waiting for etcd") == waits, "{said}");
+                Ok(())
+            })
+        };
+        status(cluster.vm1(), true)?;
+        cluster.daemons[1].start()?;
+        status(cluster.vm1(), false)?;
+        within(CONVERGES, "changes are taken", || {
+            let made = cluster.vm1().meshctl(&["network", "create", "red"]);
+            if made.stderr.contains("exists") { Ok(()) } else { made.ok().map(drop) }
+        })
     });
 }

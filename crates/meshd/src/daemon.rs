@@ -170,7 +170,7 @@ impl Daemon {
         let manager = match first {
             Some(first) => {
                 let (start, connected) = (Start::First(first), connected.clone());
-                Ok(Manager::start(&self.config, &identity, start, connected, &self.spawner).await?)
+                Ok(Manager::start(&self.config, &identity, start, connected, &self.spawner, &|_| {}).await?)
             }
             None => Err(String::new()),
         };

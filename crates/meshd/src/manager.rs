@@ -37,7 +37,7 @@ pub(crate) use roles::{Declined, Promotion};
 
 use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
 use anyhow::Context;
-use etcd::Bootstrap;
+use etcd::{Bootstrap, Waiting};
 use mesh_model::NodeId;
 use mesh_model::Snapshot;
 use mesh_store::{EtcdStore, Store};
@@ -80,16 +80,18 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// Opens the store, reads the state and serves agents. `connected` is told whose agents are.
+    /// Opens the store, reads the state and serves agents. `connected` is told whose agents are, `waiting` what
+    /// the store waits for.
     pub(crate) async fn start(
         config: &Config,
         identity: &Identity,
         start: Start,
         connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
+        waiting: Waiting<'_>,
     ) -> anyhow::Result<Arc<Self>> {
         let tasks = spawner.group();
-        let started = Self::start_group(config, identity, start, connected, &tasks).await;
+        let started = Self::start_group(config, identity, start, connected, &tasks, waiting).await;
         if started.is_err() {
             tasks.stop().await;
         }
@@ -102,6 +104,7 @@ impl Manager {
         start: Start,
         connected: watch::Sender<BTreeSet<NodeId>>,
         tasks: &Spawner,
+        waiting: Waiting<'_>,
     ) -> anyhow::Result<Arc<Self>> {
         let key = StoreKey::load(&config.data_dir)?;
         let (bootstrap, first) = match start {
@@ -109,7 +112,7 @@ impl Manager {
             Start::Promoted(members) => (Bootstrap::Existing(members), None),
             Start::Again => (Bootstrap::Again, None),
         };
-        let opened = store::open(config, identity, &bootstrap, tasks).await?;
+        let opened = store::open(config, identity, &bootstrap, tasks, waiting).await?;
         let store = opened.store;
         if let Some(etcd) = &opened.etcd {
             migrate::finish(etcd).await?;

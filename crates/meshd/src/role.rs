@@ -97,6 +97,7 @@ impl Roles {
             start,
             self.member.agent.connected.clone(),
             &self.spawner,
+            &|why| self.member.announce(&why),
         )
         .await?;
         self.member.set_manager(Ok(manager));

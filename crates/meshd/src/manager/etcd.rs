@@ -46,6 +46,9 @@ const TXN_OPS: usize = 4096;
 /// etcd's largest file before it takes no more: the state of thousands of nodes is some megabytes.
 const QUOTA_BYTES: u64 = 4 << 30;
 
+/// Is told what a start waits for, in words for the user.
+pub(crate) type Waiting<'a> = &'a (dyn Fn(String) + Send + Sync);
+
 /// How a child finds its cluster.
 #[derive(Debug, Clone)]
 pub(crate) enum Bootstrap {
@@ -104,8 +107,8 @@ impl LocalEtcd {
         Ok(Self { child: Child::start(invocation)?, files })
     }
 
-    /// Waits until it answers, which takes a majority of the managers.
-    pub(super) async fn open(&self) -> anyhow::Result<EtcdStore> {
+    /// Waits until it answers, which takes a majority of the managers. Tells `waiting` why that takes so long.
+    pub(super) async fn open(&self, waiting: Waiting<'_>) -> anyhow::Result<EtcdStore> {
         let deadline = Instant::now() + START;
         let mut told = false;
         loop {
@@ -124,6 +127,9 @@ impl LocalEtcd {
                 told = true;
                 tracing::info!(%err, "waiting for etcd: it answers once a majority of the managers is there");
             }
+            waiting(format!(
+                "waiting for etcd, which answers once a majority of the managers is there: {err}"
+            ));
             sleep(PROBE).await;
         }
     }

@@ -70,7 +70,7 @@ impl Migration {
                 remove_directory(config)?;
                 etcd::prepare(config, moved, &manager.trust.authority())?;
                 let local = LocalEtcd::start(config, moved, &Bootstrap::New)?;
-                (local.open().await?, Some(local))
+                (local.open(&|_| {}).await?, Some(local))
             }
             StoreSpec::External(external) => {
                 let target = EtcdStore::open(external_options(external, moved)?).await?;

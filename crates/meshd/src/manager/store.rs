@@ -1,6 +1,6 @@
 //! Opens what keeps the state: a file of redb, the etcd that this manager runs, or one that somebody else runs.
 
-use super::etcd::{Bootstrap, LocalEtcd};
+use super::etcd::{Bootstrap, LocalEtcd, Waiting};
 use crate::{
     config::Config,
     identity::{self, Identity},
@@ -28,6 +28,7 @@ pub(super) async fn open(
     identity: &Identity,
     bootstrap: &Bootstrap,
     tasks: &Spawner,
+    waiting: Waiting<'_>,
 ) -> anyhow::Result<Opened> {
     match &identity.store {
         StoreSpec::Redb => {
@@ -42,7 +43,7 @@ pub(super) async fn open(
                 child.run(cancel).await;
                 Ok(())
             });
-            let store = local.open().await?;
+            let store = local.open(waiting).await?;
             Ok(opened(store, Some(local), "its etcd".to_owned()))
         }
         StoreSpec::External(external) => {
