@@ -17,15 +17,18 @@ pub(super) fn turns<'a>(snapshot: &Snapshot, backends: Vec<&'a Arc<Endpoint>>) -
     backends.into_iter().chain(others.repeat(TURNS - 1)).collect()
 }
 
-/// A choice among backends for one chain, which has its own counter; none if there are no backends.
-pub(super) fn choice(balance: Balance, mut backends: Vec<Data>) -> Option<Source> {
+/// The choice among backends for one chain, which has its own counter; nothing if there are no backends.
+///
+/// The second choice is for packets that meet a change of the chain: they are still in the rules of before, whose own
+/// map has nothing for them any more once the change is committed. A constant has no such moment; without it they would
+/// not be translated, and the host would refuse the connection.
+pub(super) fn choices(balance: Balance, backends: Vec<Data>) -> Vec<Source> {
     let count = backends.len() as u32;
-    if count <= 1 {
-        return backends.pop().map(Source::Constant);
-    }
+    let first = backends.first().cloned().map(Source::Constant);
     let key = match balance {
+        _ if count <= 1 => return first.into_iter().collect(),
         Balance::Roundrobin => Field::NumgenInc(count),
         Balance::Random => Field::NumgenRandom(count),
     };
-    Some(Source::Inline { key, map: Set::slots(backends) })
+    [Source::Inline { key, map: Set::slots(backends) }].into_iter().chain(first).collect()
 }

@@ -113,15 +113,14 @@ impl Ports {
             .filter(|backend| here(backend.node))
             .filter_map(|backend| Some(vec![self.version.address_of(backend)?, Datum::Port(port.target)]))
             .collect();
-        match balance::choice(service.balance, backends) {
-            Some(choice) => {
-                let chain = chain_name(port);
-                let protocol = protocol_number(port);
-                table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(choice)]);
-                self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
-            }
-            None if port.protocol == Protocol::Udp => self.refuse(port.ip, port.published),
-            None => {}
+        let choices = balance::choices(service.balance, backends);
+        if !choices.is_empty() {
+            let (chain, protocol) = (chain_name(port), protocol_number(port));
+            let rules = choices.into_iter().map(|choice| Rule::new().protocol(protocol).dnat(choice));
+            table.chain(&chain, rules.collect());
+            self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
+        } else if port.protocol == Protocol::Udp {
+            self.refuse(port.ip, port.published);
         }
     }
 

@@ -127,8 +127,8 @@ impl Vips {
             }
             (balance, _) => {
                 let name = format!("vip_{vip}").replace(':', "_");
-                let choice = balance::choice(balance, backends);
-                table.chain(&name, choice.map(|choice| Rule::new().dnat(choice)).into_iter().collect());
+                let choices = balance::choices(balance, backends).into_iter();
+                table.chain(&name, choices.map(|choice| Rule::new().dnat(choice)).collect());
                 name
             }
         };

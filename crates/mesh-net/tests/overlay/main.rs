@@ -4,12 +4,16 @@ mod lab;
 mod life;
 
 use lab::{Lab, address, ask, echo_datagrams, serve, wait_until};
-use mesh_model::Protocol;
+use mesh_model::{NodeStatus, Protocol};
 use mesh_net::{Error, Pass, desired};
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -101,6 +105,46 @@ fn a_published_port_answers_on_every_host_and_replicas_see_the_client() {
         // The host's own clients.
         ask(&lab.hosts[2].space, "10.77.0.13:8080").expect("the host reaches its own port");
     }
+}
+
+#[test]
+fn a_change_of_backends_refuses_no_connection() {
+    const CHANGES: usize = 400;
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let replicas = [lab.container(0, 1, 11), lab.container(1, 1, 12), lab.container(1, 1, 13)];
+    lab.service(1, &replicas, Some(8080));
+    lab.reconcile(Pass::Changed);
+    replicas.iter().for_each(|replica| serve(lab.in_container(*replica)));
+    let (client, own) = (lab.plug("client", 100), lab.container(0, 1, 20));
+    lab.reconcile(Pass::Changed);
+    let node = lab.hosts[1].node.id;
+    let Lab { hosts, snapshot, containers, .. } = &mut lab;
+    let container = &containers[&own];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ask_on = |space, to| {
+            let done = &done;
+            scope.spawn(move || {
+                let mut asked = 0;
+                while !done.load(Ordering::Relaxed) {
+                    ask(space, to).unwrap_or_else(|e| panic!("{to}: request {asked}: {e}"));
+                    asked += 1;
+                }
+                asked
+            })
+        };
+        let asking = [ask_on(&client, "10.77.0.11:8080"), ask_on(container, "10.1.0.100:80")];
+        for change in 0..CHANGES {
+            let status = if change % 2 == 0 { NodeStatus::Suspect } else { NodeStatus::Ready };
+            snapshot.status.insert(node, status);
+            hosts[0].reconcile(snapshot, Pass::Changed);
+        }
+        done.store(true, Ordering::Relaxed);
+        for asked in asking {
+            assert!(asked.join().expect("no request is refused") > 0);
+        }
+    });
 }
 
 #[test]

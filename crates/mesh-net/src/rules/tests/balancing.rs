@@ -1,7 +1,7 @@
 //! Whatever the cluster: each backend that may take traffic is in its service's slots exactly once, and no other is.
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id, published};
-use crate::nft::{Data, Datum, Source, Statement, Table, Value, Verdict};
+use crate::nft::{Data, Datum, Rule, Source, Statement, Table, Value, Verdict};
 use crate::rules::Rules;
 use mesh_model::{Balance, Health, Protocol, PublishMode, Snapshot};
 use proptest::prelude::*;
@@ -63,11 +63,24 @@ fn expected(number: u8, recipe: &Recipe, here_only: bool, ipv6: bool) -> Vec<Dat
         .collect()
 }
 
-/// What a chain's only rule chooses from for a VIP, slot by slot.
+/// What a chain's first rule chooses from for a VIP, slot by slot. If that is a map of its own, a second rule stands in
+/// with one of the choices.
 fn slots(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Data> {
     let Some(Value::Verdict(Verdict::Goto(chain))) = verdict else { return Vec::new() };
-    let [rule] = &table.chains[chain].rules[..] else { panic!("{chain} has one rule") };
-    let Some(Statement::Nat(_, source)) = rule.statements.last() else { panic!("{chain} translates") };
+    let target = |rule: &Rule| match rule.statements.last() {
+        Some(Statement::Nat(_, source)) => source.clone(),
+        _ => panic!("{chain} translates"),
+    };
+    let targets: Vec<Source> = table.chains[chain].rules.iter().map(target).collect();
+    let source = match &targets[..] {
+        [only] => only,
+        [own @ Source::Inline { map, .. }, Source::Constant(stand_in)] => {
+            let first = map.elements.values().next();
+            assert_eq!(first, Some(&Value::Data(stand_in.clone())), "one of the choices stands in");
+            own
+        }
+        others => panic!("{chain}: {others:?}"),
+    };
     let (elements, modulus): (Vec<(&Data, &Value)>, _) = match source {
         Source::Constant(data) => return vec![data.clone()],
         Source::Inline { key, map } => (map.elements.iter().collect(), *key),

@@ -113,6 +113,7 @@ fn the_host_table_word_for_word() {
 	}
 	chain tcp_80 {
 		meta l4proto tcp dnat to numgen inc mod 2 map { 0 : 10.78.0.11 . 8080, 1 : 10.78.0.12 . 8080 }
+		meta l4proto tcp dnat to 10.78.0.11:8080
 	}
 }
 "#;
@@ -163,6 +164,7 @@ fn the_overlay_tables_word_for_word() {
 	}
 	chain vip_10.78.0.100 {
 		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
+		dnat to 10.78.0.11
 	}
 }
 "#;
@@ -171,7 +173,7 @@ fn the_overlay_tables_word_for_word() {
     assert_eq!(body(&ip6, "chain output").last(), Some(&"meta l4proto ipv6-icmp icmpv6 type 137 drop"));
     assert_eq!(
         body(&ip6, "chain vip_fd78__64"),
-        ["dnat to numgen inc mod 2 map { 0 : fd78::b, 1 : fd78::c }"]
+        ["dnat to numgen inc mod 2 map { 0 : fd78::b, 1 : fd78::c }", "dnat to fd78::b"]
     );
     let expected = r#"table bridge mesh {
 	map nodes {
