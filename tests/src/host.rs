@@ -162,14 +162,6 @@ impl Meshd {
         Ok(())
     }
 
-    /// Installs the program at another path, to be started from there next time.
-    pub fn install_elsewhere(&mut self) -> Result<()> {
-        let path = format!("/run/lab/{}/meshd", self.host.name());
-        fs::copy(binary("meshd")?, self.host.file(&path))?;
-        self.program = path;
-        Ok(())
-    }
-
     /// Kills it (SIGKILL), as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())

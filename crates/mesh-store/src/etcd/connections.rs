@@ -16,7 +16,9 @@ use super::options::{EtcdOptions, EtcdTls, Member};
 use super::revision_of;
 use crate::{Error, Revision};
 
-/// How long one member may take over a read before the next one is asked.
+/// How long one member may take over a request: then another one is asked if it was a read, and the outcome of a change
+/// is unknown. A change that was on its way to a leader that died is never answered before etcd's own limit of 7 s,
+/// though there is a new leader after one.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A change is only sent over a connection that answered within this time. So an etcd that died or hung while
@@ -118,7 +120,7 @@ impl Connections {
                 return Err(self.unreachable(reason).into());
             };
             let link = link?;
-            match self.ask(&link, &call, self.timeout).await {
+            match self.ask(&link, &call, self.attempt).await {
                 Err(Fault::NotDone(why)) => reason = format!("{}: {why}", link.url),
                 Err(Fault::Lost(reason)) => {
                     return Err(Error::Unknown { endpoint: link.url.to_string(), reason }.into());

@@ -1,0 +1,97 @@
+//! Three managers, of which some are lost: a majority goes on taking changes, and what is left of them says why not.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Host, field, scenario, within};
+use std::time::{Duration, Instant};
+
+/// How soon changes are taken again when a manager is lost.
+const RESUMES: Duration = Duration::from_secs(5);
+
+/// A manager that leads, or one that does not.
+fn manager(cluster: &Cluster, leads: bool) -> Result<usize> {
+    let nodes = cluster.list(&["node", "ls"])?;
+    let node = nodes.iter().find(|node| node["leader"] == leads).context("no such manager")?;
+    let name = field(node, "name");
+    cluster.daemons.iter().position(|daemon| daemon.host().name() == name).context("no such host")
+}
+
+/// Creates a network, again and again until it is taken: each time one of another name, for what a try that failed
+/// did is not known.
+fn create(host: &Host, base: &str, deadline: Duration) -> Result<String> {
+    let mut number = 0;
+    within(deadline, &format!("{} takes a change", host.name()), || {
+        number += 1;
+        let name = format!("{base}-{number}");
+        host.meshctl(&["network", "create", &name]).ok()?;
+        Ok(name)
+    })
+}
+
+fn networks(host: &Host) -> Result<Vec<String>> {
+    let listed = host.meshctl(&["-o", "json", "network", "ls"]).json()?;
+    Ok(listed.as_array().into_iter().flatten().map(|network| field(network, "name")).collect())
+}
+
+#[test]
+fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
+    scenario("killed managers", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        let mut acknowledged = vec![create(cluster.vm1(), "first", CONVERGES)?];
+        for (round, leads) in [true, false, true].into_iter().enumerate() {
+            let victim = within(CONVERGES, "the leader is known", || manager(&cluster, leads))?;
+            cluster.daemons[victim].kill()?;
+            let killed = Instant::now();
+            let survivors: Vec<Host> = (0..3)
+                .filter(|other| *other != victim)
+                .map(|other| cluster.daemons[other].host().clone())
+                .collect();
+            for host in &survivors {
+                ensure!(networks(host)?.contains(&acknowledged[0]), "reads go on");
+            }
+            for host in &survivors {
+                acknowledged.push(create(host, &format!("r{round}-{}", host.name()), CONVERGES)?);
+                let away = killed.elapsed();
+                let who = if leads { "leader" } else { "follower" };
+                eprintln!("{who} killed: {} takes changes after {} ms", host.name(), away.as_millis());
+                ensure!(away < RESUMES, "no changes for {away:?}");
+            }
+            cluster.daemons[victim].start()?;
+            let host = cluster.daemons[victim].host().clone();
+            acknowledged.push(create(&host, &format!("back{round}"), CONVERGES)?);
+            for daemon in &cluster.daemons {
+                within(CONVERGES, "nothing acknowledged is lost", || {
+                    let there = networks(daemon.host())?;
+                    let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
+                    ensure!(lost.is_empty(), "{lost:?}");
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn without_a_majority_changes_are_refused_until_it_is_back() {
+    scenario("no majority", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        let known = create(cluster.vm1(), "known", CONVERGES)?;
+        cluster.daemons[1].kill()?;
+        cluster.daemons[2].kill()?;
+        let vm1 = cluster.vm1().clone();
+        within(CONVERGES, "changes are refused", || {
+            vm1.meshctl(&["network", "create", "refused"]).refused("manager").map(|_| ())
+        })?;
+        ensure!(networks(&vm1)?.contains(&known), "reads go on");
+        cluster.daemons[1].start()?;
+        let vm2 = cluster.vm2().clone();
+        for host in [&vm1, &vm2] {
+            let name = create(host, &format!("again-{}", host.name()), CONVERGES)?;
+            within(CONVERGES, "both know it", || {
+                ensure!(networks(&vm1)?.contains(&name) && networks(&vm2)?.contains(&name));
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
