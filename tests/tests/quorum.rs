@@ -32,6 +32,19 @@ fn networks(host: &Host) -> Result<Vec<String>> {
     Ok(listed.as_array().into_iter().flatten().map(|network| field(network, "name")).collect())
 }
 
+/// Every node knows these networks: nothing that was acknowledged is lost.
+fn known_to_all(cluster: &Cluster, acknowledged: &[String]) -> Result<()> {
+    for daemon in &cluster.daemons {
+        within(CONVERGES, &format!("{} knows them all", daemon.host().name()), || {
+            let there = networks(daemon.host())?;
+            let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
+            ensure!(lost.is_empty(), "{lost:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
     scenario("killed managers", |lab| {
@@ -39,6 +52,7 @@ fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
         let mut acknowledged = vec![create(cluster.vm1(), "first", CONVERGES)?];
         for (round, leads) in [true, false, true].into_iter().enumerate() {
             let victim = within(CONVERGES, "the leader is known", || manager(&cluster, leads))?;
+            known_to_all(&cluster, &acknowledged)?;
             cluster.daemons[victim].kill()?;
             let killed = Instant::now();
             let survivors: Vec<Host> = (0..3)
@@ -58,14 +72,7 @@ fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
             cluster.daemons[victim].start()?;
             let host = cluster.daemons[victim].host().clone();
             acknowledged.push(create(&host, &format!("back{round}"), CONVERGES)?);
-            for daemon in &cluster.daemons {
-                within(CONVERGES, "nothing acknowledged is lost", || {
-                    let there = networks(daemon.host())?;
-                    let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
-                    ensure!(lost.is_empty(), "{lost:?}");
-                    Ok(())
-                })?;
-            }
+            known_to_all(&cluster, &acknowledged)?;
         }
         Ok(())
     });
@@ -76,6 +83,7 @@ fn without_a_majority_changes_are_refused_until_it_is_back() {
     scenario("no majority", |lab| {
         let mut cluster = Cluster::managers(lab)?;
         let known = create(cluster.vm1(), "known", CONVERGES)?;
+        known_to_all(&cluster, std::slice::from_ref(&known))?;
         cluster.daemons[1].kill()?;
         cluster.daemons[2].kill()?;
         let vm1 = cluster.vm1().clone();
