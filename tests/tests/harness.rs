@@ -113,8 +113,12 @@ fn background_processes_take_signals_and_keep_their_status() {
         let host = lab.host("vm1")?;
         let mut process =
             host.spawn(&["bash", "-c", "trap 'exit 7' TERM; while :; do read -t 0.05 < <(:); done"])?;
-        let looked = fs::read_to_string(format!("/proc/{}/cmdline", process.pid()))?;
-        ensure!(looked.starts_with("bash"), "{looked}");
+        // The id is the process's own, once nsenter has become it.
+        within(Duration::from_secs(10), "the process runs", || {
+            let looked = fs::read_to_string(format!("/proc/{}/cmdline", process.pid()))?;
+            ensure!(looked.starts_with("bash"), "{looked}");
+            Ok(())
+        })?;
         // bash may not have set its trap yet: then SIGTERM ends it all the same, with no exit code.
         let status = process.terminate(Duration::from_secs(10))?;
         ensure!(!status.success(), "{status}");

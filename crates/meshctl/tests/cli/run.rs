@@ -224,11 +224,12 @@ fn signals_are_passed_on() {
 #[test]
 fn a_key_on_the_terminal_is_not_passed_on() {
     let daemon = daemon();
-    let counts = "n=0; trap 'n=$((n+1))' INT; trap 'echo count $n' USR1; trap exit USR2; \
+    let counts = "n=0; trap 'n=$((n+1))' INT; trap 'echo count $n' USR1; trap 'exit 0' USR2; \
                   echo up $PPID; while :; do sleep 0.01; done";
-    let line = format!("{} run --network blue -- setsid bash -c \"$COUNTS\"", env!("CARGO_BIN_EXE_meshctl"));
+    // A shell that stayed would be in the foreground group too, and die of the key.
+    let line = format!("exec {} run --network blue -- setsid bash -c \"$COUNTS\"", env!("CARGO_BIN_EXE_meshctl"));
     let mut terminal = Command::new("script");
-    terminal.env("MESH_SOCKET", daemon.socket()).env("COUNTS", counts);
+    terminal.env("MESH_SOCKET", daemon.socket()).env("COUNTS", counts).env("SHELL", "/bin/sh");
     terminal.args(["--echo", "always", "--quiet", "--return", "--command", &line, "/dev/null"]);
     let mut running = Running::spawn(&mut terminal);
 
