@@ -227,7 +227,8 @@ fn a_key_on_the_terminal_is_not_passed_on() {
     let counts = "n=0; trap 'n=$((n+1))' INT; trap 'echo count $n' USR1; trap 'exit 0' USR2; \
                   echo up $PPID; while :; do sleep 0.01; done";
     // A shell that stayed would be in the foreground group too, and die of the key.
-    let line = format!("exec {} run --network blue -- setsid bash -c \"$COUNTS\"", env!("CARGO_BIN_EXE_meshctl"));
+    let line =
+        format!("exec {} run --network blue -- setsid bash -c \"$COUNTS\"", env!("CARGO_BIN_EXE_meshctl"));
     let mut terminal = Command::new("script");
     terminal.env("MESH_SOCKET", daemon.socket()).env("COUNTS", counts).env("SHELL", "/bin/sh");
     terminal.args(["--echo", "always", "--quiet", "--return", "--command", &line, "/dev/null"]);
