@@ -101,7 +101,7 @@ fn proxy(upstream: SocketAddr) -> (SocketAddr, impl Drop) {
         let (_routes, routes) = watch::channel(Arc::new(routes));
         let (_listeners, listeners) = watch::channel(Listeners::from([(addr, Arc::new(socket))]));
         let ingress = Ingress::new(listeners, routes, Arc::new(Loopback), Settings::default());
-        ingress.run(CancellationToken::new()).await
+        ingress.run(CancellationToken::new(), CancellationToken::new()).await
     });
     (addr, StopAtEnd(Some(runtime)))
 }

@@ -33,7 +33,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Answers until it is cancelled. Queries under way then get no answer; clients ask again.
+    /// Answers until it is cancelled, and then what was asked before that.
     ///
     /// Errors: a socket that can't be used or read. Trouble with one client or upstream is none.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), Error> {
@@ -42,12 +42,11 @@ impl Server {
         let udp = tokio::net::UdpSocket::from_std(self.udp).map_err(Error::Socket)?;
         let tcp = tokio::net::TcpListener::from_std(self.tcp).map_err(Error::Socket)?;
         let shared = Shared { table: self.table, forwarder: self.forwarder };
-        let served =
-            async { tokio::try_join!(udp::serve(udp, shared.clone()), tcp::serve(tcp, shared.clone())) };
-        // Dropping the two aborts the tasks that they own.
-        match cancel.run_until_cancelled(served).await {
-            Some(Err(err)) => Err(err),
-            Some(Ok(_)) | None => Ok(()),
-        }
+        // One that fails takes the other along: dropping it aborts the tasks that it owns.
+        let served = tokio::try_join!(
+            udp::serve(udp, shared.clone(), cancel.clone()),
+            tcp::serve(tcp, shared, cancel),
+        );
+        served.map(drop)
     }
 }

@@ -138,6 +138,33 @@ impl Snapshot {
         }
     }
 
+    /// The changes that lead from an earlier state to this one. Records that both share are told apart by their
+    /// address, so the cost is that of a look at each.
+    pub fn changes_since(&self, earlier: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.cluster != earlier.cluster {
+            let put = self.cluster.clone().map(|cluster| Change::Put(Object::Cluster(cluster)));
+            changes.push(put.unwrap_or(Change::Delete(Key::Cluster)));
+        }
+        differ(&earlier.nodes, &self.nodes, |_, new| Object::Node(new), Key::Node, &mut changes);
+        differ(&earlier.networks, &self.networks, |_, new| Object::Network(new), Key::Network, &mut changes);
+        differ(&earlier.services, &self.services, |_, new| Object::Service(new), Key::Service, &mut changes);
+        differ(
+            &earlier.endpoints,
+            &self.endpoints,
+            |_, new| Object::Endpoint(new),
+            Key::Endpoint,
+            &mut changes,
+        );
+        differ(&earlier.health, &self.health, Object::Health, Key::Health, &mut changes);
+        if self.leader != earlier.leader {
+            changes.push(
+                self.leader.map_or(Change::Delete(Key::Leader), |node| Change::Put(Object::Leader(node))),
+            );
+        }
+        changes
+    }
+
     /// Whether the state is as a change makes it.
     pub fn holds(&self, change: &Change) -> bool {
         let mut changed = self.clone();
@@ -222,6 +249,20 @@ impl Snapshot {
             _ => find(&self.endpoints, wanted, |e| &e.name),
         }
     }
+}
+
+/// What was put into, and what was taken out of, one kind of records.
+fn differ<I: Ord + Copy, T: PartialEq + Clone>(
+    earlier: &BTreeMap<I, T>,
+    now: &BTreeMap<I, T>,
+    object: impl Fn(I, T) -> Object,
+    key: impl Fn(I) -> Key,
+    changes: &mut Vec<Change>,
+) {
+    let put = now.iter().filter(|(id, new)| earlier.get(id) != Some(new));
+    changes.extend(put.map(|(id, new)| Change::Put(object(*id, new.clone()))));
+    let gone = earlier.keys().filter(|id| !now.contains_key(id));
+    changes.extend(gone.map(|id| Change::Delete(key(*id))));
 }
 
 fn find<'a, I: fmt::Display, T>(

@@ -22,7 +22,15 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use link::Link;
 use pool::Pool;
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -37,6 +45,7 @@ pub(crate) struct Engine {
     settings: Settings,
     /// Every task of a connection: clients, backends and tunnels.
     tasks: TaskTracker,
+    retired: AtomicBool,
 }
 
 /// The two ends of a client's connection.
@@ -52,7 +61,7 @@ impl Engine {
     pub(crate) fn new(connect: Arc<dyn Connect>, settings: Settings) -> Self {
         let tasks = TaskTracker::new();
         let pool = Pool::new(connect, &settings, tasks.clone());
-        Self { balancer: Balancer::default(), pool, settings, tasks }
+        Self { balancer: Balancer::default(), pool, settings, tasks, retired: AtomicBool::new(false) }
     }
 
     pub(crate) const fn settings(&self) -> &Settings {
@@ -61,6 +70,12 @@ impl Engine {
 
     pub(crate) const fn tasks(&self) -> &TaskTracker {
         &self.tasks
+    }
+
+    /// From now on each response is the last one of its connection.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        self.close_all_idle();
     }
 
     /// Puts other routes in force, and lets go of connections to backends that are no more.

@@ -24,12 +24,16 @@ pub struct Ingress {
     permits: Arc<Semaphore>,
     /// What is served now.
     served: BTreeMap<SocketAddr, Served>,
+    /// What keeps the connections of a retired ingress.
+    retired: Vec<DropGuard>,
 }
 
 struct Served {
     socket: Arc<TcpListener>,
-    /// Dropped, it stops accepting; connections then finish what is in flight.
-    _stop: DropGuard,
+    /// Dropped, it stops accepting.
+    _accepting: DropGuard,
+    /// Dropped, connections finish what is in flight.
+    stop: DropGuard,
 }
 
 impl Ingress {
@@ -42,22 +46,33 @@ impl Ingress {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(settings.max_connections));
         let engine = Arc::new(Engine::new(connect, settings));
-        Self { listeners, routes, engine, permits, served: BTreeMap::new() }
+        Self { listeners, routes, engine, permits, served: BTreeMap::new(), retired: Vec::new() }
     }
 
     /// Serves until cancelled, then lets what is in flight finish within [`Settings::drain`].
     ///
+    /// Told to retire, because another process accepts on the same sockets, it accepts no more, and serves its
+    /// connections to their natural end: the next response on each is its last, a tunnel lasts as long as both ends
+    /// want. Then it returns.
+    ///
     /// # Errors
     /// [`Error::Closed`] if the listeners or the routes have no sender any more.
-    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), Error> {
+    pub async fn run(mut self, retire: CancellationToken, cancel: CancellationToken) -> Result<(), Error> {
         self.listeners.mark_changed();
         self.routes.mark_changed();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let tasks = self.engine.tasks().clone();
+        let mut retired = false;
         let ended = loop {
             select! {
                 biased;
                 () = cancel.cancelled() => break Ok(()),
+                () = retire.cancelled(), if !retired => {
+                    retired = true;
+                    self.retire();
+                }
+                () = tasks.wait(), if retired => break Ok(()),
                 // Before the listeners, so that the first request finds its route.
                 changed = self.routes.changed() => {
                     if changed.is_err() {
@@ -66,7 +81,7 @@ impl Ingress {
                     let routes = self.routes.borrow_and_update().clone();
                     self.engine.set_routes(&routes);
                 }
-                changed = self.listeners.changed() => {
+                changed = self.listeners.changed(), if !retired => {
                     if changed.is_err() {
                         break Err(Error::Closed("listeners"));
                     }
@@ -108,13 +123,22 @@ impl Ingress {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let stop = CancellationToken::new();
-        let accepting = accept(listener, self.engine.clone(), self.permits.clone(), stop.clone());
+        let until = CancellationToken::new();
+        let accepting =
+            accept(listener, self.engine.clone(), self.permits.clone(), until.clone(), stop.clone());
         self.engine.tasks().spawn(accepting);
-        Ok(Served { socket: socket.clone(), _stop: stop.drop_guard() })
+        Ok(Served { socket: socket.clone(), _accepting: until.drop_guard(), stop: stop.drop_guard() })
+    }
+
+    fn retire(&mut self) {
+        self.engine.retire();
+        self.retired = std::mem::take(&mut self.served).into_values().map(|served| served.stop).collect();
+        self.engine.tasks().close();
     }
 
     async fn drain(&mut self) {
         self.served.clear();
+        self.retired.clear();
         let tasks = self.engine.tasks();
         tasks.close();
         self.engine.close_all_idle();

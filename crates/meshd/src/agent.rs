@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! link (watch stream) ──► snapshot ──┬─► cache (disk)
-//!                                    └─► liveness ──► planes: net (kernel) · names (DNS) · ingress (L7) · checks
+//!                                    └─► liveness ──► planes: net (kernel) · fronts (DNS, L7 ingress) · checks
 //!      members (SWIM) ──► verdicts ──────┘               └─► applied ──► manager, targets, the local API
 //! ```
 
 mod cache;
 mod endpoints;
 mod events;
+mod fronts;
 mod link;
 mod liveness;
 mod members;
@@ -18,10 +19,10 @@ mod planes;
 mod ports;
 pub(crate) mod replica;
 mod report;
-mod sockets;
 mod targets;
 mod trust;
 
+pub(crate) use fronts::Fronts;
 pub(crate) use link::Link;
 
 use crate::api::Failure;
@@ -39,6 +40,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Requests about ports that wait for the planes.
 const PORT_REQUESTS: usize = 64;
@@ -72,6 +74,8 @@ pub(crate) struct Agent {
     /// The verdicts of this node's checks.
     health: watch::Sender<Arc<report::OwnHealth>>,
     applied: watch::Sender<Arc<Applied>>,
+    /// Cancelled before the agent is, it ends with what it serves.
+    pub(crate) end_fronts: CancellationToken,
     disowned: endpoints::Disowned,
 }
 
@@ -81,6 +85,7 @@ impl Agent {
         config: &Config,
         identity: &Identity,
         connected: watch::Sender<BTreeSet<NodeId>>,
+        end_fronts: CancellationToken,
         spawner: &Spawner,
     ) -> anyhow::Result<Arc<Self>> {
         let cached = cache::load(&config.data_dir);
@@ -127,6 +132,7 @@ impl Agent {
             farewell,
             health,
             applied,
+            end_fronts,
             disowned: endpoints::Disowned::default(),
         });
 

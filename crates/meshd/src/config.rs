@@ -1,7 +1,8 @@
 //! Configuration: flags over the file over defaults. A key of the file is named as its flag.
 
+use crate::front;
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use mesh_model::Name;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,15 @@ pub(crate) struct Args {
     /// How it is logged [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What meshd runs beside the daemon, and starts by itself.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(hide = true)]
+    Front(front::Args),
 }
 
 /// The file.
@@ -73,6 +83,29 @@ pub(crate) struct Config {
     pub(crate) name: Name,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
+}
+
+impl LogLevel {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl LogFormat {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 impl Config {

@@ -1,7 +1,7 @@
 //! The daemon: belongs to no cluster and waits, or is a member.
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, Fronts},
     api::Failure,
     client::ask_once,
     clock,
@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 mod restore;
 
@@ -53,6 +53,8 @@ pub(crate) struct Daemon {
     member: RwLock<Option<Arc<Member>>>,
     /// One becomes a member once, not twice at a time.
     entering: Mutex<()>,
+    /// Cancelled before the daemon ends, names and the L7 ingress end with it.
+    end_fronts: CancellationToken,
 }
 
 /// The daemon as a member of a cluster.
@@ -138,17 +140,24 @@ impl Member {
 
 impl Daemon {
     /// Picks up where an earlier life left off.
-    pub(crate) async fn start(config: Config, spawner: Spawner) -> anyhow::Result<Arc<Self>> {
+    pub(crate) async fn start(
+        config: Config,
+        spawner: Spawner,
+        end_fronts: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
         let identity = Identity::load(&config.data_dir)?;
-        let daemon =
-            Arc::new(Self { config, spawner, member: RwLock::default(), entering: Mutex::default() });
+        let (member, entering) = (RwLock::default(), Mutex::default());
+        let daemon = Arc::new(Self { config, spawner, member, entering, end_fronts });
         match identity {
             Some(identity) => daemon.enter(identity, None).await.map(drop)?,
-            None => tracing::info!(
-                version = VERSION,
-                socket = %daemon.config.socket().display(),
-                "no member of a cluster: waiting for 'meshctl cluster init' or 'meshctl cluster join'"
-            ),
+            None => {
+                Fronts::end_strays(&daemon.config.run_dir).await;
+                tracing::info!(
+                    version = VERSION,
+                    socket = %daemon.config.socket().display(),
+                    "no member of a cluster: waiting for 'meshctl cluster init' or 'meshctl cluster join'"
+                );
+            }
         }
         Ok(daemon)
     }
@@ -175,7 +184,8 @@ impl Daemon {
             None => Err(String::new()),
         };
         let tasks = self.spawner.group();
-        let agent = match Agent::start(&self.config, &identity, connected, &tasks).await {
+        let end_fronts = self.end_fronts.child_token();
+        let agent = match Agent::start(&self.config, &identity, connected, end_fronts, &tasks).await {
             Ok(agent) => agent,
             Err(e) => {
                 tasks.stop().await;
@@ -296,6 +306,7 @@ impl Daemon {
             }
         }
         member.agent.farewell().await;
+        member.agent.end_fronts.cancel();
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = None;
         member.tasks.stop().await;
         if let Some(manager) = member.manager() {

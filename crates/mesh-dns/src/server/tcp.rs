@@ -8,13 +8,14 @@ use crate::{
     wire::{MAX_MESSAGE, Rcode},
 };
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{convert::Infallible, io, time::Duration};
+use std::{io, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 /// Connections at once; one more is closed as soon as it is accepted.
@@ -24,11 +25,14 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long no connection is accepted after one could not be, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers on connections for as long as it is polled.
-pub(super) async fn serve(listener: TcpListener, shared: Shared) -> Result<Infallible, Error> {
+/// Answers on connections until cancelled, and then what was asked on them.
+pub(super) async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
     let mut connections = JoinSet::new();
-    loop {
-        let accepted = listener.accept().await;
+    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
         while let Some(ended) = connections.try_join_next() {
             if let Err(err) = ended {
                 error!(%err, "a connection's task failed");
@@ -39,9 +43,9 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) -> Result<Infal
                 debug!(%client, "too many connections: closed");
             }
             Ok((stream, client)) => {
-                let shared = shared.clone();
+                let (shared, cancel) = (shared.clone(), cancel.clone());
                 connections.spawn(async move {
-                    if let Err(err) = converse(stream, &shared).await {
+                    if let Err(err) = converse(stream, &shared, &cancel).await {
                         debug!(%client, %err, "connection ended");
                     }
                 });
@@ -52,16 +56,22 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) -> Result<Infal
             }
         }
     }
+    while connections.join_next().await.is_some() {}
+    Ok(())
 }
 
-/// Answers queries until the client closes, is idle or sends what can't be answered.
-async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+/// Answers queries until the client closes, is idle or sends what can't be answered. Cancelled, it ends where a client
+/// must expect it to: between an answer and the next query (RFC 7766, 6.2.3).
+async fn converse(stream: TcpStream, shared: &Shared, cancel: &CancellationToken) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     let mut rng = SmallRng::from_os_rng();
     let mut query = Vec::new();
     let mut out = vec![0; 2 + MAX_MESSAGE];
     loop {
+        if cancel.run_until_cancelled(timeout(IDLE, stream.fill_buf())).await.is_none() {
+            return Ok(());
+        }
         match timeout(IDLE, read(&mut stream, &mut query)).await {
             Ok(Ok(())) => {}
             Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),

@@ -9,8 +9,9 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::UdpSocket, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 /// The longest query that is read; EDNS options included, none is nearly as long.
@@ -20,8 +21,8 @@ const BATCH: usize = 64;
 /// Errors in a row after which a socket is taken for broken.
 const MAX_ERRORS: usize = 100;
 
-/// Answers datagrams for as long as the socket can be read.
-pub(super) async fn serve(socket: UdpSocket, shared: Shared) -> Result<Infallible, Error> {
+/// Answers datagrams until cancelled, and then those that wait for an upstream.
+pub(super) async fn serve(socket: UdpSocket, shared: Shared, cancel: CancellationToken) -> Result<(), Error> {
     let mut serving = Serving {
         socket: Arc::new(socket),
         forwarder: shared.forwarder,
@@ -31,14 +32,16 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared) -> Result<Infallibl
     };
     let mut query = [0; MAX_QUERY];
     let mut out = [0; EDNS_UDP_LEN];
-    loop {
-        serving.socket.readable().await.map_err(Error::Receive)?;
+    while let Some(readable) = cancel.run_until_cancelled(serving.socket.readable()).await {
+        readable.map_err(Error::Receive)?;
         let more = serving.batch(&shared.table, &mut query, &mut out)?;
         serving.reap();
         if more {
             tokio::task::yield_now().await;
         }
     }
+    while serving.forwarded.join_next().await.is_some() {}
+    Ok(())
 }
 
 struct Serving {

@@ -18,7 +18,7 @@ use hyper::{
     body::{Body, Incoming},
     upgrade::{self, OnUpgrade},
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 use tokio_util::sync::CancellationToken;
 
 /// One exchange on a client's connection.
@@ -49,6 +49,7 @@ impl Exchange {
             Err(Refused(status, why)) => return page(status, why, true, record),
         };
         let (upgrade, close) = (head.upgrade, head.close);
+        let engine = Arc::clone(&self.engine);
         let parties = (&self.engine.pool, &self.engine.settings);
         let mut response = match Delivery::new(parties, &service, head, body).run(&mut record).await {
             Ok(answer) => self.respond(answer, upgrade.then_some(client), record),
@@ -57,7 +58,8 @@ impl Exchange {
                 page(failure.status(), "No backend could answer this request.", false, record)
             }
         };
-        if close {
+        let retired = || engine.retired.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if close || retired() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

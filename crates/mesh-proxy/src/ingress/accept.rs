@@ -16,17 +16,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Accepts until stopped; the stop is passed on to the connections.
+/// Accepts until then. `stop` is passed on to the connections.
 pub(super) async fn accept(
     listener: TcpListener,
     engine: Arc<Engine>,
     permits: Arc<Semaphore>,
+    until: CancellationToken,
     stop: CancellationToken,
 ) {
     loop {
         let accepted = select! {
             biased;
-            () = stop.cancelled() => break,
+            () = until.cancelled() => break,
             accepted = next(&listener, &permits) => accepted,
         };
         match accepted {

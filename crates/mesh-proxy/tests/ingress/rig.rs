@@ -84,7 +84,7 @@ impl Rig {
         let (routes, routes_rx) = watch::channel(Arc::new(Routes::new(&snapshot, ME)));
         let cancel = CancellationToken::new();
         let ingress = Ingress::new(listeners_rx, routes_rx, Arc::new(places.clone()), settings);
-        let task = tokio::spawn(ingress.run(cancel.clone()));
+        let task = tokio::spawn(ingress.run(CancellationToken::new(), cancel.clone()));
         Self { addr, places, listeners, routes, cancel, task }
     }
 

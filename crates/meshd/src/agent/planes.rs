@@ -1,12 +1,12 @@
 //! One loop drives the data planes: for each snapshot, and again every few seconds, it brings all of them to what
 //! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
 
-use super::{Agent, Applied, link::PortRequest, names::Names, ports::Ports, report, sockets::Sockets};
-use crate::{config::Config, identity::Identity, supervisor::Spawner};
+use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
+use crate::{config::Config, identity::Identity, sockets::Sockets, supervisor::Spawner};
 use anyhow::Context;
 use mesh_model::Snapshot;
 use mesh_net::{DataPlane, Pass, Report, desired::Owner};
-use mesh_proxy::{HealthChecks, Ingress, Listeners, Routes, Settings};
+use mesh_proxy::HealthChecks;
 use std::{sync::Arc, thread, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -29,8 +29,9 @@ pub(super) struct Planes {
     net: mpsc::Sender<Request>,
     names: Names,
     ports: Ports,
-    listeners: watch::Sender<Listeners>,
-    routes: watch::Sender<Arc<Routes>>,
+    fronts: Fronts,
+    /// What the front processes end with; the daemon may end earlier.
+    end: CancellationToken,
 }
 
 impl Planes {
@@ -45,12 +46,6 @@ impl Planes {
         let net = start_net(mesh_net::Config { run_dir: config.run_dir.clone(), me: identity.node }).await?;
         let sockets = Sockets::new(config.run_dir.clone(), identity.node, snapshot.clone());
 
-        let (routes, to_routes) = watch::channel(Arc::default());
-        let (listeners, to_listeners) = watch::channel(Listeners::default());
-        let ingress = Ingress::new(to_listeners, to_routes, Arc::new(sockets.clone()), Settings::default());
-        let cancel = spawner.cancel.clone();
-        spawner.spawn("L7 ingress", async move { Ok(ingress.run(cancel).await?) });
-
         let (to_verdicts, verdicts) = mpsc::channel(VERDICTS);
         let resend = Arc::new(Notify::new());
         let reach = Arc::new(sockets.clone());
@@ -63,16 +58,17 @@ impl Planes {
             report::health(Arc::clone(agent), verdicts, agent.health.clone(), resend, spawner.cancel.clone()),
         );
 
-        let names = Names::new(sockets, spawner.cancel.clone());
+        let (fronts, adopted) = Fronts::adopt(config, identity.node).await;
+        let (names, ports) = (Names::new(sockets, &adopted), Ports::new(&adopted));
         Ok(Self {
             identity,
             agent: Arc::clone(agent),
             snapshot,
             net,
             names,
-            ports: Ports::default(),
-            listeners,
-            routes,
+            ports,
+            fronts,
+            end: agent.end_fronts.clone(),
         })
     }
 
@@ -91,7 +87,7 @@ impl Planes {
         loop {
             let pass = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = cancel.cancelled() => break,
                 request = requests.recv() => {
                     self.answer(request.context("no port requests any more")?);
                     continue;
@@ -100,6 +96,7 @@ impl Planes {
                     changed?;
                     Pass::Changed
                 }
+                () = self.fronts.lost() => Pass::Changed,
                 _ = full.tick() => Pass::Full,
             };
             let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
@@ -108,6 +105,10 @@ impl Planes {
                 self.apply(snapshot, pass).await?;
             }
         }
+        if self.end.is_cancelled() {
+            self.fronts.end().await;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, request: PortRequest) {
@@ -127,8 +128,9 @@ impl Planes {
         self.net.send((Arc::clone(&snapshot), pass, reply)).await.context("the kernel data plane ended")?;
         let report = report.await.context("the kernel data plane ended")?;
         problems.extend(self.names.apply(&snapshot, self.identity.node));
-        self.listeners.send_replace(self.ports.listeners());
-        self.routes.send_replace(Arc::new(Routes::new(&snapshot, self.identity.node)));
+        let places = self.ports.listeners().chain(self.names.held()).collect();
+        problems.extend(self.fronts.apply(&snapshot, &places).await);
+        self.fronts.failed().iter().for_each(|place| self.names.forget(place));
         self.publish(&snapshot, &report, problems);
         Ok(())
     }

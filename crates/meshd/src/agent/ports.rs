@@ -4,9 +4,9 @@
 //! local clients are refused rather than left hanging. A port of the L7 proxy is held by its listener. Before a
 //! publish is committed the managers ask for the port to be held; it is kept once the snapshot has it.
 
+use crate::front::{self, Descriptors, Held};
 use mesh_model::{NodeId, Protocol, PublishMode, PublishedPort, Service, Snapshot};
 use mesh_net::ports::{Transport, reserve};
-use mesh_proxy::Listeners;
 use socket2::{Domain, Socket, Type};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,7 +45,8 @@ enum Holder {
     Socket {
         _fd: OwnedFd,
     },
-    Listener(Arc<TcpListener>),
+    /// Where it is bound, and its socket.
+    Listener(SocketAddr, Descriptors),
     /// The address is none of this host's: nothing to hold here.
     Elsewhere,
 }
@@ -54,10 +55,21 @@ enum Holder {
 #[derive(Debug, Default)]
 pub(super) struct Ports {
     held: BTreeMap<Place, Holder>,
+    /// Listeners of an earlier life, until the first pass.
+    adopted: BTreeMap<SocketAddr, Descriptors>,
     asked: BTreeMap<u64, (Instant, BTreeMap<Place, Holder>)>,
 }
 
 impl Ports {
+    /// Ports of which some are held already.
+    pub(super) fn new(adopted: &Held) -> Self {
+        let adopted = adopted.iter().filter_map(|(place, descriptors)| match place {
+            front::Place::Http(at) => Some((*at, Arc::clone(descriptors))),
+            front::Place::Names(_) => None,
+        });
+        Self { adopted: adopted.collect(), ..Self::default() }
+    }
+
     /// Holds ports for a publish that is about to be committed; says which can't be had, and holds none then.
     pub(super) fn reserve(&mut self, id: u64, ports: &[PublishedPort]) -> Option<String> {
         let mut got = BTreeMap::new();
@@ -87,23 +99,24 @@ impl Ports {
                 continue;
             }
             let asked = self.asked.values_mut().find_map(|(_, places)| places.remove(&place));
-            match asked.map_or_else(|| place.hold(), Ok) {
+            let ready = asked.or_else(|| place.adopt(&mut self.adopted));
+            match ready.map_or_else(|| place.hold(), Ok) {
                 Ok(holder) => drop(self.held.insert(place, holder)),
                 Err(e) => problems.push(place.refusal(&e)),
             }
         }
+        self.adopted.clear();
         let now = Instant::now();
         self.asked.retain(|_, (until, places)| *until > now && !places.is_empty());
         problems
     }
 
-    /// The listeners of the proxy.
-    pub(super) fn listeners(&self) -> Listeners {
-        let listener = |holder: &Holder| match holder {
-            Holder::Listener(listener) => Some((listener.local_addr().ok()?, Arc::clone(listener))),
+    /// The listeners of the L7 ingress, for the front process.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (front::Place, Descriptors)> {
+        self.held.values().filter_map(|holder| match holder {
+            Holder::Listener(at, socket) => Some((front::Place::Http(*at), Arc::clone(socket))),
             Holder::Socket { .. } | Holder::Elsewhere => None,
-        };
-        self.held.values().filter_map(listener).collect()
+        })
     }
 }
 
@@ -132,12 +145,25 @@ impl Place {
         let held = match self.kind {
             Kind::Tcp => reserve(self.ip, self.port, Transport::Tcp).map(|fd| Holder::Socket { _fd: fd }),
             Kind::Udp => reserve(self.ip, self.port, Transport::Udp).map(|fd| Holder::Socket { _fd: fd }),
-            Kind::Http => listen(self.ip, self.port).map(|listener| Holder::Listener(Arc::new(listener))),
+            Kind::Http => listen(self.ip, self.port).and_then(|listener| {
+                Ok(Holder::Listener(listener.local_addr()?, Arc::new(vec![listener.into()])))
+            }),
         };
         match held {
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(Holder::Elsewhere),
             held => held,
         }
+    }
+
+    /// The listener of an earlier life, if there is one.
+    fn adopt(&self, adopted: &mut BTreeMap<SocketAddr, Descriptors>) -> Option<Holder> {
+        if self.kind != Kind::Http {
+            return None;
+        }
+        let anywhere = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+        let addresses = self.ip.map_or(anywhere.to_vec(), |ip| vec![ip]);
+        let mut addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port));
+        addresses.find_map(|at| adopted.remove(&at).map(|socket| Holder::Listener(at, socket)))
     }
 
     fn refusal(&self, error: &io::Error) -> String {
@@ -214,6 +240,6 @@ mod tests {
         let http = port(&format!("published={free},target=80,protocol=http"));
         assert_eq!(ports.reserve(1, std::slice::from_ref(&http)), None);
         assert!(std::net::TcpStream::connect(("127.0.0.1", free)).is_ok());
-        assert!(ports.listeners().is_empty(), "not before it is committed");
+        assert_eq!(ports.listeners().count(), 0, "not before it is committed");
     }
 }

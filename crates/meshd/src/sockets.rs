@@ -16,26 +16,26 @@ use tokio::{
 
 /// Opens sockets inside networks.
 #[derive(Debug, Clone)]
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     run_dir: PathBuf,
     me: NodeId,
     snapshot: watch::Receiver<Arc<Snapshot>>,
 }
 
 impl Sockets {
-    pub(super) fn new(run_dir: PathBuf, me: NodeId, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
+    pub(crate) fn new(run_dir: PathBuf, me: NodeId, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
         Self { run_dir, me, snapshot }
     }
 
     /// The namespace that a network has on this node, by its inode; none as long as the network isn't here.
-    pub(super) fn namespace(&self, network: NetworkId) -> Option<u64> {
+    pub(crate) fn namespace(&self, network: NetworkId) -> Option<u64> {
         netns::Namespace::open(&netns::namespace_of(&self.run_dir, network))
             .ok()
             .map(|namespace| namespace.inode())
     }
 
     /// A name server's sockets on a gateway address.
-    pub(super) fn name_server(
+    pub(crate) fn name_server(
         &self,
         network: NetworkId,
         address: SocketAddr,

@@ -1,0 +1,250 @@
+//! `meshd front`: the process that containers and clients talk to, with the name servers and the L7 ingress.
+//!
+//! It outlives the daemon, so that neither a restart nor an upgrade nor a crash of that breaks a connection. The daemon
+//! starts it, opens every socket it serves on, and tells it the state; the next daemon takes it over:
+//!
+//! ```text
+//! daemon: agent/fronts ── places with their sockets, states ──► daemon ──► names (DNS) · ingress (L7)
+//!                      ◄── the same sockets for the next daemon, what is in force, the log ──
+//! ```
+//!
+//! Without a daemon it goes on with what it was told last. It ends when it is told to, or when its socket in the run
+//! directory is gone.
+
+mod channel;
+mod confine;
+mod daemon;
+mod log;
+mod messages;
+mod names;
+
+pub(crate) use channel::{receive, send};
+pub(crate) use messages::{Delta, Descriptors, Held, NameServer, Order, PROTOCOL, Place, Report};
+
+use crate::{
+    config::{LogFormat, LogLevel},
+    sockets::Sockets,
+};
+use anyhow::Context;
+use daemon::{Daemons, Event};
+use mesh_model::{NodeId, Snapshot};
+use mesh_proxy::{Ingress, Listeners, Routes, Settings};
+use names::Names;
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often it looks after the host's resolvers, and whether it is wanted still.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long the last lines of the log may take to be taken.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long name servers may take to answer what was asked already.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+/// What the daemon starts it with.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) node: NodeId,
+    #[arg(long)]
+    pub(crate) log_level: LogLevel,
+    #[arg(long)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Runs until told to end; standard input is the daemon.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    // Keys of the daemon's terminal are not for it. It may lead a session already, if somebody started it by hand.
+    let _ = rustix::process::setsid();
+    confine::confine().context("cannot give up privileges")?;
+    let (writer, lines) = log::lines();
+    crate::log_to(args.log_level, args.log_format, writer, false);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("front: {panic}")));
+    crate::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let mut daemons = Daemons::open(&args.run_dir, lines).context("no socket for the daemon")?;
+        let mut front = Front::new(args);
+        // What went wrong until here was told by standard error. From now on the log goes to the daemon of the day, and
+        // whoever waits for the end of the first one's output waits for no other process.
+        let nowhere = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&nowhere)?;
+        rustix::stdio::dup2_stdout(&nowhere)?;
+        rustix::stdio::dup2_stderr(&nowhere)?;
+        if let Err(err) = serve(&mut front, &mut daemons).await {
+            tracing::error!(err = format!("{err:#}"), "front: ends");
+        }
+        drop(timeout(LAST_LINES, daemons.farewell()).await);
+        Ok(())
+    })
+}
+
+async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        select! {
+            biased;
+            _ = terminate.recv() => break,
+            event = daemons.next() => match event {
+                Event::Met => front.introduce(daemons).await,
+                Event::Told(order, descriptors) => {
+                    if !front.follow(order, descriptors, daemons).await {
+                        break;
+                    }
+                }
+            },
+            ended = &mut front.ingress => {
+                ended.context("the L7 ingress")?.context("the L7 ingress")?;
+                // All connections of a retired one have ended.
+                return Ok(());
+            }
+            _ = look.tick() => {
+                if !daemons.is_wanted() {
+                    tracing::info!("front: the run directory is gone: ends");
+                    break;
+                }
+                front.serve_names(daemons).await;
+            }
+        }
+    }
+    front.end().await
+}
+
+/// What is served.
+struct Front {
+    node: NodeId,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    held: Held,
+    names: Names,
+    /// The sockets of the ingress, as handles that stay the same for as long as the sockets do.
+    listening: BTreeMap<SocketAddr, (Descriptors, Arc<TcpListener>)>,
+    listeners: watch::Sender<Listeners>,
+    routes: watch::Sender<Arc<Routes>>,
+    ingress: JoinHandle<Result<(), mesh_proxy::Error>>,
+    retire: CancellationToken,
+    cancel: CancellationToken,
+}
+
+impl Front {
+    fn new(args: Args) -> Self {
+        let (snapshot, seen) = watch::channel(Arc::default());
+        let (routes, to_routes) = watch::channel(Arc::default());
+        let (listeners, to_listeners) = watch::channel(Listeners::default());
+        let (cancel, retire) = (CancellationToken::new(), CancellationToken::new());
+        let sockets = Arc::new(Sockets::new(args.run_dir, args.node, seen));
+        let ingress = Ingress::new(to_listeners, to_routes, sockets, Settings::default());
+        let ingress = tokio::spawn(ingress.run(retire.clone(), cancel.clone()));
+        Self {
+            node: args.node,
+            snapshot,
+            held: Held::default(),
+            names: Names::new(),
+            listening: BTreeMap::new(),
+            listeners,
+            routes,
+            ingress,
+            retire,
+            cancel,
+        }
+    }
+
+    /// Says to a daemon what is served here, and with which sockets.
+    async fn introduce(&self, daemons: &Daemons) {
+        for (place, descriptors) in &self.held {
+            daemons.tell(Report::Holds(*place), Arc::clone(descriptors)).await;
+        }
+        let ready =
+            Report::Ready { protocol: PROTOCOL, node: self.node, retired: self.retire.is_cancelled() };
+        daemons.tell(ready, Descriptors::default()).await;
+    }
+
+    /// Does as it is told; returns whether it goes on.
+    async fn follow(&mut self, order: Order, descriptors: Descriptors, daemons: &Daemons) -> bool {
+        match order {
+            Order::Open(place) => drop(self.held.insert(place, descriptors)),
+            Order::Close(place) => drop(self.held.remove(&place)),
+            Order::Apply { turn, delta } => {
+                let mut snapshot = Arc::unwrap_or_clone(self.snapshot.send_replace(Arc::default()));
+                delta.apply(&mut snapshot);
+                self.snapshot.send_replace(Arc::new(snapshot));
+                self.apply(daemons).await;
+                daemons.tell(Report::Applied { turn }, Descriptors::default()).await;
+            }
+            Order::Retire => {
+                self.held.clear();
+                self.retire.cancel();
+                if timeout(LAST_ANSWERS, self.names.finish()).await.is_err() {
+                    tracing::warn!("front: the last queries got no answer");
+                }
+                tracing::info!(
+                    "front: another process serves from now on; open connections are finished here"
+                );
+            }
+            Order::End => return false,
+        }
+        true
+    }
+
+    async fn apply(&mut self, daemons: &Daemons) {
+        self.serve_names(daemons).await;
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        // Before the listeners, so that the first request finds its route.
+        self.routes.send_replace(Arc::new(Routes::new(&snapshot, self.node)));
+        self.listen();
+        let handles = self.listening.iter().map(|(address, (_, socket))| (*address, Arc::clone(socket)));
+        self.listeners.send_replace(handles.collect());
+    }
+
+    fn listen(&mut self) {
+        let held = &self.held;
+        self.listening.retain(|address, (of, _)| {
+            held.get(&Place::Http(*address)).is_some_and(|descriptors| Arc::ptr_eq(descriptors, of))
+        });
+        for (place, descriptors) in held {
+            let Place::Http(address) = place else { continue };
+            if self.listening.contains_key(address) {
+                continue;
+            }
+            let socket = descriptors.first().map(OwnedFd::try_clone);
+            match socket {
+                Some(Ok(socket)) => {
+                    let socket = Arc::new(TcpListener::from(socket));
+                    self.listening.insert(*address, (Arc::clone(descriptors), socket));
+                }
+                Some(Err(err)) => tracing::error!(%address, %err, "http ingress: can't listen"),
+                None => tracing::error!(%address, "http ingress: no socket came along"),
+            }
+        }
+    }
+
+    async fn serve_names(&mut self, daemons: &Daemons) {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        for place in self.names.apply(&snapshot, &self.held) {
+            self.held.remove(&place);
+            daemons.tell(Report::Failed(place), Descriptors::default()).await;
+        }
+    }
+
+    async fn end(&mut self) -> anyhow::Result<()> {
+        self.cancel.cancel();
+        drop(timeout(LAST_ANSWERS, self.names.finish()).await);
+        (&mut self.ingress).await.context("the L7 ingress")?.context("the L7 ingress")
+    }
+}

@@ -1,0 +1,122 @@
+//! What the daemon and a front process say to each other.
+
+use mesh_model::{Change, NetworkId, NodeId, NodeStatus, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+/// Of the messages. A front that speaks another one still hands over its sockets, retires and ends: of those messages
+/// nothing may ever change.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// What is served in one place, by sockets that the daemon opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Place {
+    /// A port of the L7 ingress: the socket that listens.
+    Http(SocketAddr),
+    /// A name server: a UDP socket, and a TCP socket that listens.
+    Names(NameServer),
+}
+
+/// A name server's place: a gateway address inside a network's namespace. Should the namespace be made anew, so is
+/// the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct NameServer {
+    pub(crate) network: NetworkId,
+    pub(crate) namespace: u64,
+    pub(crate) gateway: IpAddr,
+}
+
+/// The sockets of one place. Copies of the handle are one and the same sockets.
+pub(crate) type Descriptors = Arc<Vec<OwnedFd>>;
+
+/// The sockets of every place.
+pub(crate) type Held = BTreeMap<Place, Descriptors>;
+
+/// From the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    /// Serve this place, with the sockets that come along, from the next [`Order::Apply`] on.
+    Open(Place),
+    /// Serve it no more, likewise.
+    Close(Place),
+    /// Serve the places that are open from this state.
+    Apply {
+        /// Repeated in the answer.
+        turn: u64,
+        delta: Delta,
+    },
+    /// Another process serves all places now: finish what is under way, then end.
+    Retire,
+    /// End.
+    End,
+}
+
+/// From a front process.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Report {
+    /// First of all, for each place: it is served, with the sockets that come along.
+    Holds(Place),
+    /// All of them were told.
+    Ready { protocol: u32, node: NodeId, retired: bool },
+    /// The state of that turn is in force.
+    Applied { turn: u64 },
+    /// The sockets of that place do not work: it needs others.
+    Failed(Place),
+    /// Lines of the log.
+    Log(String),
+}
+
+/// What leads from one state to the next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Delta {
+    /// It starts from nothing.
+    whole: bool,
+    epoch: u64,
+    revision: u64,
+    changes: Vec<Change>,
+    /// Absent: nothing is known of the node.
+    status: BTreeMap<NodeId, Option<NodeStatus>>,
+}
+
+impl Delta {
+    /// What leads from the state that was told last to another; the whole of it if none was told.
+    pub(crate) fn between(told: Option<&Snapshot>, next: &Snapshot) -> Self {
+        let nothing = Snapshot::default();
+        let before = told.unwrap_or(&nothing);
+        let changed = next.status.iter().filter(|(node, status)| before.status.get(node) != Some(status));
+        let gone = before.status.keys().filter(|node| !next.status.contains_key(node));
+        Self {
+            whole: told.is_none(),
+            epoch: next.epoch,
+            revision: next.revision,
+            changes: next.changes_since(before),
+            status: changed
+                .map(|(node, status)| (*node, Some(*status)))
+                .chain(gone.map(|node| (*node, None)))
+                .collect(),
+        }
+    }
+
+    /// The state after it.
+    pub(crate) fn apply(self, snapshot: &mut Snapshot) {
+        if self.whole {
+            *snapshot = Snapshot::default();
+        }
+        (snapshot.epoch, snapshot.revision) = (self.epoch, self.revision);
+        self.changes.into_iter().for_each(|change| snapshot.apply(change));
+        for (node, status) in self.status {
+            match status {
+                Some(status) => drop(snapshot.status.insert(node, status)),
+                None => drop(snapshot.status.remove(&node)),
+            }
+        }
+    }
+}
