@@ -9,6 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::lab::Machine;
@@ -39,7 +40,8 @@ impl Host {
     /// As [`Host::meshd`], started by a command such as `env NAME=VALUE`, now and again after each end.
     pub fn meshd_under(&self, command: &[&str]) -> Result<Meshd> {
         let command = command.iter().map(|&word| word.to_owned()).collect();
-        let mut meshd = Meshd { host: self.clone(), command, program: binary("meshd")?, process: None };
+        let (host, program) = (self.clone(), binary("meshd")?);
+        let mut meshd = Meshd { host, command, program, versions: 0, process: None };
         meshd.start()?;
         Ok(meshd)
     }
@@ -121,6 +123,7 @@ pub struct Meshd {
     /// What starts it, before its own command line.
     command: Vec<String>,
     program: String,
+    versions: usize,
     process: Option<Background>,
 }
 
@@ -173,10 +176,35 @@ impl Meshd {
         process.terminate(DAEMON_DEADLINE)
     }
 
+    /// Asks it to end with all that it runs (SIGINT) and waits.
+    pub fn interrupt(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("meshd does not run")?;
+        process.signal(Signal::SIGINT)?;
+        process.wait(DAEMON_DEADLINE)
+    }
+
     /// Kills it and starts it again.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
         self.start()
+    }
+
+    /// Asks it to end and starts a program with other bytes on the disk, as the update of a package does.
+    pub fn upgrade(&mut self) -> Result<()> {
+        self.terminate()?;
+        self.versions += 1;
+        let program = self.host.file(format!("/run/lab/{}/meshd-{}", self.host.name(), self.versions));
+        fs::copy(binary("meshd")?, &program).with_context(|| format!("copy to {}", program.display()))?;
+        self.program = format!("/run/lab/{}/meshd-{}", self.host.name(), self.versions);
+        self.start()
+    }
+
+    /// The processes that serve names and the L7 ingress, by their numbers in the lab.
+    pub fn fronts(&self) -> Result<Vec<u32>> {
+        let entries = fs::read_dir(self.host.file(self.host.run_dir()))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let number = |name: String| name.strip_prefix("front.")?.strip_suffix(".sock")?.parse().ok();
+        Ok(names.filter_map(number).collect())
     }
 
     /// The process, as the test sees it.

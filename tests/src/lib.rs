@@ -19,6 +19,8 @@
 //! from the target directory of the running test: `cargo build --bins` first, as `scripts/test` does.
 
 pub mod cluster;
+pub mod conversation;
+pub mod echo;
 pub mod host;
 pub mod lab;
 pub mod namespace;
@@ -28,6 +30,8 @@ pub mod probe;
 pub mod process;
 
 pub use cluster::{CONVERGES, Cluster, field};
+pub use conversation::{Conversations, Kind};
+pub use echo::Echo;
 pub use host::{Host, Meshd};
 pub use lab::{Container, Lab, scenario};
 pub use namespace::Namespace;

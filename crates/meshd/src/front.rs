@@ -34,7 +34,7 @@ use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -65,6 +65,11 @@ pub(crate) struct Args {
     pub(crate) log_level: LogLevel,
     #[arg(long)]
     pub(crate) log_format: LogFormat,
+}
+
+/// Where the front process of a number listens for daemons.
+pub(crate) fn socket(run_dir: &Path, pid: u32) -> PathBuf {
+    run_dir.join(format!("front.{pid}.sock"))
 }
 
 /// Runs until told to end; standard input is the daemon.

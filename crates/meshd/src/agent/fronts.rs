@@ -6,7 +6,7 @@
 use super::pidfd::process_end;
 use crate::{
     config::Config,
-    front::{Delta, Descriptors, Held, Order, PROTOCOL, Place, Report, receive, send},
+    front::{self, Delta, Descriptors, Held, Order, PROTOCOL, Place, Report, receive, send},
 };
 use anyhow::{Context, ensure};
 use mesh_model::{NodeId, Snapshot};
@@ -203,8 +203,12 @@ impl Fronts {
     }
 
     fn note_ends(&mut self) {
-        self.retired.retain(|front| !front.is_gone());
+        for front in self.retired.extract_if(.., |front| front.is_gone()) {
+            tracing::info!(pid = front.pid, "an earlier process has finished its connections");
+        }
         if let Some(front) = self.serving.take_if(|front| front.is_gone()) {
+            // Had it ended by itself, its socket would be gone.
+            drop(fs::remove_file(front::socket(&self.config.run_dir, front.pid.cast_unsigned())));
             tracing::error!(
                 pid = front.pid,
                 "the process of names and the L7 ingress ended: another follows"

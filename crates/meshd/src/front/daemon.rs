@@ -7,10 +7,14 @@ use super::{
 };
 use rustix::net::sockopt::socket_peercred;
 use std::{
-    fs, io,
+    fs::{self, Permissions},
+    io,
     os::{
         fd::AsFd,
-        unix::{fs::MetadataExt, net},
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net,
+        },
     },
     path::{Path, PathBuf},
     process,
@@ -71,11 +75,12 @@ impl Daemons {
     /// Listens for those to come.
     pub(super) fn open(run_dir: &Path, lines: Lines) -> io::Result<Self> {
         let lines = Arc::new(lines);
-        let path = run_dir.join(format!("front.{}.sock", process::id()));
+        let path = super::socket(run_dir, process::id());
         // Left by a process of the same number that was killed.
         drop(fs::remove_file(&path));
-        // The umask keeps others out; it is the daemon's, set before it started this process.
+        // The umask keeps others out, from the first moment; it is the daemon's, set before it started this process.
         let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let inode = fs::symlink_metadata(&path)?.ino();
         let first = net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         first.set_nonblocking(true)?;

@@ -1,0 +1,61 @@
+//! A replica that keeps its connections: it echoes lines, raw, after an upgrade, and as HTTP.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::Result;
+
+use crate::namespace::Namespace;
+
+/// A server in a namespace, which echoes for as long as the test runs. A connection that begins with `GET` gets HTTP:
+/// the path for an answer, or a tunnel if it asks for one. Any other gets its lines back.
+#[derive(Debug)]
+pub struct Echo;
+
+impl Echo {
+    /// Listens on a port of every address.
+    pub fn start(namespace: &Namespace, port: u16) -> Result<Self> {
+        let listener = namespace.inside(|| Ok(TcpListener::bind(("::", port))?))?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || echo(stream));
+            }
+        });
+        Ok(Self)
+    }
+}
+
+fn echo(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = stream;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        match line.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()) {
+            Some(path) => {
+                let path = path.to_owned();
+                http(&mut reader, &mut writer, &path)?;
+            }
+            None => writer.write_all(line.as_bytes())?,
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Answers one request. What follows an upgrade is lines again.
+fn http(reader: &mut impl BufRead, writer: &mut impl Write, path: &str) -> io::Result<()> {
+    let mut upgrade = false;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 && line.trim_end() != "" {
+        upgrade |= line.to_ascii_lowercase().starts_with("upgrade:");
+        line.clear();
+    }
+    let answer = if upgrade {
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n".to_owned()
+    } else {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}\n", path.len() + 1)
+    };
+    writer.write_all(answer.as_bytes())
+}
