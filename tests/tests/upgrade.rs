@@ -92,6 +92,16 @@ fn up_to_date(daemon: &Meshd) -> Result<()> {
     within(CONVERGES, "the node is up to date", || daemon.host().meshctl(&["status"]).ok().map(drop))
 }
 
+/// Whether so many processes were told by now that another one serves.
+fn handed_over(host: &Host, count: usize) -> Result<()> {
+    within(CONVERGES, "another process serves", || {
+        let log = fs::read_to_string(host.file(host.log_path()))?;
+        let told = log.matches("another process serves from now on").count();
+        ensure!(told == count, "{told} of {count}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_hundred_connections_live_through_stops_kills_and_upgrades_of_every_daemon() {
     scenario("upgrades", |lab| {
@@ -181,10 +191,10 @@ fn upgrades_in_a_row_keep_the_tunnels_of_each() {
         let vm3 = cluster.vm3().clone();
         let first = traffic.converse(&[Kind::Tunnel], &[&vm3], 2)?;
         cluster.daemons[2].upgrade()?;
-        up_to_date(&cluster.daemons[2])?;
+        handed_over(&vm3, 1)?;
         let second = traffic.converse(&[Kind::Tunnel], &[&vm3], 2)?;
         cluster.daemons[2].upgrade()?;
-        up_to_date(&cluster.daemons[2])?;
+        handed_over(&vm3, 2)?;
         traffic.is_served(&vm3)?;
         let daemon = &mut cluster.daemons[2];
         within(CONVERGES, "there are three", || {

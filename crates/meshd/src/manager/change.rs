@@ -34,11 +34,28 @@ impl Manager {
     ) -> Result<Committed<T>, Error> {
         let _turn = self.turn.lock().await;
         self.check_quorum()?;
-        // Decisions whose commit got no answer: each may have been made, or may yet be.
         let mut unknown = Vec::new();
+        match self.attempt(beside, decide, &mut unknown).await {
+            // Whatever is wrong now, also what a decision finds in its own way, is not the whole truth then.
+            Err(error) if !unknown.is_empty() => {
+                tracing::warn!(%error, "a change got no answer: whether it was made is not known");
+                Err(Error::OutcomeUnknown)
+            }
+            ended => ended,
+        }
+    }
+
+    /// Decides and commits until it is made or refused. `unknown` are the decisions whose commit got no answer: each may
+    /// have been made, or may yet be.
+    async fn attempt<T>(
+        &self,
+        beside: impl Fn(Txn) -> Txn,
+        decide: impl Fn(&Snapshot, Fresh) -> Result<(Vec<Change>, T), Refusal>,
+        unknown: &mut Vec<(Vec<Change>, T)>,
+    ) -> Result<Committed<T>, Error> {
         for _ in 0..ATTEMPTS {
             let current = self.state.current();
-            if let Some(value) = take_made(&mut unknown, &current.snapshot) {
+            if let Some(value) = take_made(unknown, &current.snapshot) {
                 return Ok(Committed { value, revision: current.snapshot.revision });
             }
             let (changes, value) = decide(&current.snapshot, fresh())?;

@@ -27,6 +27,8 @@ pub(crate) enum Error {
     NotYours,
     #[error("too many changes at once: try again")]
     Contention,
+    #[error("no manager can tell whether the change was made: look before you repeat it")]
+    OutcomeUnknown,
     #[error("the store has no quorum: changes wait until a majority of managers is back, traffic goes on")]
     NoQuorum,
     #[error("the history reaches back to revision {oldest}, not to {after}: give --since {oldest} or later")]
