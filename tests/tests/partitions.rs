@@ -109,10 +109,18 @@ impl Scene {
 
         let mut acknowledged = BTreeSet::new();
         for attempt in attempts {
-            match attempt.outcome.ok() {
-                Ok(_) if attempt.kind == "endpoint" => drop(acknowledged.insert(attempt.name)),
-                Ok(_) => self.exists(attempt.kind, &attempt.name)?,
-                Err(_) => attempt.outcome.refused("manager").context(attempt.kind)?,
+            let there = self.exists(attempt.kind, &attempt.name);
+            let made = match attempt.outcome.ok() {
+                Ok(_) => there.map(|()| true).context("what was acknowledged is gone")?,
+                Err(_) => {
+                    attempt.outcome.refused("manager").context(attempt.kind)?;
+                    let unknown = attempt.outcome.stderr.contains("look before you repeat it");
+                    ensure!(unknown || there.is_err(), "refused, and there: {:?}", attempt.outcome);
+                    there.is_ok()
+                }
+            };
+            if made && attempt.kind == "endpoint" {
+                acknowledged.insert(attempt.name);
             }
         }
         self.whole_within(HEALS, &acknowledged)?;
@@ -135,7 +143,7 @@ impl Scene {
 
     fn exists(&self, kind: &str, name: &str) -> Result<()> {
         let all = self.cluster.list(&[kind, "ls"])?;
-        ensure!(all.iter().any(|one| one["name"] == name), "{kind} {name} was acknowledged: {all:?}");
+        ensure!(all.iter().any(|one| one["name"] == name), "no {kind} {name}: {all:?}");
         Ok(())
     }
 
@@ -298,4 +306,9 @@ fn partitions(lab: &Lab, cluster: Cluster) -> Result<()> {
 #[test]
 fn partitions_heal() {
     scenario("partitions", |lab| partitions(lab, Cluster::three(lab)?));
+}
+
+#[test]
+fn partitions_between_managers_heal() {
+    scenario("partitions of managers", |lab| partitions(lab, Cluster::managers(lab)?));
 }

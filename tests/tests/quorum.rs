@@ -1,7 +1,9 @@
 //! Three managers, of which some are lost: a majority goes on taking changes, and what is left of them says why not.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, field, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Host, Meshd, Outcome, Partition, field, scenario, within};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How soon changes are taken again when a manager is lost.
@@ -102,4 +104,62 @@ fn without_a_majority_changes_are_refused_until_it_is_back() {
         }
         Ok(())
     });
+}
+
+/// A manager that is cut off in the middle of its changes: what it acknowledged is there, what it refused is not, and of
+/// anything else it says that it does not know.
+#[test]
+fn what_is_refused_was_not_made() {
+    scenario("refused", |lab| {
+        let cluster = Cluster::managers(lab)?;
+        let (mut made, mut unknown, mut refused) = (0, 0, 0);
+        // Longer than a change is tried for, and about as long as etcd takes to choose another leader.
+        for (round, (leads, apart)) in [(true, 10_000), (false, 10_000), (true, 1800)].into_iter().enumerate()
+        {
+            let victim = within(CONVERGES, "the leader is known", || manager(&cluster, leads))?;
+            let hosts: Vec<&Host> = cluster.daemons.iter().map(Meshd::host).collect();
+            let others: Vec<&Host> = (0..3).filter(|n| *n != victim).map(|n| hosts[n]).collect();
+            let victim = hosts[victim];
+            create(victim, &format!("before{round}"), CONVERGES)?;
+            let stop = AtomicBool::new(false);
+            let outcomes = thread::scope(|scope| {
+                let changing = scope.spawn(|| changes(victim, round, &stop));
+                thread::sleep(Duration::from_millis(300));
+                let partition = Partition::isolate(victim, &others)?;
+                thread::sleep(Duration::from_millis(apart));
+                partition.heal()?;
+                thread::sleep(Duration::from_millis(500));
+                stop.store(true, Relaxed);
+                anyhow::Ok(changing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })?;
+            create(victim, &format!("after{round}"), CONVERGES)?;
+            let acknowledged = outcomes.iter().filter(|(_, outcome)| outcome.code == Some(0));
+            let acknowledged: Vec<String> = acknowledged.map(|(name, _)| name.clone()).collect();
+            known_to_all(&cluster, &acknowledged)?;
+            made += acknowledged.len();
+            let there = networks(victim)?;
+            for (name, outcome) in outcomes.iter().filter(|(_, outcome)| outcome.code != Some(0)) {
+                outcome.refused("manager")?;
+                if outcome.stderr.contains("look before you repeat it") {
+                    unknown += 1;
+                } else {
+                    refused += 1;
+                    ensure!(!there.contains(name), "refused, and there: {outcome:?}");
+                }
+            }
+        }
+        eprintln!("{made} changes made, {unknown} of unknown outcome, {refused} refused");
+        Ok(())
+    });
+}
+
+/// Creates networks, one after the other, each with a name of its own.
+fn changes(host: &Host, round: usize, stop: &AtomicBool) -> Vec<(String, Outcome)> {
+    let mut outcomes = Vec::new();
+    while !stop.load(Relaxed) {
+        let name = format!("c{round}-{}", outcomes.len());
+        let outcome = host.meshctl(&["network", "create", &name]);
+        outcomes.push((name, outcome));
+    }
+    outcomes
 }

@@ -142,17 +142,31 @@ impl Link {
         let mut connection = self.connection.clone();
         let body = serde_json::to_vec(body).map_err(|e| Failure::internal(e.to_string()))?;
         let deadline = Instant::now() + PATIENCE;
+        // Whether it may have been done by a manager that did not live to say so. Reading changes nothing.
+        let mut sent = false;
+        let changes = method != Method::GET;
+        let lost = |sent: bool| if sent { Failure::outcome_unknown() } else { unreachable() };
         loop {
             let connected = timeout_at(deadline, connection.wait_for(Option::is_some)).await;
             let sender =
-                connected.ok().and_then(Result::ok).and_then(|c| c.clone()).ok_or_else(unreachable)?;
+                connected.ok().and_then(Result::ok).and_then(|c| c.clone()).ok_or_else(|| lost(sent))?;
             match timeout(REQUEST, exchange(sender, method.clone(), path, body.clone())).await {
-                Ok(Ok(answer)) => return Ok(answer?),
-                Ok(Err(_)) => {
-                    let other = timeout_at(deadline, connection.changed()).await;
-                    other.ok().and_then(Result::ok).ok_or_else(unreachable)?;
+                Ok(Ok(Ok(answer))) => return Ok(answer),
+                Ok(Ok(Err(refused))) => {
+                    let failure = Failure::from(refused);
+                    // What is in its way may be its own doing.
+                    return Err(if sent && failure.is_of_state() {
+                        Failure::outcome_unknown()
+                    } else {
+                        failure
+                    });
                 }
-                Err(_) => return Err(unreachable()),
+                Ok(Err(err)) => {
+                    sent |= changes && !err.is_canceled();
+                    let other = timeout_at(deadline, connection.changed()).await;
+                    other.ok().and_then(Result::ok).ok_or_else(|| lost(sent))?;
+                }
+                Err(_) => return Err(lost(changes)),
             }
         }
     }

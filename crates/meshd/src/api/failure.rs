@@ -49,6 +49,16 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
 
+    /// It was done or it was not: the store, or the manager that would know, did not answer.
+    pub(crate) fn outcome_unknown() -> Self {
+        Self::unavailable("no manager answers whether the change was made: look before you repeat it")
+    }
+
+    /// Whether another state could have led to another answer.
+    pub(crate) fn is_of_state(&self) -> bool {
+        matches!(self.status, StatusCode::CONFLICT | StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE)
+    }
+
     pub(crate) fn internal(text: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     }

@@ -27,7 +27,7 @@ pub(crate) enum Error {
     NotYours,
     #[error("too many changes at once: try again")]
     Contention,
-    #[error("no manager can tell whether the change was made: look before you repeat it")]
+    #[error("the outcome of a change is not known")]
     OutcomeUnknown,
     #[error("the store has no quorum: changes wait until a majority of managers is back, traffic goes on")]
     NoQuorum,

@@ -428,9 +428,8 @@ impl From<Error> for Failure {
                 Failure::forbidden(error.to_string())
             }
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
-            Error::Contention | Error::NoQuorum | Error::OutcomeUnknown => {
-                Failure::unavailable(error.to_string())
-            }
+            Error::OutcomeUnknown => Failure::outcome_unknown(),
+            Error::Contention | Error::NoQuorum => Failure::unavailable(error.to_string()),
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {
                 Failure::internal(error.to_string())
             }
