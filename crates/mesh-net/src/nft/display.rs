@@ -74,6 +74,7 @@ impl Display for Statement {
                 write!(f, " vmap @{map}")
             }
             Statement::SetMark(MarkKind::Packet, source) => write!(f, "meta mark set {source}"),
+            Statement::SetMark(MarkKind::Zone, source) => write!(f, "ct original zone set {source}"),
             Statement::SetMark(MarkKind::Connection, source) => write!(f, "ct mark set {source}"),
             Statement::Nat(NatKind::Dnat, source) => write!(f, "dnat to {}", Translation(source)),
             Statement::Nat(NatKind::Snat, source) => write!(f, "snat to {}", Translation(source)),

@@ -2,7 +2,7 @@
 
 use super::attr::Buffer;
 use super::datum::{Data, Datum, Type, concatenated_bytes, concatenated_len};
-use super::rule::{Field, MarkKind, NatKind, Rule, Source, Statement, Verdict};
+use super::rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict};
 use super::table::{Family, Set, SetKind, Table, Value};
 use super::uapi::{FIRST_REGISTER, FIRST_WORD_REGISTER, VERDICT_REGISTER, nfta};
 
@@ -245,10 +245,14 @@ impl Encoder<'_> {
         let (expression, key, register_attr) = match kind {
             MarkKind::Packet => ("meta", 3, 3),
             MarkKind::Connection => ("ct", 3, 4),
+            MarkKind::Zone => ("ct", 17, 4),
         };
         self.expression(expression, |b| {
             b.number(2, key);
             b.number(register_attr, FIRST_REGISTER);
+            if kind == MarkKind::Zone {
+                b.attr(3, &[CtDirection::Original as u8]);
+            }
         });
     }
 

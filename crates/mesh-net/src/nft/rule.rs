@@ -132,6 +132,8 @@ pub enum MarkKind {
     Packet,
     /// The connection's.
     Connection,
+    /// The connection's zone, for its original direction. Its lower 16 bits count.
+    Zone,
 }
 
 /// Which address is translated.
@@ -322,6 +324,12 @@ impl Rule {
     /// `ct mark set …`.
     pub fn set_ct_mark(self, source: Source) -> Self {
         self.with(Statement::SetMark(MarkKind::Connection, source))
+    }
+
+    /// `ct original zone set …`: connections of several zones may look alike as they are opened. Before conntrack only
+    /// (priority −200). nft lists a zone that is a mark, but refuses to read it.
+    pub fn set_zone(self, source: Source) -> Self {
+        self.with(Statement::SetMark(MarkKind::Zone, source))
     }
 
     /// `dnat to …`.

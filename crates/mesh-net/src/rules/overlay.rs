@@ -49,13 +49,21 @@ pub(super) fn bridge_table(rules: &Rules<'_>) -> Table {
     table
 }
 
-/// A connection remembers the node that it came by, and what goes back is marked with it for policy routing. Every
-/// packet says it anew, 0 for this node: a client may use the same port towards two nodes that choose the same replica,
-/// and then the entry of the connection before is taken up again.
+/// A connection remembers the node that it came by, and what goes back is marked with it for policy routing.
+///
+/// A client may use the same port towards two nodes that choose the same replica. Each node has a zone of its own
+/// (conntrack zones, for the original direction), so that these are two connections; and as the replica's answers would
+/// be alike, the kernel gives the second another source port. Without that the replica takes the second SYN for a part of
+/// the first connection, and what it answers has the client reset that.
 ///
 /// What goes back gets the connection's mark also when that is 0, and what belongs to no connection gets none: else
 /// packets would loop between two nodes.
 fn marks(table: &mut Table) {
+    table.hook(
+        "zones",
+        Base::new(ChainKind::Filter, Hook::Prerouting, -300),
+        vec![Rule::new().set_zone(Source::Field(Field::Mark))],
+    );
     table.hook(
         "marks",
         Base::new(ChainKind::Filter, Hook::Prerouting, -150),

@@ -126,6 +126,19 @@ pub(crate) fn echo_datagrams(space: &Space) {
     });
 }
 
+/// Sends whatever comes on connections to port 80 in a namespace back, until the test ends.
+pub(crate) fn echo_streams(space: &Space) {
+    let listener = space.within(|| TcpListener::bind("[::]:80")).expect("port 80 is free in a container");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut writer = stream.try_clone()?;
+                std::io::copy(&mut stream, &mut writer)
+            });
+        }
+    });
+}
+
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {

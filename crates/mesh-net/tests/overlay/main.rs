@@ -3,12 +3,14 @@
 mod lab;
 mod life;
 
-use lab::{Lab, address, ask, echo_datagrams, serve, wait_until};
+use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
 use mesh_model::{NodeStatus, Protocol};
 use mesh_net::{Error, Pass, desired};
+use socket2::{Domain, Socket};
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -167,6 +169,41 @@ fn a_client_uses_one_port_towards_every_host() {
             answered.is_ok_and(|(_, from)| from == host)
         });
     }
+}
+
+/// Connections of one client port to every host, all to one replica: they live side by side.
+#[test]
+fn connections_of_one_port_to_several_hosts_do_not_meet() {
+    let mut lab = Lab::new(3, false);
+    lab.network(1);
+    let replica = lab.container(0, 1, 11);
+    lab.service(1, &[replica], Some(8080));
+    lab.reconcile(Pass::Changed);
+    echo_streams(lab.in_container(replica));
+    let client = lab.plug("client", 100);
+    wait_until("the replica answers", || client.within(|| TcpStream::connect("10.77.0.11:8080")).is_ok());
+    let connect = |port: u16, host: u8| {
+        let socket = Socket::new(Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&SocketAddr::from(([10, 77, 0, 100], port)).into()).expect("the port");
+        socket.connect(&SocketAddr::from(([10, 77, 0, host], 8080)).into()).expect("a connection");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream
+    };
+    let mut echoes = |stream: &mut TcpStream| {
+        stream.write_all(b"?").expect("it takes data");
+        stream.read_exact(&mut [0]).expect("it answers");
+    };
+    client.within(|| {
+        for (port, hosts) in [(40_000, [11, 12, 13]), (40_001, [13, 12, 11]), (40_002, [12, 11, 13])] {
+            let mut open = Vec::new();
+            for host in hosts {
+                open.push(connect(port, host));
+                open.iter_mut().for_each(&mut echoes);
+            }
+        }
+    });
 }
 
 #[test]

