@@ -207,6 +207,39 @@ fn joining() {
     });
 }
 
+/// A disk that was copied to another host: the copy says what it is, and its origin goes on.
+#[test]
+fn a_copied_data_directory() {
+    scenario("copied disk", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm3, other) = (cluster.vm3(), lab.host("vm4")?);
+        let copy = other.file(other.data_dir());
+        let parent = copy.parent().map(std::path::Path::to_owned).unwrap_or_default();
+        std::fs::create_dir_all(&parent)?;
+        let copied =
+            std::process::Command::new("cp").arg("-a").arg(vm3.file(vm3.data_dir())).arg(&copy).status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        let before = cluster.list(&["node", "ls"])?;
+        let _copy = other.meshd()?;
+        within(CONVERGES, "the copy says what it is", || {
+            let log = std::fs::read_to_string(other.file(other.log_path()))?;
+            ensure!(log.contains("a copy of another host's disk"), "{log}");
+            Ok(())
+        })?;
+        let status = other.meshctl(&["status"]);
+        ensure!(
+            status.code == Some(1) && status.stdout.contains("a copy of another host's disk"),
+            "{status:?}"
+        );
+        cluster.vm1().meshctl(&["network", "create", "blue"]).ok()?;
+        within(CONVERGES, "its origin hears of changes", || {
+            ensure!(vm3.meshctl(&["-q", "network", "ls"]).ok()?.lines().count() == 1);
+            ensure!(cluster.list(&["node", "ls"])? == before);
+            Ok(())
+        })
+    });
+}
+
 /// The manager's own port is taken: the daemon stays, and the command does once the port is free.
 #[test]
 fn the_port_of_the_manager_is_used() {

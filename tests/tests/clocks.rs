@@ -47,3 +47,46 @@ fn ten_minutes_apart() {
         cluster.answer_in_turn(&client, 80, &["web2", "web3"])
     });
 }
+
+/// A node whose clock jumps further than certificates live says so, and is back when the clock is.
+#[test]
+fn a_clock_beyond_certificates_is_named() {
+    scenario("clock ahead", |lab| {
+        let clock = "/run/lab/clock";
+        let settings = [
+            format!("LD_PRELOAD={}", libfaketime()?),
+            format!("FAKETIME_TIMESTAMP_FILE={clock}"),
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+            "FAKETIME_NO_CACHE=1".to_owned(),
+        ];
+        let faked: Vec<&str> = std::iter::once("env").chain(settings.iter().map(String::as_str)).collect();
+        let (vm1, vm2) = (lab.host("vm1")?, lab.host("vm2")?);
+        let set = |offset: &str| std::fs::write(vm2.file(clock), offset);
+        set("+0")?;
+        let (_first, mut second) = (vm1.meshd()?, vm2.meshd_under(&faked)?);
+        let address = vm1.ip().to_string();
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &address, "--cert-expiry", "120s"]).ok()?;
+        let token = vm1.meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+        vm2.meshctl(&["cluster", "join", "--token", &token, &format!("{address}:7443")]).ok()?;
+        for offset in ["+600", "-2d"] {
+            second.kill()?;
+            set(offset)?;
+            let known = std::fs::read_to_string(vm2.file(vm2.log_path()))?.len();
+            second.start()?;
+            within(CONVERGES, "the log says that the clocks differ", || {
+                let log = std::fs::read_to_string(vm2.file(vm2.log_path()))?;
+                let new = log.get(known..).unwrap_or(&log);
+                ensure!(new.contains("set the clocks"), "{offset}: {new}");
+                Ok(())
+            })?;
+            within(CONVERGES, "so does status", || {
+                let status = vm2.meshctl(&["status"]);
+                ensure!(status.code == Some(1) && status.stdout.contains("set the clocks"), "{status:?}");
+                Ok(())
+            })?;
+            set("+0")?;
+            within(CONVERGES, "the node is back", || vm2.meshctl(&["status"]).ok().map(drop))?;
+        }
+        Ok(())
+    });
+}

@@ -1,7 +1,9 @@
 //! Three managers, of which some are lost: a majority goes on taking changes, and what is left of them says why not.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, Meshd, Outcome, Partition, field, scenario, within};
+use mesh_tests::{
+    CONVERGES, Cluster, Host, Meshd, Outcome, Partition, Replica, ReplicaSpec, field, scenario, within,
+};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,13 +88,20 @@ fn without_a_majority_changes_are_refused_until_it_is_back() {
         let mut cluster = Cluster::managers(lab)?;
         let known = create(cluster.vm1(), "known", CONVERGES)?;
         known_to_all(&cluster, std::slice::from_ref(&known))?;
+        let vm1 = cluster.vm1().clone();
+        vm1.meshctl(&["service", "create", "--name", "web", "--network", &known, "--publish", "80:80"])
+            .ok()?;
+        let spec = ReplicaSpec { name: "web1", network: Some(&known), service: Some("web"), port: 80 };
+        let _replica = Replica::start(cluster.vm1(), spec)?;
+        let client = lab.client("client")?;
+        cluster.answer_in_turn(&client, 80, &["web1"])?;
         cluster.daemons[1].kill()?;
         cluster.daemons[2].kill()?;
-        let vm1 = cluster.vm1().clone();
         within(CONVERGES, "changes are refused", || {
             vm1.meshctl(&["network", "create", "refused"]).refused("manager").map(|_| ())
         })?;
         ensure!(networks(&vm1)?.contains(&known), "reads go on");
+        cluster.answer_in_turn(&client, 80, &["web1"])?;
         cluster.daemons[1].start()?;
         let vm2 = cluster.vm2().clone();
         for host in [&vm1, &vm2] {

@@ -4,7 +4,12 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::host::binary;
 use mesh_tests::{Background, CONVERGES, Cluster, Host, Meshd, Outcome, scenario, within};
 use serde_json::Value;
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 /// Preloaded, it moves a process's clock. Debian's multiarch folder is the machine's.
 const FAKETIME: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1";
@@ -160,6 +165,71 @@ fn the_ca_is_replaced_under_open_streams() {
     });
 }
 
+/// Three managers: the etcds start again one after the other, with the CA coming and again with the old one going.
+#[test]
+fn the_ca_is_replaced_under_three_managers() {
+    scenario("new CA, three managers", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        let hosts: Vec<Host> = cluster.daemons.iter().map(|daemon| daemon.host().clone()).collect();
+        let restarts = |times: usize| {
+            within(CONVERGES * 2, "every etcd has learnt of the CAs", || {
+                for host in &hosts {
+                    let log = std::fs::read_to_string(host.file(host.log_path()))?;
+                    let there = log.matches("etcd starts again: it is to trust").count();
+                    ensure!(there == times, "{there} of {times} on {}", host.name());
+                }
+                Ok(())
+            })
+        };
+        // One for the agent, one to each other manager.
+        let streams = || hosts.iter().map(connections).collect::<Result<Vec<_>>>();
+        let before = within(CONVERGES, "all are connected", || {
+            let streams = streams()?;
+            ensure!(streams.iter().all(|ports| ports.lines().count() == 3), "{streams:?}");
+            Ok(streams)
+        })?;
+
+        let stop = AtomicBool::new(false);
+        let outcomes = thread::scope(|scope| {
+            let changing = scope.spawn(|| {
+                let mut outcomes = Vec::new();
+                while !stop.load(Relaxed) {
+                    let name = format!("n{}", outcomes.len());
+                    outcomes.push(hosts[1].meshctl(&["network", "create", &name]));
+                }
+                outcomes
+            });
+            let replaced = (|| {
+                hosts[0].meshctl(&["cluster", "ca", "--rotate"]).ok()?;
+                settled(&hosts[0])?;
+                restarts(2)
+            })();
+            stop.store(true, Relaxed);
+            let outcomes = changing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            replaced.map(|()| outcomes)
+        })?;
+        eprintln!("{} changes while the CA was replaced", outcomes.len());
+        let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.code != Some(0)).collect();
+        ensure!(failed.is_empty(), "{} of {}: {failed:?}", failed.len(), outcomes.len());
+        ensure!(streams()? == before, "a stream was interrupted: {before:?}, {:?}", streams()?);
+
+        // One that was away knows the old CA only, its etcd too.
+        cluster.daemons[2].kill()?;
+        hosts[0].meshctl(&["cluster", "ca", "--rotate"]).ok()?;
+        waits_for(&hosts[0], "vm3")?;
+        cluster.daemons[2].start()?;
+        hosts.iter().try_for_each(ready)?;
+        settled(&hosts[0])?;
+        for daemon in &mut cluster.daemons {
+            daemon.restart()?;
+            ready(daemon.host())?;
+        }
+        within(CONVERGES, "changes are taken", || {
+            hosts[2].meshctl(&["network", "create", "last"]).ok().map(drop)
+        })
+    });
+}
+
 /// A client with a node's certificate, or with none. `line` is what curl gets: method and path, then a body.
 fn ask(from: &Host, manager: &Host, identity: Option<&Host>, line: &[&str]) -> Result<(String, String)> {
     let to = format!("manager.role.mesh.internal:7443:{}:7443", manager.ip());
@@ -288,20 +358,21 @@ fn who_can_not_join_leaves_nothing() {
         let before = (cluster.list(&["node", "ls"])?.len(), new.kernel_objects()?);
 
         let cases = [
-            ("vm5", "+0", &foreign, vm1, "another cluster"),
-            ("vm5", "+0", &token, other, "another cluster"),
-            ("vm2", "+0", &token, vm1, "exists already"),
-            ("vm5", "-400d", &token, vm1, "set the clocks"),
-            ("vm5", "+400d", &token, vm1, "set the clocks"),
+            (&new, "vm5", "+0", &foreign, vm1, "another cluster"),
+            (&new, "vm5", "+0", &token, other, "another cluster"),
+            (&new, "vm2", "+0", &token, vm1, "exists already"),
+            (cluster.vm2(), "vm5", "+0", &token, vm1, "'vm2'"),
+            (&new, "vm5", "-400d", &token, vm1, "set the clocks"),
+            (&new, "vm5", "+400d", &token, vm1, "set the clocks"),
         ];
-        for (name, clock, token, manager, said) in cases {
-            let (mut meshd, socket) = odd(&new, name, clock)?;
+        for (host, name, clock, token, manager, said) in cases {
+            let (mut meshd, socket) = odd(host, name, clock)?;
             let manager = format!("{}:7443", manager.ip());
             let join = [&meshctl, "--socket", &socket, "cluster", "join", "--token", token, &manager];
-            new.output(&join).refused(said)?;
-            new.output(&[&meshctl, "--socket", &socket, "node", "ls"]).refused("cluster init")?;
+            host.output(&join).refused(said)?;
+            host.output(&[&meshctl, "--socket", &socket, "node", "ls"]).refused("cluster init")?;
             meshd.kill()?;
-            new.output(&["rm", "-rf", socket.trim_end_matches("/meshd.sock")]).ok()?;
+            host.output(&["rm", "-rf", socket.trim_end_matches("/meshd.sock")]).ok()?;
         }
         ensure!((cluster.list(&["node", "ls"])?.len(), new.kernel_objects()?) == before);
         Ok(())

@@ -102,8 +102,11 @@ impl Authority {
 
     /// Certificate, bridge and key. Whoever reads it rules the cluster: see [`write_private`](crate::write_private).
     pub fn to_pem(&self) -> String {
-        let bridge = self.bridge.as_ref().map(|bridge| pem::encode(pem::CERTIFICATE, bridge));
-        self.certificate.to_pem() + &bridge.unwrap_or_default() + &self.key_pem()
+        self.certificate.to_pem() + &self.bridge_pem() + &self.key_pem()
+    }
+
+    fn bridge_pem(&self) -> String {
+        self.bridge.as_ref().map(|bridge| pem::encode(pem::CERTIFICATE, bridge)).unwrap_or_default()
     }
 
     fn key_pem(&self) -> String {
@@ -139,13 +142,14 @@ impl Authority {
 
     /// A certificate with its key (PEM) for the etcd that a manager runs at these addresses, both as a server and as a
     /// client of others, for two years from `now`. Nodes don't take it for one of theirs: its addresses are names too.
+    /// The bridge comes with it, if there is one: an etcd that does not know this CA yet believes it all the same.
     pub fn issue_for_etcd(&self, node: NodeId, addresses: &[IpAddr], now: u64) -> Result<String, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = node_params(node, Role::Manager, now, ETCD_LIFETIME)?;
         params.subject_alt_names.extend(addresses.iter().copied().map(rcgen::SanType::IpAddress));
         let certificate = params.signed_by(&key, &self.issuer)?;
         let certificate = pem::encode(pem::CERTIFICATE, certificate.der());
-        Ok(certificate + &pem::encode(pem::PRIVATE_KEY, key.serialized_der()))
+        Ok(certificate + &self.bridge_pem() + &pem::encode(pem::PRIVATE_KEY, key.serialized_der()))
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Credentials {
 impl Credentials {
     /// What a manager answered to `key`'s request: a certificate (PEM) and the CA.
     ///
-    /// Errors: [`Error::Tls`] when the certificate is not of `authority` or not valid at `now`, else as
-    /// [`load`](Self::load).
+    /// Errors: [`Error::Tls`] when the certificate is not of `authority`, [`Error::Clock`] when it is not valid at
+    /// `now`, else as [`load`](Self::load).
     pub fn new(
         authority: AuthorityCertificate,
         certificate: &str,

@@ -15,7 +15,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::authority::roots;
@@ -48,9 +48,7 @@ pub fn handshake_refusal(err: &io::Error) -> Option<&Error> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
     match err.get_ref()?.downcast_ref::<Tls>()? {
         Tls::Other(other) => other.0.downcast_ref::<Error>(),
-        Tls::InvalidCertificate(
-            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
-        ) => Some(&Error::Clock),
+        Tls::InvalidCertificate(bad) if is_of_another_time(bad) => Some(&Error::Clock),
         Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => Some(&Error::ForeignManager),
         // Ours may be expired: that is accepted, and renewed. It is from the manager's future, then.
         Tls::AlertReceived(Alert::CertificateExpired) => Some(&Error::Clock),
@@ -93,8 +91,19 @@ pub(crate) fn verify_node(
     certificate: &CertificateDer<'_>,
     now: UnixTime,
 ) -> Result<(), Error> {
-    client_verifier(authority.roots()?, false)?.verify_client_cert(certificate, &[], now)?;
-    Ok(())
+    let verified = client_verifier(authority.roots()?, false)?.verify_client_cert(certificate, &[], now);
+    verified.map(drop).map_err(|err| match err {
+        rustls::Error::InvalidCertificate(bad) if is_of_another_time(&bad) => Error::Clock,
+        other => other.into(),
+    })
+}
+
+fn is_of_another_time(bad: &CertificateError) -> bool {
+    use CertificateError as Bad;
+    matches!(
+        bad,
+        Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. }
+    )
 }
 
 /// Never the process's default: another crate could have set it.

@@ -109,6 +109,8 @@ pub enum Refusal {
         "the CA is not being replaced: there is nothing to end ('meshctl cluster ca --rotate' replaces it)"
     )]
     RotationNone,
+    #[error("the etcd of manager '{0}' does not trust the new CA yet: try again in a few seconds")]
+    RotationEtcd(String),
     #[error("node '{0}' is down: a manager must be up to become one")]
     PromoteLost(String),
     #[error("node '{0}' is the last manager: 'meshctl node promote' another one first")]

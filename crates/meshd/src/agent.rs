@@ -186,6 +186,7 @@ impl Agent {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.applied.borrow().problems.clone();
         problems.extend_from_slice(&self.peer_problems.borrow());
+        problems.extend(self.link.problems());
         problems
     }
 }

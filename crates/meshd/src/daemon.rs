@@ -382,8 +382,12 @@ impl Daemon {
             (false, false) => State::Detached,
         };
         let node = snapshot.nodes.get(&local).map(|node| view(&snapshot, node, local));
-        let managers =
+        let mut managers: Vec<SocketAddr> =
             snapshot.nodes.values().filter(|n| n.role == Role::Manager).map(|n| n.advertise).collect();
+        // Before the first snapshot it knows whom it joined.
+        if managers.is_empty() {
+            managers.clone_from(&member.identity.managers);
+        }
         StatusView {
             version,
             state,
@@ -433,17 +437,15 @@ fn refuse(error: mesh_cluster::Error) -> Failure {
     Failure::bad_request(error.to_string())
 }
 
-/// An address can be bound only if it is one of this host's.
 fn check_own_address(address: IpAddr) -> Result<(), Failure> {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return Err(Failure::bad_request(mesh_model::Refusal::AdvertiseUnusable(address).to_string()));
     }
-    match UdpSocket::bind((address, 0)) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Failure::bad_request(format!(
+    crate::sockets::check_local(address).map_err(|e| {
+        Failure::bad_request(format!(
             "{address} can't be advertised: it is no address of this host ({e}); 'ip address' shows those"
-        ))),
-    }
+        ))
+    })
 }
 
 /// The address that this host reaches a manager from. No packet is sent.

@@ -81,3 +81,8 @@ impl Connect for Sockets {
         Box::pin(self.connect_from(network, address))
     }
 }
+
+/// Whether an address is one of this host's: only those can be bound.
+pub(crate) fn check_local(address: IpAddr) -> io::Result<()> {
+    std::net::UdpSocket::bind((address, 0)).map(drop)
+}

@@ -6,6 +6,7 @@ use super::{replica::Replica, trust::Trust};
 use crate::{
     api::Failure,
     identity::Identity,
+    sockets,
     wire::{
         Message, Reserved,
         client::{CONNECT, Sender, decode, exchange, open, request},
@@ -21,7 +22,7 @@ use mesh_model::{PublishedPort, Role, Snapshot};
 use rand::{Rng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -49,6 +50,7 @@ pub(crate) struct Link {
     connection: watch::Receiver<Option<Sender>>,
     manager: watch::Receiver<Option<SocketAddr>>,
     removed: watch::Receiver<bool>,
+    refusals: watch::Receiver<BTreeMap<SocketAddr, String>>,
 }
 
 /// A manager asks to hold ports, or to let go of them.
@@ -65,6 +67,8 @@ pub(super) struct LinkTask {
     connection: watch::Sender<Option<Sender>>,
     manager: watch::Sender<Option<SocketAddr>>,
     removed: watch::Sender<bool>,
+    /// Why each manager could not be followed when it was tried last.
+    refusals: watch::Sender<BTreeMap<SocketAddr, String>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     keys: watch::Sender<Option<ClusterKeys>>,
     ports: mpsc::Sender<PortRequest>,
@@ -81,8 +85,10 @@ impl Link {
         let (connection, connected) = watch::channel(None);
         let (manager, connected_to) = watch::channel(None);
         let (removed, is_removed) = watch::channel(false);
-        let task = LinkTask { identity, trust, connection, manager, removed, snapshot, keys, ports };
-        (Self { connection: connected, manager: connected_to, removed: is_removed }, task)
+        let (refusals, refused) = watch::channel(BTreeMap::new());
+        let task =
+            LinkTask { identity, trust, connection, manager, removed, refusals, snapshot, keys, ports };
+        (Self { connection: connected, manager: connected_to, removed: is_removed, refusals: refused }, task)
     }
 
     /// Whether a manager is connected.
@@ -93,6 +99,14 @@ impl Link {
     /// Whether the managers say that this node is no member any more.
     pub(crate) fn is_removed(&self) -> bool {
         *self.removed.borrow()
+    }
+
+    /// Why no manager is connected, a line each; none if one is.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        if self.is_connected() || self.is_removed() {
+            return Vec::new();
+        }
+        self.refusals.borrow().iter().map(|(manager, why)| format!("manager {manager}: {why}")).collect()
     }
 
     /// The manager that is connected.
@@ -181,15 +195,13 @@ impl LinkTask {
 
     async fn keep_connected(&self) {
         let mut pause = BACKOFF.0;
-        // Why each manager could not be followed: said once, not at every try.
-        let mut reasons = HashMap::new();
         loop {
             let mut removed = false;
             for manager in self.managers() {
                 let followed = self.follow(manager).await;
                 self.manager.send_replace(None);
                 if self.connection.send_replace(None).is_some() {
-                    reasons.remove(&manager);
+                    self.refusals.send_modify(|refusals| drop(refusals.remove(&manager)));
                     pause = BACKOFF.0;
                 }
                 match followed {
@@ -197,9 +209,10 @@ impl LinkTask {
                     Err(err) => {
                         removed |= err.downcast_ref().is_some_and(Failure::is_removed);
                         let err = format!("{err:#}");
-                        if reasons.get(&manager) != Some(&err) {
+                        // Said once, not at every try.
+                        if self.refusals.borrow().get(&manager) != Some(&err) {
                             tracing::warn!(%manager, err, "no connection to a manager: trying again");
-                            reasons.insert(manager, err);
+                            self.refusals.send_modify(|refusals| drop(refusals.insert(manager, err)));
                         }
                     }
                 }
@@ -237,6 +250,13 @@ impl LinkTask {
     }
 
     async fn subscribe(&self, manager: SocketAddr, replica: &Replica) -> anyhow::Result<Response<Incoming>> {
+        let own = self.identity.advertise.ip();
+        // Two nodes of one identity would take each other's state away.
+        sockets::check_local(own).with_context(|| {
+            format!(
+                "{own}, the address of this node, is no address of this host: give it back to the host, or, if this is a copy of another host's disk, empty the data directory and join"
+            )
+        })?;
         self.trust.renew_expired(manager).await?;
         let mut sender = open(manager, &self.trust.connector()?).await?;
         let resume = serde_json::to_vec(&replica.resume(self.identity.node))?;

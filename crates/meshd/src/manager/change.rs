@@ -1,7 +1,9 @@
 //! The one way to change the state: decide on a snapshot, commit if nothing was decided meanwhile, else again.
 
 use super::{
-    Error, Manager, journal,
+    Error, Manager,
+    etcd::turns::trust_of,
+    journal,
     state::{GUARD, encode},
     trust,
 };
@@ -104,7 +106,11 @@ fn transaction(changes: &[Change], guard: Option<Revision>, happened: Vec<u8>) -
         Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
         Change::Delete(key) => {
             let txn = txn.delete(key.to_string());
-            if let Key::Node(node) = key { txn.delete(trust::held_by(*node)) } else { txn }
+            if let Key::Node(node) = key {
+                txn.delete(trust::held_by(*node)).delete(trust_of(*node))
+            } else {
+                txn
+            }
         }
     })
 }

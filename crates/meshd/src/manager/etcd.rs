@@ -7,10 +7,14 @@
 //!   trusted.pem         the CAs that clients and other members must be of; read by etcd at its start
 //! ```
 //!
+//! When the CA is replaced, certificates of the new one come with its [bridge](Authority::bridge), which members that
+//! know the old one only believe. So each can start again, to learn of the new one, when the others run.
+//!
 //! Only managers get in: workers have certificates of the same CA, but not the managers' name. Clients come over
 //! loopback alone; other members to the advertised address.
 
 mod child;
+pub(super) mod turns;
 
 use crate::{clock, config::Config, identity::Identity};
 use anyhow::{Context, bail};
@@ -21,6 +25,7 @@ use std::{
     env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -64,6 +69,8 @@ pub(crate) enum Bootstrap {
 pub(super) struct LocalEtcd {
     child: Child,
     files: Files,
+    /// The CAs that it was started with.
+    trusts: Mutex<String>,
 }
 
 /// What it is started with.
@@ -82,7 +89,7 @@ pub(super) fn peer_url(advertise: IpAddr) -> String {
 pub(super) fn prepare(config: &Config, identity: &Identity, authority: &Authority) -> anyhow::Result<()> {
     crate::make_directory(&config.data_dir.join(ETCD), 0o700)?;
     let trusted = authority.certificate().to_pem();
-    Files::of(config, identity).save(authority, &trusted).map(drop)
+    Files::of(config, identity).save(authority, &trusted)
 }
 
 impl LocalEtcd {
@@ -104,7 +111,8 @@ impl LocalEtcd {
             })?);
         }
         let invocation = Invocation { program, arguments: files.arguments(bootstrap) };
-        Ok(Self { child: Child::start(invocation)?, files })
+        let trusts = Mutex::new(Files::read(&files.trusted())?);
+        Ok(Self { child: Child::start(invocation)?, files, trusts })
     }
 
     /// Waits until it answers, which takes a majority of the managers. Tells `waiting` why that takes so long.
@@ -134,19 +142,30 @@ impl LocalEtcd {
         }
     }
 
-    /// Issues another certificate for the child and for `store`'s connections to it.
+    /// Issues another certificate for the child and for `store`'s connections to it. Whom to trust the child reads when
+    /// it is [started again](Self::restart).
     pub(super) fn renew(
         &self,
         store: &EtcdStore,
         authority: &Authority,
         trusted: &str,
     ) -> anyhow::Result<()> {
-        if self.files.save(authority, trusted)? {
-            // It reads whom to trust at its start only.
-            self.child.restart();
-        }
+        self.files.save(authority, trusted)?;
         let tls = self.files.options()?.tls.context("a local etcd speaks TLS")?;
         Ok(store.renew(tls)?)
+    }
+
+    /// Whether the child trusts these CAs, and no others.
+    pub(super) fn trusts(&self, trusted: &str) -> bool {
+        *self.trusts.lock().unwrap_or_else(PoisonError::into_inner) == trusted
+    }
+
+    /// Ends the child and starts it again with the CAs that its file holds now.
+    pub(super) fn restart(&self) -> anyhow::Result<()> {
+        let trusted = Files::read(&self.files.trusted())?;
+        self.child.restart();
+        *self.trusts.lock().unwrap_or_else(PoisonError::into_inner) = trusted;
+        Ok(())
     }
 
     /// Ends the child when cancelled.
@@ -173,27 +192,27 @@ impl Files {
         self.dir.join("trusted.pem")
     }
 
-    /// Writes a new certificate; whether those who are trusted are others now.
-    fn save(&self, authority: &Authority, trusted: &str) -> anyhow::Result<bool> {
+    /// Writes a new certificate, and who is trusted.
+    fn save(&self, authority: &Authority, trusted: &str) -> anyhow::Result<()> {
         let addresses =
             [self.identity.advertise.ip(), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let pem = authority.issue_for_etcd(self.identity.node, &addresses, clock::unix_seconds())?;
         write_private(&self.certificate(), &pem)?;
-        let other = read_private(&self.trusted())?.as_deref() != Some(trusted);
-        if other {
+        if read_private(&self.trusted())?.as_deref() != Some(trusted) {
             write_private(&self.trusted(), trusted)?;
         }
-        Ok(other)
+        Ok(())
+    }
+
+    fn read(path: &Path) -> anyhow::Result<String> {
+        let text = read_private(path)?;
+        text.with_context(|| format!("{} is missing: restore it from a backup", path.display()))
     }
 
     fn options(&self) -> anyhow::Result<EtcdOptions> {
-        let read = |path: PathBuf| {
-            let text = read_private(&path)?;
-            text.with_context(|| format!("{} is missing: restore it from a backup", path.display()))
-        };
-        let pem = read(self.certificate())?;
+        let pem = Self::read(&self.certificate())?;
         let client = EtcdClientCertificate { certificate: pem.clone(), key: pem };
-        let tls = EtcdTls { ca: read(self.trusted())?, client: Some(client) };
+        let tls = EtcdTls { ca: Self::read(&self.trusted())?, client: Some(client) };
         let endpoint = format!("https://{CLIENT}");
         let options = EtcdOptions::new([endpoint], self.identity.cluster.to_string());
         Ok(EtcdOptions { tls: Some(tls), ..options })

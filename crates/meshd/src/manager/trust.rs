@@ -6,10 +6,11 @@
 //!
 //! `cluster ca --rotate` makes the [successor](Authority::successor) of the CA. From then on it signs, and every node
 //! trusts both. Nodes renew their certificates at once and report what they hold on disk (record `certificate/NODE`). When
-//! each member has reported the new CA, the old one is forgotten. A node that is away keeps the replacement open, until
+//! each member has reported the new CA, and each manager's etcd [trusts it](super::etcd::turns), the old one is
+//! forgotten. A node that is away keeps the replacement open, until
 //! it returns, is removed, or the user ends it with `--force`: then it has to join again.
 
-use super::{Error, Manager, authority as ca, secrets::StoreKey};
+use super::{Error, Manager, authority as ca, etcd::turns::Turn, secrets::StoreKey};
 use crate::{
     clock,
     wire::{CertificateHeld, RenewReply},
@@ -91,17 +92,18 @@ fn cluster_of(snapshot: &Snapshot) -> Result<Arc<Cluster>, Refusal> {
     snapshot.cluster.clone().ok_or(Refusal::NoCluster)
 }
 
-/// Names of the members that have not reported a certificate of a CA.
+/// Names of the members that have not reported a certificate of a CA, or whose etcd is behind.
 fn waiting_for(
     snapshot: &Snapshot,
     held: &BTreeMap<String, CertificateHeld>,
+    etcds: &[NodeId],
     authority: Fingerprint,
 ) -> Vec<String> {
     let authority = authority.to_string();
-    let others = snapshot
-        .nodes
-        .values()
-        .filter(|node| held.get(&node.id.to_string()).is_none_or(|held| held.authority != authority));
+    let others = snapshot.nodes.values().filter(|node| {
+        etcds.contains(&node.id)
+            || held.get(&node.id.to_string()).is_none_or(|held| held.authority != authority)
+    });
     others.map(|node| node.name.to_string()).collect()
 }
 
@@ -140,9 +142,14 @@ impl Trust {
     /// it is done.
     pub(super) async fn keep(manager: Arc<Manager>, cancel: CancellationToken) -> anyhow::Result<()> {
         let keep = async {
+            let mut turn = Turn::default();
             loop {
                 sleep(TICK).await;
-                if let Err(err) = manager.tend_trust().await {
+                let tended = async {
+                    manager.tend_trust().await?;
+                    manager.tend_etcd(&mut turn).await
+                };
+                if let Err(err) = tended.await {
                     tracing::warn!(err = format!("{err:#}"), "certificates can't be tended: trying again");
                 }
             }
@@ -253,8 +260,15 @@ impl Manager {
     /// Forgets the old CA if every node has a certificate of the new one; else names those that have not.
     async fn settle_authority(&self, force: bool) -> Result<Vec<String>, Error> {
         let (held, authority) = (self.held().await?, self.trust.authority());
+        let behind = self.etcds_behind(&self.state.snapshot()).await?;
+        if let Some(etcd) = behind.iter().find(|node| force && self.is_reached(**node)) {
+            let snapshot = self.state.snapshot();
+            let name =
+                snapshot.nodes.get(etcd).map_or_else(|| etcd.to_string(), |node| node.name.to_string());
+            return Err(Refusal::RotationEtcd(name).into());
+        }
         let (new, fingerprint) = (authority.certificate().to_pem(), authority.certificate().fingerprint());
-        let waiting = |snapshot: &Snapshot| waiting_for(snapshot, &held, fingerprint);
+        let waiting = |snapshot: &Snapshot| waiting_for(snapshot, &held, &behind, fingerprint);
         let left = waiting(&self.state.snapshot());
         if !left.is_empty() && !force {
             return Ok(left);
@@ -280,15 +294,21 @@ impl Manager {
         Ok(Vec::new())
     }
 
+    /// Whether a manager is this one, or one that answers it.
+    fn is_reached(&self, manager: NodeId) -> bool {
+        manager == self.identity.node || self.peers.is_connected(manager)
+    }
+
     /// `cluster ca`.
     pub(crate) async fn authority_view(&self) -> Result<AuthorityView, Error> {
         let cluster = cluster_of(&self.state.snapshot())?;
         let all = certificates(&cluster)?;
         let current = all.first().ok_or_else(|| Error::Authority("the cluster has no CA".to_owned()))?;
         let (held, snapshot) = (self.held().await?, self.state.snapshot());
+        let behind = self.etcds_behind(&snapshot).await?;
         let rotation = all.get(1).map(|old| RotationView {
             old_fingerprint: old.fingerprint().to_string(),
-            waiting_for: waiting_for(&snapshot, &held, current.fingerprint()),
+            waiting_for: waiting_for(&snapshot, &held, &behind, current.fingerprint()),
         });
         Ok(AuthorityView {
             fingerprint: current.fingerprint().to_string(),
