@@ -106,3 +106,68 @@ fn a_lost_manager_is_restored() {
         Ok(())
     });
 }
+
+/// Three managers, of which two lost their disks: no majority is left, and a backup on one makes the cluster whole, which
+/// can have three managers again.
+#[test]
+fn of_three_managers_one_is_restored() {
+    scenario("restore of three", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        let hosts: Vec<Host> = cluster.daemons.iter().map(|daemon| daemon.host().clone()).collect();
+        hosts[0].meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let kept = hosts[2].run(&["--network", "blue", "--name", "kept"], &["sleep", "infinity"])?;
+        let container = hosts[2].of_process("kept", kept.child()?);
+        within(CONVERGES, "it is attached", || cluster.address("kept"))?;
+        let backup = "/run/lab/mesh.backup";
+        hosts[1].meshctl(&["cluster", "backup", backup]).ok()?;
+        lose(&mut cluster.daemons[0])?;
+        lose(&mut cluster.daemons[1])?;
+        within(CONVERGES, "the last manager takes no changes", || {
+            hosts[2].meshctl(&["network", "create", "red"]).refused("manager").map(|_| ())
+        })?;
+
+        cluster.daemons[0].start()?;
+        // Two histories would be two clusters.
+        hosts[0].meshctl(&["cluster", "restore", backup]).refused("vm3")?;
+        cluster.daemons[2].kill()?;
+        hosts[0].meshctl(&["cluster", "restore", backup]).ok()?;
+        cluster.daemons[2].start()?;
+        let ready = |host: &Host| {
+            within(CONVERGES, "the node is up to date", || host.meshctl(&["status"]).ok().map(drop))
+        };
+        ready(&hosts[2])?;
+        let roles = |cluster: &Cluster, expected: &[&str]| {
+            within(CONVERGES, "the roles are known", || {
+                let nodes = cluster.list(&["node", "ls"])?;
+                let mut found: Vec<String> =
+                    nodes.iter().map(|n| field(n, "name") + " " + &field(n, "role")).collect();
+                found.sort();
+                ensure!(found == expected, "{found:?}");
+                Ok(())
+            })
+        };
+        roles(&cluster, &["vm1 manager", "vm2 worker", "vm3 worker"])?;
+        within(CONVERGES, "what ran goes on", || {
+            cluster.address("kept")?;
+            container.output(&["ping", "-c1", "-W1", "10.50.0.1"]).ok()
+        })?;
+        // vm2 lost what proves who it was: it joins anew, in the place of the old one.
+        hosts[0].meshctl(&["node", "rm", "--force", "vm2"]).ok()?;
+        cluster.daemons[1].start()?;
+        let token = hosts[0].meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+        hosts[1].meshctl(&["cluster", "join", "--token", &token, &format!("{}:7443", hosts[0].ip())]).ok()?;
+        hosts[0].meshctl(&["cluster", "migrate", "--to", "etcd"]).ok()?;
+        for name in ["vm2", "vm3"] {
+            within(CONVERGES * 2, "it becomes a manager", || {
+                hosts[0].meshctl(&["node", "promote", name]).ok()
+            })?;
+        }
+        roles(&cluster, &["vm1 manager", "vm2 manager", "vm3 manager"])?;
+        hosts.iter().enumerate().try_for_each(|(number, host)| {
+            let name = format!("by{number}");
+            within(CONVERGES, "each takes changes", || {
+                host.meshctl(&["network", "create", &name]).ok().map(drop)
+            })
+        })
+    });
+}

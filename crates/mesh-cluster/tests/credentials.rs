@@ -117,7 +117,8 @@ fn credentials_are_accepted_only_if_all_of_it_fits() {
     };
     assert_eq!(new(&ca, NOW).unwrap().identity(), PeerIdentity { node: NODE, role: Role::Worker });
     assert!(matches!(new(&other, NOW), Err(Error::Tls(_))), "signed by another CA");
-    assert!(matches!(new(&ca, NOW + 91 * DAY), Err(Error::Tls(_))), "expired");
+    assert!(matches!(new(&ca, NOW + 91 * DAY), Err(Error::Clock)), "expired");
+    assert!(matches!(new(&ca, NOW - DAY), Err(Error::Clock)), "of the future");
 
     let foreign = NodeKey::generate().unwrap().request().unwrap();
     let certificate = ca.issue(&foreign, NODE, Role::Worker, NOW, 90 * DAY).unwrap();

@@ -179,7 +179,16 @@ impl Daemon {
         let manager = match first {
             Some(first) => {
                 let (start, connected) = (Start::First(first), connected.clone());
-                Ok(Manager::start(&self.config, &identity, start, connected, &self.spawner, &|_| {}).await?)
+                Ok(Manager::start(
+                    &self.config,
+                    &identity,
+                    start,
+                    connected,
+                    &self.spawner,
+                    &|_| {},
+                    std::future::pending(),
+                )
+                .await?)
             }
             None => Err(String::new()),
         };

@@ -81,7 +81,7 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// Opens the store, reads the state and serves agents. `connected` is told whose agents are, `waiting` what
-    /// the store waits for.
+    /// the store waits for. Nothing is left of it if it fails, or `abandon` is there first.
     pub(crate) async fn start(
         config: &Config,
         identity: &Identity,
@@ -89,9 +89,13 @@ impl Manager {
         connected: watch::Sender<BTreeSet<NodeId>>,
         spawner: &Spawner,
         waiting: Waiting<'_>,
+        abandon: impl Future<Output = ()>,
     ) -> anyhow::Result<Arc<Self>> {
         let tasks = spawner.group();
-        let started = Self::start_group(config, identity, start, connected, &tasks, waiting).await;
+        let started = tokio::select! {
+            started = Self::start_group(config, identity, start, connected, &tasks, waiting) => started,
+            () = abandon => Err(anyhow::anyhow!("this node is to be a worker")),
+        };
         if started.is_err() {
             tasks.stop().await;
         }

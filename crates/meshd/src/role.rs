@@ -85,6 +85,15 @@ impl Roles {
         snapshot.nodes.get(&self.identity.node).filter(|_| agent.link.is_connected()).map(|node| node.role)
     }
 
+    /// Returns once the record says that this node is a worker. Its store may wait for managers that are none any more.
+    async fn is_demoted(&self) {
+        let mut snapshot = self.member.agent.subscribe();
+        while self.record() != Some(Role::Worker) {
+            // Whether a manager says so is not told by the snapshot.
+            drop(timeout(BACKOFF.0, snapshot.changed()).await);
+        }
+    }
+
     async fn start_again(&self) -> anyhow::Result<()> {
         self.identity.tidy(&self.config.data_dir)?;
         self.start(Start::Again).await
@@ -98,6 +107,7 @@ impl Roles {
             self.member.agent.connected.clone(),
             &self.spawner,
             &|why| self.member.announce(&why),
+            self.is_demoted(),
         )
         .await?;
         self.member.set_manager(Ok(manager));

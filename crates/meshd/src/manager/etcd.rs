@@ -243,7 +243,9 @@ impl Files {
             ("initial-advertise-peer-urls", peer),
             ("initial-cluster", members.join(",")),
             ("initial-cluster-state", state.to_owned()),
-            ("initial-cluster-token", self.identity.cluster.to_string()),
+            // etcd tells its clusters apart by this and by addresses: a member of an earlier life of this one, before a
+            // restore, would take the new for its own, and both would lose what they hold. Who is added is told.
+            ("initial-cluster-token", format!("{}-{:016x}", self.identity.cluster, rand::random::<u64>())),
             ("cert-file", certificate.clone()),
             ("key-file", certificate.clone()),
             ("trusted-ca-file", trusted.clone()),
