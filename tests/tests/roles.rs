@@ -92,6 +92,56 @@ fn managers_come_and_go() {
     });
 }
 
+/// Nothing of a membership is left: no file, and no etcd that runs on.
+fn left(host: &Host) -> Result<()> {
+    host.meshctl(&["node", "ls"]).refused("no cluster yet")?;
+    let files = host.output(&["ls", &host.data_dir()]).ok()?;
+    let listening = host.output(&["ss", "-Htln", "sport = :7444 or sport = :7445"]).ok()?;
+    ensure!(files.is_empty() && listening.is_empty(), "{files} {listening}");
+    Ok(())
+}
+
+/// A manager whose etcd will never answer again can leave: one that was removed while it was away, and one that lost the
+/// others for good. The former joins again, the latter is restored.
+#[test]
+fn a_manager_that_nobody_can_demote_leaves() {
+    scenario("managers without others", |lab| {
+        let mut cluster = Cluster::managers(lab)?;
+        let (vm1, vm3) = (cluster.vm1().clone(), cluster.vm3().clone());
+        vm3.meshctl(&["cluster", "leave", "--force"]).refused("'meshctl node demote vm3' comes first")?;
+        cluster.daemons[2].kill()?;
+        within(CONVERGES, "vm3 is removed", || {
+            vm1.meshctl(&["node", "demote", "vm3"]).ok()?;
+            vm1.meshctl(&["node", "rm", "vm3"]).ok()
+        })?;
+        cluster.daemons[2].start()?;
+        within(CONVERGES, "it is told what to do", || {
+            let status = vm3.meshctl(&["status"]);
+            ensure!(status.stderr.contains("run 'meshctl cluster leave --force'"), "{status:?}");
+            Ok(())
+        })?;
+        vm3.meshctl(&["cluster", "leave", "--force"]).ok()?;
+        left(&vm3)?;
+        let token = vm1.meshctl(&["-q", "cluster", "join-token", "manager"]).ok()?;
+        vm3.meshctl(&["cluster", "join", "--token", &token, &format!("{}:7443", vm1.ip())]).ok()?;
+        managers(&cluster, &["vm1", "vm2", "vm3"])?;
+
+        let backup = "/run/lab/mesh.backup";
+        vm1.meshctl(&["network", "create", "blue"]).ok()?;
+        vm1.meshctl(&["cluster", "backup", backup]).ok()?;
+        cluster.daemons[1].kill()?;
+        cluster.daemons[2].kill()?;
+        within(CONVERGES, "it says what it would cost", || {
+            vm1.meshctl(&["cluster", "leave"]).refused("no majority").map(drop)
+        })?;
+        vm1.meshctl(&["cluster", "leave", "--force"]).ok()?;
+        left(&vm1)?;
+        vm1.meshctl(&["cluster", "restore", backup]).ok()?;
+        ensure!(vm1.meshctl(&["network", "ls"]).ok()?.contains("blue"));
+        Ok(())
+    });
+}
+
 /// What would cost the majority is refused: a demotion while others are away, a promotion of a lost node.
 #[test]
 fn no_majority_is_given_away() {

@@ -31,10 +31,10 @@ pub(crate) enum Command {
     /// Leave the cluster: this host forgets it, and can join again
     #[command(after_help = "Examples:
   meshctl cluster leave
-  meshctl cluster leave --force    (with endpoints, without a manager, or as the last manager)")]
+  meshctl cluster leave --force    (with endpoints, without a manager, or as a manager that is the last)")]
     Leave {
         /// Also with endpoints, which are disconnected; without a manager that answers; as the last manager, which ends
-        /// the cluster
+        /// the cluster, or as one of several whose majority is lost, which can be restored from a backup then
         #[arg(long)]
         force: bool,
     },

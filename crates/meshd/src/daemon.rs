@@ -7,7 +7,7 @@ use crate::{
     clock,
     config::Config,
     identity::Identity,
-    manager::{FirstNode, Manager, Start},
+    manager::{Error, FirstNode, Manager, Start},
     role::{Migrate, Roles},
     supervisor::Spawner,
     wire::{JoinReply, JoinRequest},
@@ -64,7 +64,7 @@ pub(crate) struct Member {
     manager: watch::Sender<ManagerState>,
     /// To what follows its role, which starts and ends the manager.
     orders: mpsc::Sender<Migrate>,
-    /// Its agent and what follows its role; the manager has its own.
+    /// Its agent, what follows its role, and in a group of its own the manager, also one that is on its way.
     tasks: Spawner,
 }
 
@@ -174,6 +174,7 @@ impl Daemon {
     /// Runs as a member from now on.
     async fn enter(&self, identity: Identity, first: Option<FirstNode>) -> anyhow::Result<Arc<Member>> {
         let connected = watch::Sender::default();
+        let tasks = self.spawner.group();
         // A first manager that can't start fails the command. Later, nothing that has to do with managers may keep the
         // agent from its work.
         let manager = match first {
@@ -184,7 +185,7 @@ impl Daemon {
                     &identity,
                     start,
                     connected,
-                    &self.spawner,
+                    &tasks,
                     &|_| {},
                     std::future::pending(),
                 )
@@ -192,15 +193,11 @@ impl Daemon {
             }
             None => Err(String::new()),
         };
-        let tasks = self.spawner.group();
         let end_fronts = self.end_fronts.child_token();
         let agent = match Agent::start(&self.config, &identity, connected, end_fronts, &tasks).await {
             Ok(agent) => agent,
             Err(e) => {
                 tasks.stop().await;
-                if let Ok(manager) = manager {
-                    manager.stop().await;
-                }
                 return Err(e);
             }
         };
@@ -216,9 +213,9 @@ impl Daemon {
         // One migration waits for another.
         let (orders, ordered) = mpsc::channel(1);
         let member = Arc::new(Member { identity, agent, manager, orders, tasks: tasks.clone() });
-        let (config, spawner) = (self.config.clone(), self.spawner.clone());
-        let identity = member.identity.clone();
-        let roles = Roles { config, spawner, identity, member: Arc::clone(&member), orders: ordered };
+        let (config, identity) = (self.config.clone(), member.identity.clone());
+        let (spawner, to_member) = (tasks.clone(), Arc::clone(&member));
+        let roles = Roles { config, spawner, identity, member: to_member, orders: ordered };
         tasks.spawn("role of this node", roles.run(tasks.cancel.clone()));
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         Ok(member)
@@ -239,11 +236,13 @@ impl Daemon {
                 "--cert-expiry is too short: give {MIN_CERT_EXPIRY_S}s or more, such as 90d"
             )));
         }
-        let (identity, first) = FirstNode::prepare(&self.config, &init)?;
-        let member = match self.enter(identity, Some(first)).await {
-            Ok(member) => member,
-            Err(e) => return Err(self.undo(&e)),
+        let entered = match FirstNode::prepare(&self.config, &init) {
+            Ok((identity, first)) => self.enter(identity, Some(first)).await,
+            // What was refused wrote nothing.
+            Err(e @ Error::Files(_)) => Err(e.into()),
+            Err(e) => return Err(e.into()),
         };
+        let member = entered.map_err(|e| self.undo(&e))?;
         self.first_contact(&member).await?;
         let manager = member.manager().ok_or_else(|| Failure::internal("no manager after init"))?;
         let request = JoinTokenRequest { role: Role::Worker, rotate: false, ttl_ms: None };
@@ -299,10 +298,13 @@ impl Daemon {
     pub(crate) async fn leave(&self, force: bool) -> Result<(), Failure> {
         let _entering = self.entering.lock().await;
         let member = self.member()?;
-        let snapshot = member.agent.snapshot();
+        let (snapshot, link) = (member.agent.snapshot(), &member.agent.link);
         let me = snapshot.nodes.get(&member.identity.node);
-        if me.map_or(member.identity.role, |node| node.role) == Role::Manager {
-            check_last_manager(&snapshot, &member.identity, force)?;
+        if link.is_removed() {
+            // What it was is for the managers to say, and they have.
+            check_unused(&snapshot, &member.identity, force)?;
+        } else if me.map_or(member.identity.role, |node| node.role) == Role::Manager {
+            check_manager(&snapshot, &member.identity, link.is_connected(), force)?;
         } else {
             check_unused(&snapshot, &member.identity, force)?;
             match member.agent.withdraw().await {
@@ -318,9 +320,6 @@ impl Daemon {
         member.agent.end_fronts.cancel();
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = None;
         member.tasks.stop().await;
-        if let Some(manager) = member.manager() {
-            manager.stop().await;
-        }
         let plane = mesh_net::Config { run_dir: self.config.run_dir.clone(), me: member.identity.node };
         let cleared =
             tokio::task::spawn_blocking(move || DataPlane::new(plane).map(|mut plane| plane.clear()));
@@ -420,10 +419,22 @@ async fn withdraw(manager: SocketAddr, credentials: &Credentials) {
     }
 }
 
-/// Only the last manager leaves as one, and the cluster ends with it.
-fn check_last_manager(snapshot: &Snapshot, identity: &Identity, force: bool) -> Result<(), Failure> {
+/// The last manager leaves as one, and the cluster ends with it; so does one that nobody can demote, since no manager
+/// takes changes (`answers`).
+fn check_manager(
+    snapshot: &Snapshot,
+    identity: &Identity,
+    answers: bool,
+    force: bool,
+) -> Result<(), Failure> {
     if snapshot.nodes.values().any(|node| node.role == Role::Manager && node.id != identity.node) {
-        return Err(mesh_model::Refusal::NodeIsManager(identity.name.to_string()).into());
+        return match (answers, force) {
+            (true, _) => Err(mesh_model::Refusal::NodeIsManager(identity.name.to_string()).into()),
+            (false, true) => Ok(()),
+            (false, false) => Err(Failure::conflict(
+                "this node is a manager, and no majority of them answers: bring the others back, or give --force to lose what this one holds (a backup can be restored then)",
+            )),
+        };
     }
     if force {
         return Ok(());

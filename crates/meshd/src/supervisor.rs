@@ -13,7 +13,10 @@ type Task = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Spawner {
     tasks: mpsc::UnboundedSender<Named>,
+    /// Counts the tasks of the group, and of the groups in it.
     tracker: TaskTracker,
+    /// Those of the groups that it is in.
+    around: Vec<TaskTracker>,
     /// Tells every task of the group to end.
     pub(crate) cancel: CancellationToken,
 }
@@ -39,18 +42,25 @@ impl Spawner {
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        let (task, cancel) = (Box::pin(self.tracker.track_future(task)), self.cancel.clone());
+        let cancel = self.cancel.clone();
+        // They count it until it has ended, or is dropped.
+        let counted: Vec<_> = self.around.iter().chain([&self.tracker]).map(TaskTracker::token).collect();
+        let task = Box::pin(async move {
+            let _counted = counted;
+            task.await
+        });
         // Without a receiver the daemon is about to end, and the task with it.
         drop(self.tasks.send(Named { name, task, cancel }));
     }
 
-    /// A group of tasks that end with the daemon, or before it by [`stop`](Self::stop).
+    /// A group of tasks that end with those of this one, or before them by [`stop`](Self::stop).
     pub(crate) fn group(&self) -> Self {
         let (tasks, cancel) = (self.tasks.clone(), self.cancel.child_token());
-        Self { tasks, tracker: TaskTracker::new(), cancel }
+        let around = self.around.iter().chain([&self.tracker]).cloned().collect();
+        Self { tasks, tracker: TaskTracker::new(), around, cancel }
     }
 
-    /// Ends the tasks of a group; returns when all have ended.
+    /// Ends the tasks of a group and of those in it; returns when all have ended.
     pub(crate) async fn stop(&self) {
         self.cancel.cancel();
         self.tracker.close();
@@ -73,7 +83,7 @@ impl Supervisor {
         let cancel = CancellationToken::new();
         let supervisor =
             Self { incoming, running: JoinSet::new(), known: HashMap::new(), cancel: cancel.clone() };
-        (supervisor, Spawner { tasks, tracker: TaskTracker::new(), cancel })
+        (supervisor, Spawner { tasks, tracker: TaskTracker::new(), around: Vec::new(), cancel })
     }
 
     /// Runs until the token is cancelled, then waits for every task; or until a task ends before that.
@@ -144,6 +154,26 @@ mod tests {
         let running = tokio::spawn(supervisor.run());
         group.stop().await;
         assert!(!spawner.cancel.is_cancelled());
+        spawner.cancel.cancel();
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_group_ends_with_the_one_around_it_which_waits() {
+        let (supervisor, spawner) = Supervisor::new();
+        let running = tokio::spawn(supervisor.run());
+        let group = spawner.group();
+        let (inner, ended) = (group.group(), CancellationToken::new());
+        let (cancel, done) = (inner.cancel.clone(), ended.clone());
+        inner.spawn("slow to end", async move {
+            cancel.cancelled().await;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            done.cancel();
+            Ok(())
+        });
+        drop(inner);
+        group.stop().await;
+        assert!(ended.is_cancelled());
         spawner.cancel.cancel();
         running.await.unwrap().unwrap();
     }
