@@ -107,6 +107,23 @@ fn a_lost_manager_is_restored() {
     });
 }
 
+/// A backup of before others became managers: they have gone on since, and no second history begins beside theirs.
+#[test]
+fn managers_of_after_the_backup_are_asked_too() {
+    scenario("restore beside managers", |lab| {
+        let mut cluster = Cluster::three_with(lab, &["--store", "etcd"])?;
+        let (vm1, vm2) = (cluster.vm1().clone(), cluster.vm2().clone());
+        let backup = "/run/lab/mesh.backup";
+        vm1.meshctl(&["cluster", "backup", backup]).ok()?;
+        vm1.meshctl(&["node", "promote", "vm2", "vm3"]).ok()?;
+        lose(&mut cluster.daemons[0])?;
+        cluster.daemons[0].start()?;
+        vm1.meshctl(&["cluster", "restore", backup]).refused("is a manager of this cluster and answers")?;
+        vm1.meshctl(&["node", "ls"]).refused("cluster init")?;
+        within(CONVERGES, "they go on", || vm2.meshctl(&["network", "create", "blue"]).ok().map(drop))
+    });
+}
+
 /// Three managers, of which two lost their disks: no majority is left, and a backup on one makes the cluster whole, which
 /// can have three managers again.
 #[test]

@@ -94,8 +94,9 @@ pub(super) async fn restore(session: &Session, args: &RestoreArgs) -> anyhow::Re
     );
     if !restored.demoted.is_empty() {
         text += &format!(
-            "\nWorkers now, with data directories to empty and to join anew: {}. \
-             Make them managers with 'meshctl node promote'.",
+            "\nWorkers now: {}. Those that kept their disks follow by themselves; one that lost its own is removed \
+             ('meshctl node rm') and joins anew. For several managers: 'meshctl cluster migrate --to etcd', then \
+             'meshctl node promote'.",
             restored.demoted.join(", ")
         );
     }

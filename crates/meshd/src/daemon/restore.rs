@@ -40,12 +40,13 @@ impl Daemon {
             name: member.identity.name.to_string(),
             revision: header.revision,
             time: header.time,
-            demoted: restoration.others.iter().map(|node| node.name.to_string()).collect(),
+            demoted: restoration.demoted.iter().map(|node| node.name.to_string()).collect(),
         })
     }
 }
 
-/// A cluster that still has a manager must not get a second history.
+/// A cluster that still has a manager must not get a second history. Who was a worker when the backup was made may be a
+/// manager now.
 async fn check_alone(credentials: &Credentials, others: &[Arc<Node>]) -> Result<(), Failure> {
     let config = credentials.client_config().map_err(super::refuse)?;
     let connector = TlsConnector::from(Arc::new(config));

@@ -67,7 +67,9 @@ pub(crate) struct Restoration {
     pub(crate) identity: Identity,
     pub(crate) first: FirstNode,
     pub(crate) credentials: Credentials,
-    /// The other managers.
+    /// The other managers, which are workers from now on.
+    pub(crate) demoted: Vec<Arc<Node>>,
+    /// All other nodes of the backup: any of them may have become a manager since.
     pub(crate) others: Vec<Arc<Node>>,
     key: StoreKey,
 }
@@ -173,17 +175,18 @@ impl Backup {
             managers: vec![node.advertise],
             store: StoreSpec::Redb,
         };
-        let others: Vec<_> = managers.into_iter().filter(|other| other.id != node.id).collect();
-        for other in &others {
+        let demoted: Vec<_> = managers.into_iter().filter(|other| other.id != node.id).collect();
+        for other in &demoted {
             let key = Key::Node(other.id).to_string();
-            let demoted = Object::Node(Arc::new(Node { role: Role::Worker, ..Node::clone(other) }));
-            self.put(&key, state::encode(&demoted));
+            let worker = Object::Node(Arc::new(Node { role: Role::Worker, ..Node::clone(other) }));
+            self.put(&key, state::encode(&worker));
         }
         // A new epoch is drawn when this is committed: revisions start anew.
         self.records.retain(|(key, _)| key != EPOCH);
         self.put(GUARD, journal::written(vec![self.event()]));
+        let others = self.snapshot.nodes.values().filter(|other| other.id != node.id).cloned().collect();
         let first = FirstNode { records: self.records };
-        Ok(Restoration { identity, first, credentials, others, key: self.key })
+        Ok(Restoration { identity, first, credentials, demoted, others, key: self.key })
     }
 
     fn put(&mut self, key: &str, value: Vec<u8>) {
