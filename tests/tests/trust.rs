@@ -291,6 +291,8 @@ fn a_worker_can_change_nothing_but_its_own() {
             ("POST", "/v1/manager/confirm".into(), r#"{"revision":1,"except":null}"#),
             ("POST", "/v1/manager/hold".into(), r#"{"ports":[]}"#),
             ("POST", "/v1/manager/release".into(), r#"{"id":1}"#),
+            // What a manager needs to be one: the keys of everything.
+            ("POST", "/v1/agent/promotion".into(), ""),
         ] {
             let (code, text) = worker(&[method, &path, body])?;
             ensure!(code == "403", "{method} {path}: {code} {text}");
@@ -299,6 +301,25 @@ fn a_worker_can_change_nothing_but_its_own() {
             let (code, text) = worker(&["POST", path])?;
             ensure!(code == "404", "{path}: {code} {text}");
         }
+        // It declines what nobody asked of it: neither record nor role change.
+        let (code, text) = worker(&["POST", "/v1/agent/declined", r#"{"reason":"\u001b[2J"}"#])?;
+        ensure!(code == "200", "{code} {text}");
+        let records = vm1.meshctl(&["cluster", "backup", "-"]).ok()?;
+        ensure!(records.contains("certificate/") && !records.contains("declined/"), "it left a record");
+        let lie = format!(r#"{{"authority":"{}","expires":1}}"#, "x".repeat(1000));
+        let (code, text) = worker(&["POST", "/v1/agent/certificate", &lie])?;
+        ensure!(code == "422" || code == "400", "{code} {text}");
+        // A key of its own gets it a certificate of its own role only.
+        let key =
+            "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null -subj /";
+        let csr =
+            serde_json::json!({ "csr": vm2.shell(&format!("{key}CN=manager.role.mesh.internal")).ok()? });
+        let (code, text) = worker(&["POST", "/v1/agent/renew", &csr.to_string()])?;
+        ensure!(code == "200", "{code} {text}");
+        let renewed: Value = serde_json::from_str(&text)?;
+        let renewed = renewed["certificate"].as_str().context("no certificate")?;
+        let names = vm2.shell(&format!("openssl x509 -noout -ext subjectAltName <<<'{renewed}'")).ok()?;
+        ensure!(names.contains("worker.role") && !names.contains("manager"), "{names}");
         // A verdict on another's endpoint is left out.
         let verdict = format!(r#"{{"endpoints":[["{theirs}","healthy"]]}}"#);
         worker(&["POST", "/v1/agent/health", &verdict])?;

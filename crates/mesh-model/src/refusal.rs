@@ -61,6 +61,8 @@ pub enum Refusal {
     AlreadyConnected { target: String, network: String, endpoint: String },
     #[error("'{0}' is no interface name: up to 15 characters without '/', ':' and blanks")]
     Ifname(String),
+    #[error("this node may only change its own endpoints")]
+    NotYours,
     #[error("service '{service}' is not on network '{network}': its networks are {networks}")]
     ServiceElsewhere { service: String, network: String, networks: String },
     #[error("node '{0}' is not active: 'meshctl node update --availability active' lets it take endpoints")]

@@ -5,7 +5,7 @@
 
 pub mod client;
 
-use mesh_cluster::membership::ClusterKeys;
+use mesh_cluster::{Fingerprint, membership::ClusterKeys};
 use mesh_model::{
     Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,
     PublishedPort, Snapshot,
@@ -117,8 +117,8 @@ pub struct RenewReply {
 /// `POST /v1/agent/certificate`: what the node has on its disk.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateHeld {
-    /// Fingerprint (SHA-256) of the CA that signed it.
-    pub authority: String,
+    /// Of the CA that signed it.
+    pub authority: Fingerprint,
     /// When it ends, in seconds since 1970.
     pub expires: u64,
 }

@@ -142,7 +142,7 @@ impl Trust {
 
     fn held(&self) -> CertificateHeld {
         let credentials = self.credentials.load();
-        let authority = credentials.authority().fingerprint().to_string();
+        let authority = credentials.authority().fingerprint();
         CertificateHeld { authority, expires: credentials.validity().until }
     }
 

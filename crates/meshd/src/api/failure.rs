@@ -19,8 +19,8 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        // Whatever an error says, people get one line.
-        Self { status, text: text.into().replace('\n', " ") }
+        // Whatever an error says, people get one line, and their terminal no orders: it may be another node's words.
+        Self { status, text: text.into().replace(char::is_control, " ") }
     }
 
     pub(crate) fn bad_request(text: impl Into<String>) -> Self {
@@ -81,6 +81,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
             Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+            Refusal::NotYours => StatusCode::FORBIDDEN,
             _ => StatusCode::CONFLICT,
         };
         Self::new(status, refusal.to_string())

@@ -4,6 +4,7 @@ use super::{
     Error, Manager,
     etcd::turns::trust_of,
     journal,
+    roles::declined,
     state::{GUARD, encode},
     trust,
 };
@@ -107,7 +108,7 @@ fn transaction(changes: &[Change], guard: Option<Revision>, happened: Vec<u8>) -
         Change::Delete(key) => {
             let txn = txn.delete(key.to_string());
             if let Key::Node(node) = key {
-                txn.delete(trust::held_by(*node)).delete(trust_of(*node))
+                txn.delete(trust::held_by(*node)).delete(trust_of(*node)).delete(declined(*node))
             } else {
                 txn
             }

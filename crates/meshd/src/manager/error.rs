@@ -23,8 +23,6 @@ pub(crate) enum Error {
     LosesQuorum { node: String },
     #[error("this node is to be no manager")]
     NoManager,
-    #[error("this node may only change its own endpoints")]
-    NotYours,
     #[error("too many changes at once: try again")]
     Contention,
     #[error("the outcome of a change is not known")]

@@ -113,8 +113,8 @@ impl Manager {
         id: EndpointId,
         spec: &EndpointSpec,
     ) -> Result<CommittedEndpoint, Error> {
-        self.check_owner(id, Some(node))?;
         self.change(|snapshot, fresh| {
+            check_owner(snapshot, id, Some(node))?;
             if let Some(known) = snapshot.endpoints.get(&id) {
                 return Ok((Vec::new(), Arc::clone(known)));
             }
@@ -131,8 +131,8 @@ impl Manager {
         id: EndpointId,
         only: Option<NodeId>,
     ) -> Result<Committed<()>, Error> {
-        self.check_owner(id, only)?;
         self.change(|snapshot, _| {
+            check_owner(snapshot, id, only)?;
             let mut changes = Vec::new();
             if snapshot.endpoints.contains_key(&id) {
                 changes.push(Change::Delete(Key::Endpoint(id)));
@@ -151,8 +151,8 @@ impl Manager {
         id: EndpointId,
         only: Option<NodeId>,
     ) -> Result<CommittedEndpoint, Error> {
-        self.check_owner(id, only)?;
         self.change(|snapshot, _| {
+            check_owner(snapshot, id, only)?;
             let endpoint = snapshot
                 .endpoints
                 .get(&id)
@@ -179,13 +179,13 @@ impl Manager {
         })
         .await
     }
+}
 
-    fn check_owner(&self, id: EndpointId, only: Option<NodeId>) -> Result<(), Error> {
-        let snapshot = self.state.snapshot();
-        match (snapshot.endpoints.get(&id), only) {
-            (Some(endpoint), Some(node)) if endpoint.node != node => Err(Error::NotYours),
-            _ => Ok(()),
-        }
+/// Refuses what is another's. Part of the decision: this manager may not have heard of the endpoint a moment before.
+fn check_owner(snapshot: &Snapshot, id: EndpointId, only: Option<NodeId>) -> Result<(), Refusal> {
+    match (snapshot.endpoints.get(&id), only) {
+        (Some(endpoint), Some(node)) if endpoint.node != node => Err(Refusal::NotYours),
+        _ => Ok(()),
     }
 }
 

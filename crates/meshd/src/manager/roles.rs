@@ -59,6 +59,8 @@ const COMPARE: Duration = Duration::from_secs(1);
 /// How many comparisons in a row must find a member without a record: the records that are seen may be a little older
 /// than the members.
 const CERTAIN: u32 = 5;
+/// Characters of a reason that are kept.
+const REASON: usize = 1000;
 /// How long a learner may be waited for: etcd takes one at a time.
 const LEARNER: Duration = Duration::from_secs(20);
 
@@ -229,8 +231,14 @@ impl Manager {
 
     /// A node could not become a manager: it is a worker again, and whoever promoted it is told why.
     pub(super) async fn decline(&self, node: NodeId, reason: &str) -> Result<(), Error> {
+        let role = self.state.snapshot().nodes.get(&node).map(|node| node.role);
+        if role != Some(Role::Manager) {
+            // It is a worker already, and whoever promoted it knows.
+            return Ok(());
+        }
+        let reason: String = reason.chars().take(REASON).collect();
         tracing::warn!(%node, reason, "no manager");
-        self.store.commit(Txn::new().put(declined(node), reason.as_bytes().to_vec())).await?;
+        self.store.commit(Txn::new().put(declined(node), reason.into_bytes())).await?;
         self.as_worker(&node.to_string()).await.map(drop)
     }
 
@@ -288,6 +296,6 @@ fn is_of(member: &EtcdMember, node: &Node) -> bool {
 }
 
 /// Where the reason is kept that a node became no manager.
-fn declined(node: NodeId) -> String {
+pub(super) fn declined(node: NodeId) -> String {
     format!("declined/{node}")
 }

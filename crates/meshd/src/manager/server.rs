@@ -424,12 +424,12 @@ impl From<Error> for Failure {
             Error::Refused(refusal) => Failure::from(refusal.clone()),
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
             Error::NotPromoted { .. } | Error::LosesQuorum { .. } => Failure::conflict(error.to_string()),
-            Error::OneManager | Error::NoManager | Error::NotYours | Error::Trust(_) => {
-                Failure::forbidden(error.to_string())
-            }
+            Error::OneManager | Error::NoManager | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::OutcomeUnknown => Failure::outcome_unknown(),
-            Error::Contention | Error::NoQuorum => Failure::unavailable(error.to_string()),
+            Error::Contention | Error::NoQuorum => {
+                Failure::unavailable(error.to_string())
+            }
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {
                 Failure::internal(error.to_string())
             }

@@ -99,7 +99,6 @@ fn waiting_for(
     etcds: &[NodeId],
     authority: Fingerprint,
 ) -> Vec<String> {
-    let authority = authority.to_string();
     let others = snapshot.nodes.values().filter(|node| {
         etcds.contains(&node.id)
             || held.get(&node.id.to_string()).is_none_or(|held| held.authority != authority)
