@@ -76,6 +76,48 @@ fn a_full_disk() {
     });
 }
 
+/// The same with etcd, which ends when it can't write.
+#[test]
+fn a_full_disk_under_etcd() {
+    scenario("full disk, etcd", |lab| {
+        let host = lab.host("vm1")?;
+        // 64 MB are etcd's own from the start.
+        small_disk(&host, "80m")?;
+        let mut daemon = host.meshd()?;
+        let address = host.ip().to_string();
+        host.meshctl(&["cluster", "init", "--advertise-addr", &address, "--store", "etcd"]).ok()?;
+        host.meshctl(&["network", "create", "before"]).ok()?;
+        fill(&host)?;
+        // Each with a name of its own: one that was on its way when etcd ended may be made or not, and it says so.
+        let (mut number, mut created) = (0, Vec::new());
+        let mut create = || {
+            number += 1;
+            let made = host.meshctl(&["network", "create", &format!("n{number}")]);
+            if made.code == Some(0) {
+                created.push(format!("n{number}"));
+            }
+            made
+        };
+        let mut says_why = || {
+            within(CONVERGES, "it says why it takes no changes", || {
+                create().refused("no space left")?;
+                let status = host.meshctl(&["status"]);
+                ensure!(status.code == Some(1) && status.stdout.contains("no space left"), "{status:?}");
+                Ok(())
+            })
+        };
+        says_why()?;
+        ensure!(host.meshctl(&["network", "ls"]).ok()?.contains("before"));
+        daemon.restart()?;
+        says_why()?;
+        make_room(&host)?;
+        within(CONVERGES, "changes are taken again", || host.meshctl(&["network", "create", "after"]).ok())?;
+        let listed = host.meshctl(&["network", "ls"]).ok()?;
+        ensure!(created.iter().all(|name| listed.contains(name.as_str())), "{created:?} in {listed}");
+        Ok(())
+    })
+}
+
 /// `cluster init` without room for a cluster: refused, nothing of it stays, and it works once there is room.
 #[test]
 fn a_disk_too_full_to_begin() {

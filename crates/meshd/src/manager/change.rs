@@ -44,6 +44,7 @@ impl Manager {
                 tracing::warn!(%error, "a change got no answer: whether it was made is not known");
                 Err(Error::OutcomeUnknown)
             }
+            Err(Error::NoQuorum) => Err(self.no_quorum()),
             ended => ended,
         }
     }
@@ -89,7 +90,13 @@ impl Manager {
 
     /// Refuses what the store would not take now.
     pub(super) fn check_quorum(&self) -> Result<(), Error> {
-        if self.quorum.is_there() { Ok(()) } else { Err(Error::NoQuorum) }
+        if self.quorum.is_there() { Ok(()) } else { Err(self.no_quorum()) }
+    }
+
+    /// Why the store does not answer: it may be this manager's own part of it that does not run.
+    fn no_quorum(&self) -> Error {
+        let ailment = self.local.as_ref().and_then(|etcd| etcd.ailment());
+        ailment.map_or(Error::NoQuorum, Error::EtcdAils)
     }
 
     /// Waits until the state includes a revision; not for ever, should the store be lost right now.

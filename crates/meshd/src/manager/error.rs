@@ -29,6 +29,10 @@ pub(crate) enum Error {
     OutcomeUnknown,
     #[error("the store has no quorum: changes wait until a majority of managers is back, traffic goes on")]
     NoQuorum,
+    #[error(
+        "this manager's etcd ends again and again: {0}: changes wait until that is mended, traffic goes on"
+    )]
+    EtcdAils(String),
     #[error("the history reaches back to revision {oldest}, not to {after}: give --since {oldest} or later")]
     History { after: u64, oldest: u64 },
     #[error("revision {after} is yet to come: the cluster is at {current}")]

@@ -135,9 +135,12 @@ impl LocalEtcd {
                 told = true;
                 tracing::info!(%err, "waiting for etcd: it answers once a majority of the managers is there");
             }
-            waiting(format!(
-                "waiting for etcd, which answers once a majority of the managers is there: {err}"
-            ));
+            waiting(match self.child.ailment() {
+                Some(words) => format!("its etcd ends again and again: {words}"),
+                None => {
+                    format!("waiting for etcd, which answers once a majority of the managers is there: {err}")
+                }
+            });
             sleep(PROBE).await;
         }
     }
@@ -153,6 +156,11 @@ impl LocalEtcd {
         self.files.save(authority, trusted)?;
         let tls = self.files.options()?.tls.context("a local etcd speaks TLS")?;
         Ok(store.renew(tls)?)
+    }
+
+    /// Why the child ended by itself, if it did so lately.
+    pub(super) fn ailment(&self) -> Option<String> {
+        self.child.ailment()
     }
 
     /// Whether the child trusts these CAs, and no others.

@@ -427,7 +427,7 @@ impl From<Error> for Failure {
             Error::OneManager | Error::NoManager | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::OutcomeUnknown => Failure::outcome_unknown(),
-            Error::Contention | Error::NoQuorum => {
+            Error::Contention | Error::NoQuorum | Error::EtcdAils(_) => {
                 Failure::unavailable(error.to_string())
             }
             Error::Store(_) | Error::Files(_) | Error::Sealed(_) | Error::Authority(_) => {

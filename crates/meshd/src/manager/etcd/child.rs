@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     process::{self, Command, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(5);
 /// First and longest pause before it is started again. One that ran for longer than the longest starts with the first.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// After an end that nobody ordered, what it said last is what ails it for so long.
+const AILS: Duration = Duration::from_secs(30);
 /// Warnings of one kind are passed on once in this time, and counted: anybody who reaches etcd's ports can cause one with
 /// each connection.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -48,7 +50,7 @@ pub(super) struct Invocation {
 /// The process. Dropped, it ends.
 pub(super) struct Child {
     orders: Sender<Order>,
-    last_words: LastWords,
+    diary: Arc<Mutex<Diary>>,
     /// Whether it has ended for good.
     ended: watch::Receiver<bool>,
 }
@@ -59,22 +61,32 @@ enum Order {
     Stop,
 }
 
-/// The last error in its log.
-type LastWords = Arc<Mutex<Option<String>>>;
+/// What went wrong with it.
+#[derive(Debug, Default)]
+struct Diary {
+    /// The last error in its log.
+    last_words: Option<String>,
+    /// When it ended last without having been told to.
+    ended: Option<Instant>,
+}
+
+fn lock(diary: &Mutex<Diary>) -> MutexGuard<'_, Diary> {
+    diary.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Child {
     /// Starts the process; refused if its thread can't be.
     pub(super) fn start(invocation: Invocation) -> anyhow::Result<Self> {
         let (orders, received) = mpsc::channel();
         let (ended, receiver) = watch::channel(false);
-        let last_words = LastWords::default();
-        let words = Arc::clone(&last_words);
+        let diary = Arc::<Mutex<Diary>>::default();
+        let own = Arc::clone(&diary);
         let keep = move || {
-            keep(&invocation, &received, &words);
+            keep(&invocation, &received, &own);
             ended.send_replace(true);
         };
         thread::Builder::new().name("etcd".to_owned()).spawn(keep).context("no thread for etcd")?;
-        Ok(Self { orders, last_words, ended: receiver })
+        Ok(Self { orders, diary, ended: receiver })
     }
 
     /// Ends the process and starts it again.
@@ -93,27 +105,34 @@ impl Child {
 
     /// The last error that the process told of.
     pub(super) fn last_words(&self) -> Option<String> {
-        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.diary).last_words.clone()
+    }
+
+    /// Why it ended by itself, if it did so lately: it may end again.
+    pub(super) fn ailment(&self) -> Option<String> {
+        let diary = lock(&self.diary);
+        diary.ended.filter(|ended| ended.elapsed() < AILS)?;
+        diary.last_words.clone()
     }
 }
 
 /// Keeps the process running until told to stop, or until nobody can tell any more.
-fn keep(invocation: &Invocation, orders: &Receiver<Order>, last_words: &LastWords) {
+fn keep(invocation: &Invocation, orders: &Receiver<Order>, diary: &Arc<Mutex<Diary>>) {
     let mut pause = BACKOFF.0;
     loop {
         let started = Instant::now();
         match spawn(invocation) {
             Ok(mut process) => {
                 let log = process.stderr.take();
-                let words = Arc::clone(last_words);
-                let reader = thread::spawn(move || log.map(|log| follow_log(BufReader::new(log), &words)));
+                let own = Arc::clone(diary);
+                let reader = thread::spawn(move || log.map(|log| follow_log(BufReader::new(log), &own)));
                 let order = wait(&mut process, orders);
                 // It ends with the process.
                 drop(reader.join());
                 match order {
                     Some(Order::Stop) => return,
                     Some(Order::Restart) => continue,
-                    None => {}
+                    None => lock(diary).ended = Some(Instant::now()),
                 }
             }
             Err(err) => tracing::error!(%err, program = %invocation.program.display(), "cannot start etcd"),
@@ -182,9 +201,9 @@ fn end(process: &mut process::Child) {
     }
 }
 
-/// Passes its log on to ours: what it warns of as a warning, the rest for who debugs.
-fn follow_log(log: impl BufRead, last_words: &LastWords) {
-    let mut warnings = Warnings::default();
+/// Passes the log of one life on to ours: what it warns of as a warning, the rest for who debugs.
+fn follow_log(log: impl BufRead, diary: &Mutex<Diary>) {
+    let (mut warnings, mut explained) = (Warnings::default(), false);
     for line in log.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let entry: Value = serde_json::from_str(&line).unwrap_or_default();
@@ -201,10 +220,12 @@ fn follow_log(log: impl BufRead, last_words: &LastWords) {
                     tracing::warn!(target: "meshd::etcd", more, "{said}");
                 }
             }
-            // What it dies of may be no entry at all.
+            // What it dies of may be no entry at all; the lines that follow are the program's innards.
+            "" if explained || said.is_empty() => tracing::debug!(target: "meshd::etcd", "{said}"),
             _ => {
                 tracing::warn!(target: "meshd::etcd", "{said}");
-                *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+                lock(diary).last_words = Some(said);
+                explained = true;
             }
         }
     }
@@ -246,15 +267,27 @@ mod tests {
 
     #[test]
     fn an_error_in_the_log_is_remembered() {
-        let words = LastWords::default();
+        let last = |log: &str| {
+            let diary = Mutex::<Diary>::default();
+            follow_log(log.as_bytes(), &diary);
+            let words = lock(&diary).last_words.clone();
+            words.unwrap_or_default()
+        };
         let log = concat!(
             "{\"level\":\"info\",\"msg\":\"starting\"}\n",
             "{\"level\":\"fatal\",\"msg\":\"discovery failed\",\"error\":\"bind: address already in use\"}\n",
             "{\"level\":\"warn\",\"msg\":\"slow\"}\n",
         );
-        follow_log(log.as_bytes(), &words);
-        let said = words.lock().unwrap().clone();
-        assert_eq!(said.as_deref(), Some("discovery failed: bind: address already in use"));
+        assert_eq!(last(log), "discovery failed: bind: address already in use");
+        let log = concat!(
+            "{\"level\":\"panic\",\"msg\":\"failed to create WAL\",\"error\":\"no space left on device\"}\n",
+            "panic: failed to create WAL\n\ngoroutine 1 [running]:\ngo.etcd.io/etcd/main.go:28 +0x17\n",
+        );
+        assert_eq!(last(log), "failed to create WAL: no space left on device");
+        assert_eq!(
+            last("\nflag provided but not defined: -x\nUsage:\n"),
+            "flag provided but not defined: -x"
+        );
     }
 
     #[tokio::test]
