@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Lab, Namespace, Replica, ReplicaSpec, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Lab, Namespace, Replica, ReplicaSpec, field, scenario, within};
 
 /// The service `web` on the network `blue`, published on port 80, with replicas on vm1 and vm2.
 fn blue(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
@@ -61,9 +61,24 @@ fn another_network_neither_resolves_nor_reaches() {
 #[test]
 fn a_neighbour_on_the_lan_gets_in_by_published_ports_only() {
     scenario("no door", |lab| {
-        let (cluster, _replicas) = blue(lab)?;
+        let (cluster, replicas) = blue(lab)?;
         let neighbour = lab.client("neighbour")?;
         cluster.answer_in_turn(&neighbour, 8080, &["web1", "web2"])?;
+        // It speaks VXLAN, and knows all that a node knows.
+        let network = cluster.list(&["network", "inspect", "blue"])?;
+        let (web1, mac) = (cluster.address("web1")?, field(&cluster.endpoint("web1")?, "mac"));
+        let (node, vni) = (cluster.vm1().ip(), &network[0]["vni"]);
+        let device = format!(
+            "ip link add vx type vxlan id {vni} remote {node} dstport 4789 && ip address add 192.168.100.200/24 dev vx && \
+             ip link set vx up && ip neigh replace {web1} lladdr {mac} dev vx"
+        );
+        neighbour.shell(&device).ok()?;
+        let (container, echos) =
+            (replicas[0].namespace()?, "awk '/^Icmp:/ && ++n == 2 { print $10 }' /proc/net/snmp");
+        let before = container.shell(echos).ok()?;
+        neighbour.output(&["ping", "-c3", "-i0.2", "-W1", &web1]);
+        ensure!(container.shell(echos).ok()? == before, "frames of a stranger are taken");
+        neighbour.output(&["ip", "link", "del", "vx"]).ok()?;
         for host in [cluster.vm1(), cluster.vm2(), cluster.vm3()] {
             let via = host.ip().to_string();
             neighbour.output(&["ip", "route", "replace", "192.168.100.0/24", "via", &via]).ok()?;

@@ -62,6 +62,7 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         Base::new(ChainKind::Nat, Hook::Output, -100),
         vec![version.not_loopback().daddr_is_local().jump("published")],
     );
+    nodes(table, rules, version);
     // Containers reach what the host serves, as with Docker; those of internal networks reach nothing, whatever routes
     // they give themselves. A port without a backend: TCP is refused by the socket that reserves it, which leaves UDP
     // unanswered.
@@ -71,6 +72,7 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         Base::new(ChainKind::Filter, Hook::Input, 0),
         vec![
             forged(rules).drop(),
+            frames(rules).not_in(&[version.saddr()], "nodes").drop(),
             Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
             udp().is_in(&[daddr, Field::ThDport], "refused_bound").reject_port_unreachable(),
             udp().is_in(&[Field::ThDport], "refused").reject_port_unreachable(),
@@ -186,6 +188,22 @@ fn ways_out(table: &mut Table) {
             Rule::new().is_in(&[Field::Iifname, Field::Oifname], "same").masquerade(),
         ],
     );
+}
+
+/// Who may send frames: VXLAN itself takes those of anybody, of a neighbour on the LAN and of a node that was removed.
+/// Nodes send theirs from the address that they advertise.
+fn nodes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let mut nodes = Set::plain(&[version.address()]);
+    let addresses = rules.snapshot.nodes.values().map(|node| node.advertise.ip());
+    for address in addresses.filter(|address| version.is_of(address)) {
+        nodes.add(vec![address.into()]);
+    }
+    table.set("nodes", nodes);
+}
+
+/// What goes to the VXLAN port.
+fn frames(rules: &Rules<'_>) -> Rule {
+    Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(data_path_port(rules.snapshot)))
 }
 
 /// What a container sends to the VXLAN port of a node: frames for any network, and masqueraded they would bear a node's

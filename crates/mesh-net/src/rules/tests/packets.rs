@@ -150,6 +150,28 @@ fn containers_send_nobody_frames() {
 }
 
 #[test]
+fn only_nodes_send_frames() {
+    const VXLAN: u16 = 4789;
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    for plan in Plan::BOTH {
+        let (from, to) = (plan.lan(2), plan.lan(1));
+        let sent = |port| {
+            let socket = lab.host.run(|| UdpSocket::bind((to, port))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            lab.client.run(|| UdpSocket::bind((from, 0))?.send_to(b"frame", (to, port))).unwrap();
+            socket.recv(&mut [0; 8]).map_err(|error| error.kind())
+        };
+        let mut snapshot = state();
+        apply(&lab, &snapshot);
+        assert_eq!(sent(VXLAN + 1), Ok(5), "{to}: other ports are fine");
+        assert_eq!(sent(VXLAN), Err(ErrorKind::WouldBlock), "{to}");
+        edit(snapshot.nodes.get_mut(&node_id(2)), |node| node.advertise.set_ip(from));
+        apply(&lab, &snapshot);
+        assert_eq!(sent(VXLAN), Ok(5), "{to}: {from} is a node");
+    }
+}
+
+#[test]
 fn without_a_backend_clients_are_told_at_once() {
     let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
     apply(&lab, &state());

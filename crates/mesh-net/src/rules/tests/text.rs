@@ -52,6 +52,10 @@ fn the_host_table_word_for_word() {
 	set internal {
 		type ifname
 	}
+	set nodes {
+		type ipv4_addr
+		elements = { 192.0.2.1, 192.0.2.2, 192.0.2.3 }
+	}
 	set overlays {
 		type ifname
 		elements = { "up4096" }
@@ -81,6 +85,7 @@ fn the_host_table_word_for_word() {
 	chain input {
 		type filter hook input priority 0; policy accept;
 		iifname @overlays meta l4proto udp th dport 4789 drop
+		meta l4proto udp th dport 4789 ip saddr != @nodes drop
 		iifname @internal goto out_of_internal
 		meta l4proto udp fib daddr type local ip daddr . th dport @refused_bound reject
 		meta l4proto udp fib daddr type local th dport @refused reject
