@@ -70,6 +70,8 @@ pub enum Refusal {
 
     #[error("port {port} is published already by service '{service}': choose another, or remove it there")]
     PortTaken { port: String, service: String },
+    #[error("port {0}/udp is the cluster's own, for VXLAN: choose another published port")]
+    PortOfVxlan(u16),
     #[error("port {0} is given twice: leave one out")]
     PortTwice(String),
     #[error("no free port is left from 30000 to 32767: give a published port")]

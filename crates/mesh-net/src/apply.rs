@@ -271,6 +271,10 @@ fn explain(step: &Step, refused: Refused) -> Error {
         (Some(libc::EEXIST), Step::Make(Space::Host, Object::Route(..))) => {
             ": this host has a route to that subnet already: remove it, or give the network another subnet"
         }
+        // The socket of a VXLAN device is opened when the device goes up.
+        (Some(libc::EADDRINUSE), Step::Make(_, Object::Up(..))) => {
+            ": something on this host has the UDP port of VXLAN: stop it ('ss -ulnp' shows it), or form the cluster with another --data-path-port"
+        }
         (Some(libc::EEXIST), Step::MakePair(_)) => ": the host has an interface of that name: rename it",
         _ => "",
     };

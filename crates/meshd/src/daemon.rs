@@ -231,6 +231,12 @@ impl Daemon {
                 "--data-path-port 0 is out of range: choose a port from 1 to 65535",
             ));
         }
+        if init.data_path_port == init.advertise.port() {
+            return Err(Failure::bad_request(format!(
+                "--data-path-port {} is the port that nodes find each other at: choose another, such as 4789",
+                init.data_path_port
+            )));
+        }
         if init.cert_expiry_s < MIN_CERT_EXPIRY_S {
             return Err(Failure::bad_request(format!(
                 "--cert-expiry is too short: give {MIN_CERT_EXPIRY_S}s or more, such as 90d"

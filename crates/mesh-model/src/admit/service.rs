@@ -127,6 +127,9 @@ fn with_free_ports(
     own: Option<ServiceId>,
 ) -> Result<Vec<PublishedPort>, Refusal> {
     let others = || snapshot.services.values().filter(|s| Some(s.id) != own);
+    // Nobody holds it on a node that has no network yet.
+    let vxlan = snapshot.cluster.as_ref().map(|cluster| cluster.data_path_port);
+    let is_vxlan = |port: &PublishedPort| !port.protocol.is_tcp() && vxlan == Some(port.published);
     let mut ports = kept.to_vec();
     for port in added {
         if port.proxy_protocol.is_some() {
@@ -139,9 +142,14 @@ fn with_free_ports(
             let protocol = if port.protocol.is_tcp() { Protocol::Tcp } else { Protocol::Udp };
             let free = |number: &u16| {
                 let candidate = PublishedPort { published: *number, protocol, ..port.clone() };
-                clash(&candidate).is_none() && !ports.iter().any(|p| p.clashes(&candidate))
+                !is_vxlan(&candidate)
+                    && clash(&candidate).is_none()
+                    && !ports.iter().any(|p| p.clashes(&candidate))
             };
             port.published = PORTS.into_iter().find(free).ok_or(Refusal::PortsExhausted)?;
+        }
+        if is_vxlan(&port) {
+            return Err(Refusal::PortOfVxlan(port.published));
         }
         if ports.iter().any(|p| p.clashes(&port) || *p == port) {
             return Err(Refusal::PortTwice(format!("{}/{}", port.published, port.protocol)));

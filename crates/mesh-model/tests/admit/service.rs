@@ -2,8 +2,8 @@
 
 use crate::cluster::{Mesh, endpoint_spec, ip, name, network_spec, ports, refused, service_spec};
 use mesh_model::{
-    Balance, EndpointMode, EndpointSpec, HealthCheck, HealthKind, Object, PublishedPort, Refusal, Service,
-    ServiceSpec, ServiceUpdate, admit,
+    Balance, Cluster, EndpointMode, EndpointSpec, HealthCheck, HealthKind, Object, PublishedPort, Refusal,
+    Service, ServiceSpec, ServiceUpdate, admit,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeSet, sync::Arc};
@@ -200,6 +200,24 @@ fn updates_are_refused_like_creations() {
         refused(update(&mut mesh, "web", &rm(unknown)), "not published by this service");
     }
     refused(update(&mut mesh, "web", &rm("80")), "needs a port");
+}
+
+#[test]
+fn the_port_of_vxlan_is_the_clusters_own() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let mut cluster = Cluster::clone(mesh.snapshot.cluster.as_ref().unwrap());
+    cluster.data_path_port = 30_000;
+    mesh.put(Object::Cluster(Arc::new(cluster)));
+    for taken in ["30000:53/udp", "192.0.2.1:30000:53/udp", "29999-30000:53-54/udp"] {
+        refused(
+            mesh.service(&service_spec("web", &["blue"], &[taken])),
+            "port 30000/udp is the cluster's own",
+        );
+    }
+    let web = mesh.service(&service_spec("web", &["blue"], &["30000:80", "53/udp"])).unwrap();
+    assert_eq!(shown(&web.ports), ["*:30000->80/tcp", "*:30001->53/udp"]);
+    let add = ServiceUpdate { publish_add: ports(&["30000:53/udp"]), ..ServiceUpdate::default() };
+    refused(update(&mut mesh, "web", &add), "the cluster's own");
 }
 
 #[test]
