@@ -15,6 +15,7 @@ use crate::{
 use mesh_model::MacAddr;
 use nix::sched::{CloneFlags, unshare};
 use std::{
+    borrow::Cow,
     fmt, fs,
     net::{Ipv4Addr, Ipv6Addr},
 };
@@ -23,7 +24,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// What is missing.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// How that showed.
     pub because: String,
     /// What to do.
@@ -47,7 +48,7 @@ pub fn probe_kernel() -> Vec<Missing> {
     on_a_thread(|| {
         if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
             return vec![Missing {
-                what: "the right to make network namespaces",
+                what: "the right to make network namespaces".into(),
                 because: errno.to_string(),
                 remedy: "run meshd as root (CAP_SYS_ADMIN and CAP_NET_ADMIN)",
             }];
@@ -56,7 +57,19 @@ pub fn probe_kernel() -> Vec<Missing> {
     })
 }
 
-/// The capabilities that this process lacks (capabilities(7)), by their numbers in `/proc/self/status`.
+/// What meshd needs (capabilities(7)), by the bits of `/proc/self/status`.
+const CAPABILITIES: [(&str, u32); 4] = [
+    // Name servers at port 53, published ports below 1024.
+    ("CAP_NET_BIND_SERVICE", 10),
+    // Links, routes, nftables.
+    ("CAP_NET_ADMIN", 12),
+    // The namespaces of processes that other users run, or that `meshctl run` is about to start.
+    ("CAP_SYS_PTRACE", 19),
+    // Namespaces are made, entered and kept by mounts.
+    ("CAP_SYS_ADMIN", 21),
+];
+
+/// The capabilities that this process lacks.
 fn capabilities() -> Vec<Missing> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -64,19 +77,23 @@ fn capabilities() -> Vec<Missing> {
         // Without /proc there is nothing to read it from: trying will tell.
         return Vec::new();
     };
-    let needed = [("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN", 21)];
-    let lacking = needed.into_iter().filter(|(_, number)| bits & (1 << number) == 0);
-    let missing = |(what, _)| Missing {
-        what,
+    lacking(bits).into_iter().collect()
+}
+
+/// The same, of a process that has those of a bit mask: one line, however many there are.
+fn lacking(effective: u64) -> Option<Missing> {
+    let lacking = CAPABILITIES.into_iter().filter(|(_, number)| effective & (1 << number) == 0);
+    let names: Vec<&str> = lacking.map(|(name, _)| name).collect();
+    (!names.is_empty()).then(|| Missing {
+        what: names.join(", ").into(),
         because: "this process does not have the capability".to_owned(),
-        remedy: "run meshd as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN left to it",
-    };
-    lacking.map(missing).collect()
+        remedy: "run meshd as root, with CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_NET_BIND_SERVICE left to it",
+    })
 }
 
 fn links() -> Vec<Missing> {
-    let missing = |what, because: String| Missing {
-        what,
+    let missing = |what: &'static str, because: String| Missing {
+        what: what.into(),
         because,
         remedy: "load the modules with 'modprobe -a vxlan bridge veth', or use a kernel that has them",
     };
@@ -117,15 +134,17 @@ fn settings() -> Vec<Missing> {
     ];
     let lacks = |(path, what, remedy): (&str, &'static str, &'static str)| match sysctl::get(path) {
         Some(_) => None,
-        None => Some(Missing { what, because: format!("no net.{}", path.replace('/', ".")), remedy }),
+        None => {
+            Some(Missing { what: what.into(), because: format!("no net.{}", path.replace('/', ".")), remedy })
+        }
     };
     wanted.into_iter().filter_map(lacks).collect()
 }
 
 /// Each feature is tried in a table of its own, so that what is missing can be told.
 fn firewall() -> Vec<Missing> {
-    let missing = |what, error: NftError| Missing {
-        what,
+    let missing = |what: &'static str, error: NftError| Missing {
+        what: what.into(),
         because: error.to_string(),
         remedy: "use a kernel with nf_tables, of Linux 5.15 or later (modules nf_tables, nft_chain_nat, nft_numgen, nft_fib)",
     };
@@ -205,7 +224,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_says_what_to_do() {
-        let missing = Missing { what: "numgen", because: "ENOENT".into(), remedy: "load it" };
+        let missing = Missing { what: "numgen".into(), because: "ENOENT".into(), remedy: "load it" };
         assert_eq!(missing.to_string(), "numgen is missing (ENOENT): load it");
+    }
+
+    #[test]
+    fn capabilities_are_named_in_one_line() {
+        assert_eq!(lacking(u64::MAX), None);
+        let said =
+            lacking(u64::MAX & !(1 << 12 | 1 << 19)).map(|missing| missing.to_string()).unwrap_or_default();
+        assert!(
+            said.starts_with("CAP_NET_ADMIN, CAP_SYS_PTRACE is missing (") && !said.contains('\n'),
+            "{said}"
+        );
     }
 }
