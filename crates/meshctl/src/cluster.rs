@@ -77,7 +77,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "CIDR", value_parser = value::cidr)]
     node_addr_pool: Vec<IpNetwork>,
     /// UDP port of VXLAN
-    #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = value::port, allow_negative_numbers = true)]
     data_path_port: u16,
     /// How long nodes' certificates are valid; each renews its own after two thirds of that
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_millis)]

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
+use mesh_model::VNI_MAX;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The port that managers listen at unless another is given.
@@ -73,6 +74,33 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
+/// A port, 1 to 65535.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    let bad = || format!("'{text}' is no port: ports go from 1 to 65535");
+    number(text).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0).ok_or_else(bad)
+}
+
+/// A VXLAN network identifier (RFC 7348).
+pub(crate) fn vni(text: &str) -> Result<u32, String> {
+    let bad = || format!("'{text}' is no VNI: choose one from 1 to {VNI_MAX}");
+    number(text).filter(|vni| (1..=VNI_MAX).contains(vni)).ok_or_else(bad)
+}
+
+/// A number of bytes. Which ones are of use is the manager's to say.
+pub(crate) fn mtu(text: &str) -> Result<u32, String> {
+    number(text).ok_or_else(|| format!("'{text}' is no MTU: write a number of bytes"))
+}
+
+/// Checks in a row.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    number(text).filter(|count| *count > 0).ok_or_else(|| format!("'{text}' is no count: give 1 or more"))
+}
+
+/// Digits alone.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|_| !text.starts_with('+'))
+}
+
 /// `KEY=VALUE`.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -130,6 +158,28 @@ mod tests {
         for bad in ["10.1.0.0", "10.1.0.0/33", "banana", "/8", "10.1.0.0/"] {
             assert!(cidr(bad).is_err_and(|e| e.contains(bad)), "{bad}");
         }
+    }
+
+    #[test]
+    fn numbers_have_a_range() {
+        assert_eq!((port("1"), port("65535")), (Ok(1), Ok(65_535)));
+        assert_eq!(
+            (vni("1"), vni("16777215"), mtu("1450"), count("3")),
+            (Ok(1), Ok(VNI_MAX), Ok(1450), Ok(3))
+        );
+        for bad in ["0", "65536", "-1", "+1", "99999999999", "banana", ""] {
+            assert!(
+                port(bad).is_err_and(|e| e.contains(&format!("'{bad}'")) && e.contains("65535")),
+                "{bad}"
+            );
+        }
+        for bad in ["0", "16777216", "-1", "+1", "99999999999", "banana", ""] {
+            assert!(
+                vni(bad).is_err_and(|e| e.contains(&format!("'{bad}'")) && e.contains("16777215")),
+                "{bad}"
+            );
+        }
+        assert!(mtu("-5").is_err() && count("0").is_err() && count("-1").is_err());
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub(crate) struct Args {
     #[arg(long)]
     encrypted: bool,
     /// MTU in bytes; derived from the hosts' links unless given
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = value::mtu, allow_negative_numbers = true)]
     mtu: Option<u32>,
     /// VXLAN network identifier, 1 to 16777215; a free one unless given
-    #[arg(long)]
+    #[arg(long, value_parser = value::vni, allow_negative_numbers = true)]
     vni: Option<u32>,
     /// Label (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = value::label)]

@@ -1,5 +1,6 @@
 //! Flags of health checks.
 
+use crate::value;
 use anyhow::Context;
 use mesh_model::{HealthCheck, HealthKind, parse_millis};
 
@@ -19,16 +20,16 @@ pub(crate) struct HealthArgs {
     #[arg(long)]
     health_tcp: bool,
     /// Port of the check; the first TCP target unless given
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", value_parser = value::port, allow_negative_numbers = true)]
     health_port: Option<u16>,
     /// From one check to the next [default: 2s]
     #[arg(long, value_name = "DURATION", value_parser = parse_millis)]
     health_interval: Option<u64>,
     /// Successes in a row that bring a replica in [default: 2]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = value::count, allow_negative_numbers = true)]
     health_rise: Option<u32>,
     /// Failures in a row that take a replica out [default: 3]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = value::count, allow_negative_numbers = true)]
     health_fall: Option<u32>,
     /// How long one check may take [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = parse_millis)]
