@@ -12,6 +12,7 @@ mod etcd;
 mod gossip;
 mod join;
 mod journal;
+mod lan;
 mod log;
 mod migrate;
 mod operations;

@@ -1,6 +1,6 @@
 //! What can be changed, each a decision on the state.
 
-use super::{Error, Manager};
+use super::{Error, Manager, lan};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
     Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, Node, NodeId,
@@ -42,6 +42,7 @@ impl Manager {
     }
 
     pub(crate) async fn create_network(&self, spec: &NetworkSpec) -> Result<Committed<Arc<Network>>, Error> {
+        lan::check(&spec.subnets)?;
         self.change(|snapshot, fresh| {
             let network = Arc::new(admit::network(snapshot, spec, fresh)?);
             Ok((vec![Change::Put(Object::Network(Arc::clone(&network)))], network))
