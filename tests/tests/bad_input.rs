@@ -49,8 +49,12 @@ fn networks() {
                 (&create(&["--subnet", "10.60.0.0/24", "--gateway", "10.61.0.1", "red"]), "gateway"),
                 (&create(&["--subnet", "10.60.0.0/24", "--ip-range", "10.61.0.0/25", "red"]), "range"),
                 (&create(&["--subnet", "10.77.0.0/24", "red"]), "10.77.0"),
+                (&create(&["--subnet", "10.77.0.96/27", "red"]), "10.77.0.0/24"),
+                (&create(&["--subnet", "fd77::a:0:0/96", "red"]), "fd77::/64"),
                 (&create(&["--subnet", "10.60.0.0/24", "--vni", "16777216", "red"]), "VNI"),
                 (&create(&["--subnet", "10.60.0.0/24", "--vni", "0", "red"]), "VNI"),
+                (&create(&["--subnet", "10.60.0.0/24", "--vni", "-1", "red"]), "1 to 16777215"),
+                (&create(&["--subnet", "10.60.0.0/24", "--vni", "99999999999", "red"]), "1 to 16777215"),
                 (&create(&["--subnet", "10.60.0.0/24", "--mtu", "100", "red"]), "MTU"),
                 (&create(&["--encrypted", "red"]), "encrypted"),
                 (&create(&["blue"]), "exists"),
@@ -130,10 +134,13 @@ fn services() {
                 (&create(&["--publish", "70000:80"]), "70000"),
                 (&create(&["--publish", "0:80"]), "port"),
                 (&create(&["--publish", "8080:80/sctp"]), "sctp"),
+                (&create(&["--publish", "4789:53/udp"]), "VXLAN"),
                 (&create(&["--publish", "9090-9092:80-81"]), "9090-9092"),
                 (&create(&["--publish", "8081:80", "--publish", "8081:81"]), "twice"),
                 (&create(&["--publish", "banana"]), "banana"),
                 (&create(&["--health-tcp"]), "port"),
+                (&create(&["--health-tcp", "--health-port", "-1"]), "1 to 65535"),
+                (&create(&["--health-tcp", "--health-port", "80", "--health-fall", "0"]), "1 or more"),
                 (&["service", "rm", "nothing"], "nothing"),
                 (&["service", "ps", "nothing"], "nothing"),
                 (&["service", "update", "--publish-rm", "81", "web"], "81"),
@@ -174,6 +181,11 @@ fn joining() {
         vm2.meshctl(&["network", "ls"]).refused("cluster init")?;
         vm1.meshctl(&["cluster", "init", "--advertise-addr", "10.77.0.99"]).refused("10.77.0.99")?;
         vm1.meshctl(&["cluster", "init", "--advertise-addr", "banana"]).refused("banana")?;
+        for (port, text) in [("0", "1 to 65535"), ("-1", "1 to 65535"), ("65536", "65535"), ("7443", "7443")]
+        {
+            let init = ["cluster", "init", "--advertise-addr", "10.77.0.11", "--data-path-port", port];
+            vm1.meshctl(&init).refused(text)?;
+        }
         vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
         vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).refused("cluster")?;
 
@@ -282,7 +294,7 @@ fn missing_capability() {
         let host = lab.host("vm1")?;
         let meshd = mesh_tests::host::binary("meshd")?;
         let before = host.kernel_objects()?;
-        for capability in ["net_admin", "sys_admin"] {
+        for capability in ["net_admin", "sys_admin", "sys_ptrace", "net_bind_service"] {
             let without = format!("-{capability}");
             let bounding = format!("--bounding-set={without}");
             let directories = ["--data-dir", "/run/lab/bare/data", "--run-dir", "/run/lab/bare/run"];
