@@ -165,6 +165,19 @@ impl Snapshot {
         changes
     }
 
+    /// A record as it is now.
+    pub fn object(&self, key: Key) -> Option<Object> {
+        match key {
+            Key::Cluster => self.cluster.clone().map(Object::Cluster),
+            Key::Node(id) => self.nodes.get(&id).cloned().map(Object::Node),
+            Key::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
+            Key::Service(id) => self.services.get(&id).cloned().map(Object::Service),
+            Key::Endpoint(id) => self.endpoints.get(&id).cloned().map(Object::Endpoint),
+            Key::Health(id) => self.health.get(&id).map(|health| Object::Health(id, *health)),
+            Key::Leader => self.leader.map(Object::Leader),
+        }
+    }
+
     /// Whether the state is as a change makes it.
     pub fn holds(&self, change: &Change) -> bool {
         let mut changed = self.clone();

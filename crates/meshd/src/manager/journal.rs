@@ -28,7 +28,7 @@ fn event(before: &Snapshot, change: &Change) -> Option<Event> {
         // Not stored.
         Change::Put(Object::Leader(_)) | Change::Delete(Key::Leader) => None,
         Change::Delete(key) => {
-            let gone = find(before, *key)?;
+            let gone = before.object(*key)?;
             Some(told(before, Action::Removed, &gone, String::new()))
         }
         Change::Put(object @ Object::Health(endpoint, health)) => {
@@ -36,7 +36,7 @@ fn event(before: &Snapshot, change: &Change) -> Option<Event> {
             let was = known.map(|known| format!(" (was {known})")).unwrap_or_default();
             Some(told(before, Action::Updated, object, format!("health={health}{was}")))
         }
-        Change::Put(object) => Some(match find(before, object.key()) {
+        Change::Put(object) => Some(match before.object(object.key()) {
             None => told(before, Action::Created, object, introduction(before, object)),
             Some(known) => {
                 told(before, Action::Updated, object, difference(&fields(&known), &fields(object)))
@@ -59,18 +59,6 @@ fn told(before: &Snapshot, action: Action, object: &Object, detail: String) -> E
         Object::Leader(id) => ("leader", id.to_string(), id.to_string()),
     };
     Event { action, kind: kind.to_owned(), name, id, detail }
-}
-
-fn find(snapshot: &Snapshot, key: Key) -> Option<Object> {
-    match key {
-        Key::Cluster => snapshot.cluster.clone().map(Object::Cluster),
-        Key::Node(id) => snapshot.nodes.get(&id).cloned().map(Object::Node),
-        Key::Network(id) => snapshot.networks.get(&id).cloned().map(Object::Network),
-        Key::Service(id) => snapshot.services.get(&id).cloned().map(Object::Service),
-        Key::Endpoint(id) => snapshot.endpoints.get(&id).cloned().map(Object::Endpoint),
-        Key::Health(id) => snapshot.health.get(&id).map(|health| Object::Health(id, *health)),
-        Key::Leader => snapshot.leader.map(Object::Leader),
-    }
 }
 
 /// What one wants to know first of a new record.

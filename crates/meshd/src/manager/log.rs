@@ -1,5 +1,7 @@
 //! What changed lately, as the lines that agents are sent: each is serialized once, however many agents get it, and an
 //! agent is woken only for what its node needs.
+//!
+//! A manager that starts fills it with what its store remembers: see [`recall`].
 
 use crate::wire::{Message, NetworkState, Resume};
 use bytes::Bytes;
@@ -13,11 +15,12 @@ use std::{
 };
 use tokio::sync::Notify;
 
+mod recall;
 #[cfg(test)]
 mod tests;
 
 /// Changes kept for agents that are slow or come back; who falls further behind gets the whole state.
-const ENTRIES: usize = 4096;
+pub(super) const ENTRIES: usize = 4096;
 /// Bytes of lines kept for them.
 const BYTES: usize = 16 << 20;
 
@@ -114,14 +117,7 @@ impl Log {
         self.parts.forget(!everyone.is_empty(), networks.keys());
         let all = !everyone.is_empty() || networks.keys().any(|n| self.placement.is_everywhere(*n));
         nodes.extend(networks.keys().flat_map(|network| self.placement.nodes_on(*network)));
-        self.push(Entry {
-            revision: snapshot.revision,
-            everyone: (!everyone.is_empty()).then(|| line(&Message::Changes(everyone))),
-            networks: networks
-                .into_iter()
-                .map(|(n, changes)| (n, line(&Message::Changes(changes))))
-                .collect(),
-        });
+        self.push(Entry::new(snapshot.revision, everyone, networks));
         if all {
             self.subscribers.values().for_each(|s| s.tell(snapshot.revision));
         } else {
@@ -230,6 +226,15 @@ impl Log {
 }
 
 impl Entry {
+    fn new(revision: u64, everyone: Vec<Change>, networks: BTreeMap<NetworkId, Vec<Change>>) -> Self {
+        let networks = networks.into_iter().map(|(n, changes)| (n, line(&Message::Changes(changes))));
+        Self {
+            revision,
+            everyone: (!everyone.is_empty()).then(|| line(&Message::Changes(everyone))),
+            networks: networks.collect(),
+        }
+    }
+
     fn size(&self) -> usize {
         self.everyone.iter().chain(self.networks.values()).map(Bytes::len).sum()
     }

@@ -1,17 +1,20 @@
 //! The state in memory: follows the store, and tells sessions what changed.
 
-use super::log::{Cursor, Log, Subscription};
+use super::log::{self, Cursor, Log, Subscription};
 use crate::wire::Resume;
 use anyhow::Context;
 use bytes::Bytes;
 use mesh_model::{Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, Object, Service, Snapshot};
 use mesh_store::{Change as StoreChange, Entry, Error as StoreError, Revision, Store, Txn, Watch};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Written by every allocation, expected unchanged by the next: two managers can't allocate from one state.
@@ -19,6 +22,9 @@ pub(super) const GUARD: &str = "guard";
 
 /// First and longest pause before the store is read anew when it can't be followed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How long the store may take to tell what changed lately. Without it every agent is sent the whole state.
+const RECALL: Duration = Duration::from_secs(3);
 
 /// Number of the state's history, drawn anew when revisions start anew: see [`Snapshot::epoch`].
 pub(super) const EPOCH: &str = "epoch";
@@ -29,6 +35,15 @@ pub(super) struct Current {
     pub(super) snapshot: Arc<Snapshot>,
     /// Revision that last wrote [`GUARD`]; none if nothing was allocated yet.
     pub(super) guard: Option<Revision>,
+}
+
+/// What the store remembers of the time before a state.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    /// Nothing is missing after this revision.
+    pub(super) since: Revision,
+    /// The records that changed, each with the last revision that changed it.
+    pub(super) last: BTreeMap<Key, Revision>,
 }
 
 /// Follows the store.
@@ -51,7 +66,7 @@ impl State {
     pub(super) async fn load(store: Arc<dyn Store>) -> anyhow::Result<(Arc<Self>, Feed)> {
         ensure_epoch(store.as_ref()).await?;
         let (current, watch) = read(store.as_ref()).await?;
-        let log = Mutex::new(Log::new(&current.snapshot));
+        let log = Mutex::new(recall(store.as_ref(), &current).await);
         let (current, _) = watch::channel(current);
         let state = Arc::new(Self { current, log });
         Ok((Arc::clone(&state), Feed { state, store, watch }))
@@ -207,6 +222,39 @@ async fn read(store: &dyn Store) -> anyhow::Result<(Current, Box<dyn Watch>)> {
         }
     }
     Ok((Current { snapshot: Arc::new(snapshot), guard }, watch))
+}
+
+/// The log of the changes that led to a state; an empty one if the store does not tell.
+async fn recall(store: &dyn Store, current: &Current) -> Log {
+    let snapshot = &current.snapshot;
+    match timeout(RECALL, changed_before(store, current)).await {
+        Ok(Ok(changed)) => Log::recalled(snapshot, changed),
+        failed => {
+            let err = failed.map_or_else(|late| late.to_string(), |err| format!("{:?}", err.err()));
+            tracing::warn!(err, "what changed lately is not known: agents are sent the whole state");
+            Log::new(snapshot)
+        }
+    }
+}
+
+/// What changed up to a state, as far back as the log would go.
+async fn changed_before(store: &dyn Store, current: &Current) -> Result<Changed, StoreError> {
+    // Every change of records writes it: after its last revision there was none, and so none to wait for.
+    let newest = current.guard.unwrap_or_default();
+    let wanted = current.snapshot.revision.saturating_sub(log::ENTRIES as u64);
+    let (since, mut watch) = match store.watch("", wanted).await {
+        Err(StoreError::Compacted { oldest }) => (oldest, store.watch("", oldest).await?),
+        watch => (wanted, watch?),
+    };
+    let mut changed = Changed { since, last: BTreeMap::new() };
+    let mut seen = since;
+    while seen < newest {
+        let event = watch.next().await?;
+        seen = event.revision;
+        let records = event.changes.iter().filter_map(|change| change.key().parse::<Key>().ok());
+        changed.last.extend(records.map(|key| (key, seen)));
+    }
+    Ok(changed)
 }
 
 /// Adds a new epoch to what a transaction writes.

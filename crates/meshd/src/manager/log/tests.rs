@@ -1,7 +1,7 @@
 //! Whatever changes, and whenever an agent reads: what it makes of its lines is what its node needs of the state.
 
 use super::*;
-use crate::agent::replica::Replica;
+use crate::{agent::replica::Replica, manager::state::Changed};
 use mesh_model::{
     Cluster, Endpoint, EndpointSpec, Health, NetworkSpec, NodeSpec, Role, ServiceSpec, Target, admit,
     parse_publish,
@@ -85,6 +85,8 @@ struct Rig {
     log: Log,
     snapshot: Snapshot,
     agents: Vec<Agent>,
+    /// What the store remembers: the keys that each revision changed.
+    history: BTreeMap<u64, Vec<Key>>,
 }
 
 struct Agent {
@@ -107,12 +109,26 @@ impl Rig {
             Agent { node: *node, replica: Replica::new(Arc::clone(&reached)), reached, subscription, cursor }
         };
         let agents = snapshot.nodes.keys().map(agent).collect();
-        Self { log, snapshot, agents }
+        Self { log, snapshot, agents, history: BTreeMap::new() }
     }
 
     fn change(&mut self, changes: Vec<Change>) {
         let revision = self.snapshot.revision + 1;
+        let keys = changes.iter().map(|change| match change {
+            Change::Put(object) => object.key(),
+            Change::Delete(key) => *key,
+        });
+        self.history.insert(revision, keys.collect());
         self.log.apply(&mut self.snapshot, changes, revision);
+    }
+
+    /// The manager ends, and one starts whose store remembers some of the last changes.
+    fn restart(&mut self, remembered: u64) {
+        let since = self.snapshot.revision.saturating_sub(remembered).max(1);
+        let known = self.history.range(since + 1..);
+        let last = known.flat_map(|(revision, keys)| keys.iter().map(|key| (*key, *revision))).collect();
+        self.log = Log::recalled(&self.snapshot, Changed { since, last });
+        (0..self.agents.len()).for_each(|agent| self.reconnect(agent));
     }
 
     /// An agent takes up to `lines` of what is there for it; returns how many bytes that was.
@@ -158,6 +174,8 @@ enum Step {
     Change(Vec<(Index, bool)>),
     Read(Index, usize),
     Reconnect(Index),
+    /// The manager, which remembers so many revisions.
+    Restart(u64),
     /// Enough changes to be forgotten by the log.
     Flood,
     /// The same records under new revisions.
@@ -170,6 +188,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => changes.prop_map(Step::Change),
         4 => (any::<Index>(), prop_oneof![9 => Just(usize::MAX), 1 => 0..4_usize]).prop_map(|(a, n)| Step::Read(a, n)),
         2 => any::<Index>().prop_map(Step::Reconnect),
+        1 => (0..12_u64).prop_map(Step::Restart),
         1 => Just(Step::Flood),
         1 => Just(Step::Restore),
     ]
@@ -195,6 +214,7 @@ proptest! {
                     rig.read(agent.index(3), lines);
                 }
                 Step::Reconnect(agent) => rig.reconnect(agent.index(3)),
+                Step::Restart(remembered) => rig.restart(remembered),
                 Step::Flood => {
                     rig.log.entries.drain(..).for_each(|entry| {
                         rig.log.bytes -= entry.size();
@@ -205,6 +225,7 @@ proptest! {
                 Step::Restore => {
                     rig.snapshot.epoch += 1;
                     rig.snapshot.revision = 1;
+                    rig.history.clear();
                     rig.log.restart(&rig.snapshot);
                 }
             }
@@ -241,6 +262,25 @@ fn an_agent_that_returns_is_told_what_it_missed() {
     assert_eq!(rig.agents[1].reached.endpoints.len(), whole - 1);
     rig.agents[1].reached = Arc::default();
     rig.reconnect(1);
+    let anew = rig.read(1, usize::MAX);
+    assert!(resumed * 4 < anew, "{resumed} bytes, {anew} for the whole state");
+}
+
+#[test]
+fn an_agent_goes_on_after_its_manager_started_again() {
+    let mut rig = full();
+    let whole = rig.snapshot.endpoints.len();
+    let red = rig.snapshot.find_network("red").unwrap().id;
+    let gone = rig.snapshot.endpoints.values().find(|e| e.network == red).unwrap().id;
+    rig.change(vec![Change::Delete(Key::Endpoint(gone))]);
+    rig.restart(1);
+    let resumed = rig.read(1, usize::MAX);
+    assert_eq!(rig.agents[1].reached.endpoints.len(), whole - 1);
+    assert_eq!(rig.agents[1].reached.revision, rig.snapshot.revision);
+    rig.change(Vec::from([Change::Put(Object::Node(Arc::clone(
+        rig.snapshot.nodes.values().next().unwrap(),
+    )))]));
+    rig.restart(0);
     let anew = rig.read(1, usize::MAX);
     assert!(resumed * 4 < anew, "{resumed} bytes, {anew} for the whole state");
 }
