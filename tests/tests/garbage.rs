@@ -1,8 +1,12 @@
 //! Strangers who send what they like to every port: nobody else notices, and the log stays short.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,8 +16,10 @@ use mesh_tests::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::{Rng, RngCore};
 
-/// More than the managers' port lets in.
-const IDLE: usize = 2500;
+/// What each of two strangers holds open at once: more than the managers' port lets in of one, and of all.
+const IDLE: usize = 2000;
+/// How many it lets in, those that wait in the kernel's queue, and those that it is about to end.
+const PLACES: usize = 2048 + 1024 + 100;
 /// Each kind of garbage comes so often.
 const TIMES: usize = 40;
 
@@ -39,7 +45,12 @@ fn garbage() -> Vec<Vec<u8>> {
     client_hello.extend(vec![0; 40]);
     let huge = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xff; 9]].concat();
     let head = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &vec![b'x'; 1 << 18]].concat();
-    vec![random, client_hello, huge, head, b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0xff; 1 << 16]]
+    // A question whose name points to itself; over TCP, a length that never comes.
+    let question = [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".as_slice(), &[0xc0, 12, 0, 1, 0, 1]].concat();
+    // VXLAN, of a network that may well be there, with half a frame inside.
+    let vxlan = [[8, 0, 0, 0, 0, 1, 0, 0].as_slice(), &[0xff; 20]].concat();
+    let plain = b"GET / HTTP/1.1\r\n\r\n".to_vec();
+    vec![random, client_hello, huge, head, plain, question, vxlan, vec![0xff; 1 << 16]]
 }
 
 /// Sends it and reads what comes, for a moment. Being cut off is what is expected.
@@ -68,20 +79,79 @@ fn throw_all(tcp: &[SocketAddr], udp: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
-/// Connections that say nothing, or half a handshake, and stay.
-fn hold(from: &Machine, to: SocketAddr) -> Result<Vec<TcpStream>> {
+/// The same to the local socket; connections that say nothing stay for a while.
+fn throw_locally(host: &Host) -> Result<()> {
+    let socket = host.file(host.socket());
+    let mut idle = Vec::new();
+    for _ in 0..TIMES {
+        for bytes in garbage() {
+            let mut stream = UnixStream::connect(&socket)?;
+            stream.set_write_timeout(Some(Duration::from_millis(200)))?;
+            stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+            if stream.write_all(&bytes).is_ok() {
+                let _ = stream.read(&mut [0; 4096]);
+            }
+            idle.push(UnixStream::connect(&socket)?);
+        }
+    }
+    host.meshctl(&["status"]).ok()?;
+    Ok(())
+}
+
+/// Connections that say nothing, or half a handshake, and stay: for as long as told as many as can be, the oldest replaced
+/// by others.
+fn crowd(from: &Machine, to: SocketAddr, full: &AtomicBool, stop: &AtomicBool) -> Result<()> {
+    from.inside(|| {
+        let mut held = VecDeque::new();
+        while !stop.load(Relaxed) {
+            let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { continue };
+            if held.len() % 2 == 0 {
+                // Ended already, if the port is full.
+                let _ = stream.write_all(&[0x16, 3, 1, 2, 0, 1]);
+            }
+            held.push_back(stream);
+            if held.len() > IDLE {
+                held.pop_front();
+                full.store(true, Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Strangers hold every place that there is for them, from two addresses, and go on to ask for more: an agent finds its
+/// own.
+fn an_agent_comes_all_the_same(cluster: &mut Cluster, strangers: [&Machine; 2]) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    from.inside(|| {
-        (0..IDLE)
-            .map(|number| {
-                let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-                if number % 2 == 0 {
-                    stream.write_all(&[0x16, 3, 1, 2, 0, 1])?;
-                }
-                Ok(stream)
-            })
-            .collect()
+    let vm1 = cluster.vm1().clone();
+    let to = SocketAddr::from((vm1.ip(), 7443));
+    let (full, stop) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (full, stop) = (&full, &stop);
+        let crowds: Vec<_> = strangers
+            .into_iter()
+            .zip(full)
+            .map(|(from, full)| scope.spawn(move || crowd(from, to, full, stop)))
+            .collect();
+        let seen = (|| {
+            within(CONVERGES, "the port is full", || {
+                ensure!(full.iter().all(|full| full.load(Relaxed)));
+                Ok(())
+            })?;
+            let count = "ss --no-header --tcp --numeric state established '( sport = :7443 )' | wc --lines";
+            let places: usize = vm1.shell(count).ok()?.trim().parse()?;
+            ensure!(places < PLACES, "{places} connections");
+            cluster.daemons[1].restart()?;
+            let vm2 = cluster.vm2();
+            within(CONVERGES, "an agent connects", || vm2.meshctl(&["status"]).ok())
+        })();
+        stop.store(true, Relaxed);
+        for crowd in crowds {
+            crowd.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        seen.map(drop)
     })
 }
 
@@ -92,33 +162,35 @@ fn garbage_on_every_port() {
         let vm1 = cluster.vm1().clone();
         vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
         let service = ["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"];
-        let http = ["--publish", "published=8080,target=80,protocol=http"];
-        vm1.meshctl(&[&service[..], &http[..]].concat()).ok()?;
+        let others = ["--publish", "published=8080,target=80,protocol=http", "--publish", "81:81/udp"];
+        vm1.meshctl(&[&service[..], &others[..]].concat()).ok()?;
         let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
         let replicas = [Replica::start(&vm1, spec("web1"))?, Replica::start(cluster.vm2(), spec("web2"))?];
-        let (client, stranger) = (lab.client("client")?, lab.client("stranger")?);
+        let (client, stranger, another) =
+            (lab.client("client")?, lab.client("stranger")?, lab.client("another")?);
         cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+        cluster.answer_in_turn(&client, 80, &["web1", "web2"])?;
         let container = replicas[0].namespace()?;
 
         let (lines, before) = (log(&vm1)?.len(), resident(&cluster.daemons[0])?);
         let proxy = Load::start(&client, &cluster.urls(8080)[0])?;
+        let kernel = Load::start(&client, &cluster.urls(80)[0])?;
         let names = Load::repeat(&container, "dig", "dig +short +time=2 +tries=2 web2")?;
         let at = |port: u16| SocketAddr::from((vm1.ip(), port));
-        stranger.inside(|| throw_all(&[at(7443), at(8080)], &[at(7443), at(4789), at(53)]))?;
+        let (tcp, udp) = ([at(7443), at(8080), at(80)], [at(7443), at(4789), at(53), at(81)]);
+        stranger.inside(|| throw_all(&tcp, &udp))?;
         let gateway = SocketAddr::from(([10, 50, 0, 1], 53));
         container.inside(|| throw_all(&[gateway], &[gateway]))?;
+        throw_locally(&vm1)?;
 
-        // Strangers hold every place that there is for them: an agent finds its own.
-        let held = hold(&stranger, at(7443))?;
-        cluster.daemons[1].restart()?;
-        let vm2 = cluster.vm2();
-        within(CONVERGES, "an agent connects", || vm2.meshctl(&["status"]).ok())?;
+        an_agent_comes_all_the_same(&mut cluster, [&stranger, &another])?;
         let target = lab.container("late")?;
-        vm2.meshctl(&["network", "connect", "--name", "late", "blue", &target.target()]).ok()?;
+        cluster.vm2().meshctl(&["network", "connect", "--name", "late", "blue", &target.target()]).ok()?;
 
-        proxy.go_on(20)?;
-        names.go_on(20)?;
-        only(&proxy.stop()?, &["web1", "web2"])?;
+        [&proxy, &kernel, &names].into_iter().try_for_each(|load| load.go_on(20))?;
+        for load in [proxy, kernel] {
+            only(&load.stop()?, &["web1", "web2"])?;
+        }
         only(&names.stop()?, &[&cluster.address("web2")?])?;
         let said = log(&vm1)?.split_off(lines);
         let counted = said.iter().filter(|line| line.contains("strangers")).count();
@@ -126,7 +198,6 @@ fn garbage_on_every_port() {
         ensure!(said.len() < 30, "{} lines: {said:#?}", said.len());
         let grown = resident(&cluster.daemons[0])?.saturating_sub(before);
         ensure!(grown < 150 << 10, "{grown} kB more than before");
-        drop(held);
         Ok(())
     });
 }

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 use http::{Method, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
 use mesh_model::{Change, EndpointId, EndpointSpec, Key, NodeSpec, Object, Target};
 use mesh_wire::{
@@ -23,6 +24,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
+    net::TcpStream,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
@@ -31,6 +33,9 @@ use tokio_rustls::TlsConnector;
 
 /// As real agents: see `meshd/src/agent/link.rs`.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Less than what an agent is sent while it does not read.
+const NARROW: u32 = 16 << 10;
 
 const JOINS: usize = 32;
 const ATTACHMENTS: usize = 64;
@@ -55,6 +60,7 @@ struct Shared {
     back: AtomicUsize,
     failures: AtomicUsize,
     resume: AtomicBool,
+    narrow: AtomicBool,
     cut: watch::Sender<u64>,
     paused: watch::Sender<bool>,
 }
@@ -122,6 +128,7 @@ impl Fleet {
             back: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             resume: AtomicBool::new(true),
+            narrow: AtomicBool::new(false),
             cut: watch::Sender::new(0),
             paused: watch::Sender::new(false),
         };
@@ -198,6 +205,11 @@ impl Fleet {
     /// Whether agents say what they have when they come back.
     pub(crate) fn resume(&self, resume: bool) {
         self.shared.resume.store(resume, Relaxed);
+    }
+
+    /// Whether agents have room for [`NARROW`] bytes that they have not read, instead of megabytes.
+    pub(crate) fn narrow(&self, narrow: bool) {
+        self.shared.narrow.store(narrow, Relaxed);
     }
 
     /// From here on agents are counted that come back.
@@ -305,7 +317,11 @@ impl Agent {
     }
 
     async fn subscribe(&self, shared: &Shared) -> Result<Response<Incoming>> {
-        let mut sender = open(shared.manager, &self.connector).await?;
+        let mut sender = if shared.narrow.load(Relaxed) {
+            open_narrow(shared.manager, &self.connector).await?
+        } else {
+            open(shared.manager, &self.connector).await?
+        };
         let resume = self.lock_has().clone();
         let resume = (shared.resume.load(Relaxed) && resume.epoch != 0).then_some(resume);
         let resume = serde_json::to_vec(&resume)?;
@@ -394,6 +410,19 @@ async fn report(
         let sender = connection.wait_for(Option::is_some).await?.clone().context("no connection")?;
         ask::<_, ()>(sender, Method::POST, "/v1/agent/applied", &Applied { revision }).await?;
     }
+}
+
+/// As [`open`], with room for little.
+async fn open_narrow(manager: SocketAddr, connector: &TlsConnector) -> Result<Sender> {
+    let stream = TcpStream::connect(manager).await?;
+    stream.set_nodelay(true)?;
+    let tls = connector.connect(mesh_cluster::server_name(), stream).await?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(NARROW)
+        .handshake(TokioIo::new(tls))
+        .await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// A task that ends with this.

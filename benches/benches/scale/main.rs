@@ -24,12 +24,15 @@ use std::{
     process::Stdio,
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 const AGENTS: usize = 1000;
 const NETWORKS: usize = 10;
 /// On each node, all on one network: a tenth of the nodes need each network.
 const ENDPOINTS: usize = 10;
 const CHANGES: usize = 200;
+/// Longer than a manager waits for an agent that does not read.
+const UNREAD: Duration = Duration::from_secs(15);
 
 /// The whole run may take so long.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -129,6 +132,8 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
     }
     for (resume, with) in [(true, "knowing what they had"), (false, "knowing nothing")] {
         fleet.resume(resume);
+        // What nine in ten agents have is of before the last change.
+        fleet.toggle_endpoint(0, NETWORKS).await?;
         fleet.expect_return();
         let mark = fleet.mark();
         manager.restart().await?;
@@ -142,22 +147,41 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
 
+    unread(&manager, &fleet, &mut report).await?;
+    report.print(&fleet);
+    Ok(())
+}
+
+/// Agents with little room for what they don't read: the manager has to wait for each of them, lets all of them go, and
+/// tells them what they missed when they are back.
+async fn unread(manager: &Manager, fleet: &Fleet, report: &mut Report) -> Result<()> {
     let api = manager.api();
     fleet.resume(true);
+    fleet.narrow(true);
+    fleet.cut();
+    fleet.all_back().await?;
     fleet.pause(true);
-    row = Row::begin("1,000 changes that all need, while no agent reads", &manager, fleet.bytes())?;
+    let mut row = Row::begin("1,000 changes that all need, while no agent reads", manager, fleet.bytes())?;
+    let mut updates = JoinSet::new();
     for number in 0..1000 {
         // Nobody confirms: not waited for, or each would take seconds.
         let update = ServiceUpdate { drain_timeout_ms: Some(30_000 + number), ..ServiceUpdate::default() };
         let api = api.clone();
-        tokio::spawn(async move { api.service_update(&fleet::network(0), &update).await });
+        updates.spawn(async move { api.service_update(&fleet::network(0), &update).await });
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    report.phase(&row.end(&manager, fleet.bytes())?);
-    fleet.pause(false);
+    while let Some(update) = updates.join_next().await {
+        update??;
+    }
+    tokio::time::sleep(UNREAD).await;
+    report.phase(&row.end(manager, fleet.bytes())?);
 
-    report.print(&fleet);
+    // Who is still on its old connection never counts as back.
+    fleet.expect_return();
+    row = Row::begin("they read on: all were let go, and come back", manager, fleet.bytes())?;
+    fleet.pause(false);
+    fleet.all_back().await?;
+    report.phase(&row.end(manager, fleet.bytes())?);
     Ok(())
 }
 

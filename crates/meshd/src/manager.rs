@@ -25,7 +25,6 @@ mod server;
 mod sessions;
 mod state;
 mod store;
-mod strangers;
 mod trust;
 mod upkeep;
 

@@ -6,6 +6,7 @@
 use crate::wire::{Message, NetworkState, Resume};
 use bytes::Bytes;
 use mesh_model::{Audience, Change, Key, NetworkId, NodeId, Object, Placement, Snapshot};
+use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
@@ -51,6 +52,8 @@ struct Entry {
 struct Parts {
     base: Option<Bytes>,
     networks: BTreeMap<NetworkId, Bytes>,
+    /// All of it in one, for who asks, and the revision that it is of.
+    whole: Option<(u64, Bytes)>,
 }
 
 /// Wakes the stream of one agent.
@@ -173,6 +176,11 @@ impl Log {
         }
     }
 
+    /// The whole state for who asks for it, however many do.
+    pub(super) fn whole(&mut self, snapshot: &Snapshot) -> Bytes {
+        self.parts.whole(snapshot)
+    }
+
     /// The lines that bring an agent from its cursor to the present state, which the cursor then stands for.
     pub(super) fn advance(
         &mut self,
@@ -261,6 +269,7 @@ impl Parts {
         if base {
             self.base = None;
         }
+        self.whole = None;
         networks.for_each(|network| drop(self.networks.remove(network)));
     }
 
@@ -272,6 +281,17 @@ impl Parts {
             line(&Message::Base(Arc::new(base)))
         };
         self.base.get_or_insert_with(make).clone()
+    }
+
+    fn whole(&mut self, snapshot: &Snapshot) -> Bytes {
+        match &self.whole {
+            Some((revision, whole)) if *revision == snapshot.revision => whole.clone(),
+            _ => {
+                let whole = Bytes::from(json(snapshot));
+                self.whole = Some((snapshot.revision, whole.clone()));
+                whole
+            }
+        }
     }
 
     fn network(&mut self, network: NetworkId, snapshot: &Snapshot) -> Bytes {
@@ -311,8 +331,11 @@ fn with_it(before: &Snapshot, change: &Change) -> Option<Change> {
 
 /// A message as it is sent.
 pub(super) fn line(message: &Message) -> Bytes {
-    let mut text =
-        serde_json::to_vec(message).unwrap_or_else(|e| unreachable!("messages are plain data: {e}"));
+    let mut text = json(message);
     text.push(b'\n');
     text.into()
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|e| unreachable!("states and messages are plain data: {e}"))
 }

@@ -1,17 +1,15 @@
 //! The manager's port: HTTP/2 over TLS 1.3. Agents show a certificate of the cluster; who joins has none yet.
 
-use super::{
-    Declined, Error, Manager, Promotion,
-    sessions::Held,
-    strangers::{Stranger, Strangers},
-};
+mod connections;
+mod pace;
+mod places;
+
+use super::{Declined, Error, Manager, Promotion, sessions::Held};
 use crate::{
     api::{
         Failure,
         json::{Json, Path},
     },
-    clock,
-    noise::Noise,
     wire::{
         Applied, CatchUp, CertificateHeld, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport,
         Hold, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
@@ -26,40 +24,19 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
-use mesh_model::{EndpointId, EndpointSpec, NodeId, Role, Snapshot};
+use mesh_model::{EndpointId, EndpointSpec, NodeId, Role};
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-    time::timeout,
-};
-use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once: thousands of agents, and some strangers.
-const CONNECTIONS: usize = 10_000;
-/// A stranger who connects has this long for the handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// An agent that vanished without a word is noticed after this and as long again.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long an agent that knows more than this manager waits for the manager to catch up.
 const AHEAD: Duration = Duration::from_secs(2);
 /// Requests are small; a larger body is refused.
 const BODY: usize = 1 << 20;
-/// Who has no certificate can only join: a request of a few kilobytes, answered soon. It holds nothing of the manager's
-/// for longer, however politely it keeps its connection alive.
-const STRANGER: Duration = Duration::from_secs(10);
+/// Who has no certificate can only join: a request of a few kilobytes.
 const STRANGER_BODY: usize = 16 << 10;
-/// What may be under way at once for a stranger: with it the memory that all of them can fill is some tens of megabytes.
-const STRANGER_STREAMS: u32 = 4;
-const STRANGER_WINDOW: u32 = 32 << 10;
 
 /// The listening port.
 pub(super) struct Server {
@@ -124,86 +101,12 @@ impl Server {
         Ok(Self { listener, manager, routes: Routes { members, lapsed, strangers } })
     }
 
+    /// Serves until cancelled.
     pub(super) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let strangers = Arc::<Strangers>::default();
-        let noise = Arc::new(Noise::new("managers' port"));
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                Some(_) = connections.join_next() => {}
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                            noise.count("too many connections");
-                            continue;
-                        };
-                        let (stranger, noise) = (strangers.admit(), Arc::clone(&noise));
-                        let (acceptor, routes) = (self.manager.trust.acceptor(), self.routes.clone());
-                        connections.spawn(async move {
-                            serve(stream, acceptor, routes, stranger, &noise).await;
-                            drop(slot);
-                        });
-                    }
-                    Err(err) => {
-                        // Out of descriptors, most likely: accepting again at once would only spin.
-                        tracing::warn!(%err, "cannot accept agents");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                },
-            }
-        }
+        let acceptor = move || self.manager.trust.acceptor();
+        connections::run(self.listener, acceptor, self.routes, cancel).await;
+        Ok(())
     }
-}
-
-/// Serves one connection to its end. What goes wrong with a stranger is counted, with a member told.
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes, stranger: Stranger, noise: &Noise) {
-    let handshake = timeout(HANDSHAKE, acceptor.accept(stream));
-    let tls = match stranger.while_present(handshake).await {
-        Some(Ok(Ok(tls))) => tls,
-        Some(Ok(Err(_))) => return noise.count("no TLS of ours"),
-        Some(Err(_)) => return noise.count("handshakes too slow"),
-        None => return noise.count("crowded out"),
-    };
-    let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let lapsed = certificate.is_some_and(lapsed);
-    let Ok(peer) = certificate.map(mesh_cluster::peer_identity).transpose() else {
-        return noise.count("certificates of no node");
-    };
-    // Best effort: small messages are only slower without.
-    drop(tls.get_ref().0.set_nodelay(true));
-    let mut protocol = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    protocol.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-    match peer {
-        Some(_) => {
-            drop(stranger);
-            let router = if lapsed { routes.lapsed } else { routes.members };
-            let service = TowerToHyperService::new(router.layer(Extension(peer)));
-            if let Err(err) = protocol.serve_connection(TokioIo::new(tls), service).await {
-                tracing::debug!(%err, "connection of an agent ended");
-            }
-        }
-        None => {
-            protocol
-                .max_concurrent_streams(STRANGER_STREAMS)
-                .initial_connection_window_size(STRANGER_WINDOW)
-                .initial_stream_window_size(STRANGER_WINDOW);
-            let service = TowerToHyperService::new(routes.strangers);
-            let connection = timeout(STRANGER, protocol.serve_connection(TokioIo::new(tls), service));
-            match stranger.while_present(connection).await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(_))) => noise.count("no HTTP/2 of ours"),
-                Some(Err(_)) => noise.count("stayed too long"),
-                None => noise.count("crowded out"),
-            }
-        }
-    }
-}
-
-/// Whether a certificate has expired, or can't be read.
-fn lapsed(certificate: &CertificateDer<'_>) -> bool {
-    mesh_cluster::validity(certificate).map_or(true, |held| held.until <= clock::unix_seconds())
 }
 
 fn no_certificate() -> Failure {
@@ -282,9 +185,9 @@ async fn watch(
     })))
 }
 
-async fn state(State(manager): Shared, Extension(peer): Peer) -> Result<Json<Arc<Snapshot>>, Failure> {
+async fn state(State(manager): Shared, Extension(peer): Peer) -> Result<Body, Failure> {
     member(&manager, peer)?;
-    Ok(Json(manager.state.snapshot()))
+    Ok(Body::from(manager.state.json()))
 }
 
 async fn catch_up(

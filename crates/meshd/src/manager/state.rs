@@ -85,6 +85,12 @@ impl State {
         self.current.subscribe()
     }
 
+    /// The state as JSON, made once for all who ask for the same.
+    pub(super) fn json(&self) -> Bytes {
+        let mut log = self.log();
+        log.whole(&self.snapshot())
+    }
+
     /// Waits until the state includes a revision.
     pub(super) async fn reached(&self, revision: Revision) {
         let mut current = self.current.subscribe();

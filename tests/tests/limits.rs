@@ -1,0 +1,129 @@
+//! What one member can take of a manager: bounded memory for a bounded time, and no other member's place.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_cluster::{Credentials, server_name};
+use mesh_tests::{CONVERGES, Cluster, Host, Meshd, scenario, within};
+use mesh_wire::client::request;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+/// What a member that does not read has room for, in bytes.
+const WINDOW: u32 = 1000;
+/// Connections that it opens: as many as a node may have, and two more.
+const CONNECTIONS: usize = 10;
+/// What it asks for on each. The state is about a megabyte.
+const ANSWERS: usize = 60;
+/// The manager bears it for ten seconds; the rest is for a machine with other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How much memory all of it may cost, in kilobytes. Each answer buffered whole would make 480 MB.
+const MEMORY: u64 = 150 << 10;
+
+/// What a daemon holds in memory, in kilobytes.
+fn resident(daemon: &Meshd) -> Result<u64> {
+    let pid = daemon.pid().context("meshd does not run")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+}
+
+/// How often a line of a host's log says something.
+fn said(host: &Host, text: &str) -> Result<usize> {
+    let log = fs::read_to_string(host.file(host.log_path()))?;
+    Ok(log.lines().filter(|line| line.contains(text)).count())
+}
+
+/// A connection that answers pings, and whose answers are not read.
+struct Unread {
+    connection: JoinHandle<hyper::Result<()>>,
+    /// Without it the connection would end by itself.
+    _sender: http2::SendRequest<Full<Bytes>>,
+    _answers: Vec<Response<Incoming>>,
+}
+
+impl Unread {
+    async fn open(manager: SocketAddr, credentials: &Credentials) -> Result<Self> {
+        let stream = TcpStream::connect(manager).await?;
+        let connector = TlsConnector::from(Arc::new(credentials.client_config()?));
+        let tls = connector.connect(server_name(), stream).await?;
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(WINDOW)
+            .handshake::<_, Full<Bytes>>(TokioIo::new(tls))
+            .await?;
+        let connection = tokio::spawn(connection);
+        let watch = request(Method::POST, "/v1/agent/watch", b"null".to_vec());
+        let mut answers = vec![sender.send_request(watch).await?];
+        for _ in 1..ANSWERS {
+            answers.push(sender.send_request(request(Method::GET, "/v1/agent/state", Vec::new())).await?);
+        }
+        Ok(Self { connection, _sender: sender, _answers: answers })
+    }
+}
+
+/// Opens them all, and waits until the manager ends them; returns the most memory that it had meanwhile.
+async fn unread(manager: SocketAddr, credentials: &Credentials, daemon: &Meshd) -> Result<u64> {
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS {
+        open.push(Unread::open(manager, credentials).await?);
+    }
+    let (start, mut most) = (Instant::now(), 0);
+    while open.iter().any(|unread| !unread.connection.is_finished()) {
+        let left = open.iter().filter(|unread| !unread.connection.is_finished()).count();
+        ensure!(start.elapsed() < PATIENCE, "{left} connections are left");
+        most = most.max(resident(daemon)?);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eprintln!("all ended after {:?}, {most} kB at most", start.elapsed());
+    Ok(most)
+}
+
+#[test]
+fn a_member_that_does_not_read_costs_little() {
+    scenario("unread answers", |lab| {
+        let mut cluster = Cluster::three(lab)?;
+        let vm1 = cluster.vm1().clone();
+        for number in 0..10 {
+            let label = format!("text={}", "x".repeat(100_000));
+            vm1.meshctl(&["network", "create", "--label", &label, &format!("net{number}")]).ok()?;
+        }
+        // Somebody has taken vm3 over.
+        cluster.daemons[2].kill()?;
+        let vm3 = cluster.vm3().clone();
+        let path = vm3.file(format!("{}/node.pem", vm3.data_dir()));
+        let credentials = Credentials::load(&path)?.context("no certificate")?;
+        let connected = |host: &Host| said(host, "connected to a manager");
+        let before = (resident(&cluster.daemons[0])?, connected(&vm1)?, connected(cluster.vm2())?);
+
+        let manager = SocketAddr::from((vm1.ip(), 7443));
+        let most = vm3.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(unread(manager, &credentials, &cluster.daemons[0]))
+        })?;
+        let grown = most.saturating_sub(before.0);
+        ensure!(grown < MEMORY, "{grown} kB more than before");
+        ensure!(said(&vm1, "does not read what it asked for")? == CONNECTIONS - 2);
+        ensure!(said(&vm1, "too many connections")? == 2);
+
+        // The others have noticed nothing.
+        vm1.meshctl(&["network", "create", "after"]).ok()?;
+        cluster.vm2().meshctl(&["network", "inspect", "after"]).ok()?;
+        let after = (connected(&vm1)?, connected(cluster.vm2())?);
+        ensure!(after == (before.1, before.2), "connected {after:?} times, {before:?} before");
+
+        // And the node is welcome once it reads again.
+        cluster.daemons[2].start()?;
+        within(CONVERGES, "vm3 is up to date", || vm3.meshctl(&["network", "inspect", "after"]).ok())?;
+        Ok(())
+    });
+}
