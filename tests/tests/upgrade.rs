@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::lab::Machine;
 use mesh_tests::{
     Background, CONVERGES, Cluster, Container, Conversations, Echo, Host, Kind, Lab, Load, Meshd, Namespace,
@@ -182,6 +182,25 @@ fn without_a_daemon_names_and_the_proxy_go_on() {
     });
 }
 
+/// `status` says what runs: one process serves, the others finish what they began.
+fn is_shown(daemon: &Meshd) -> Result<()> {
+    within(CONVERGES, "status shows the front processes", || {
+        let status = daemon.host().meshctl(&["-o", "json", "status"]).json()?;
+        let shown = status["fronts"].as_array().context("no fronts")?;
+        let mut pids: Vec<u32> =
+            shown.iter().filter_map(|front| front["pid"].as_u64()?.try_into().ok()).collect();
+        let serving: Vec<_> = shown.iter().filter(|front| front["state"] == "serving").collect();
+        let mut fronts = daemon.fronts()?;
+        pids.sort_unstable();
+        fronts.sort_unstable();
+        ensure!(pids == fronts && serving.len() == 1, "{shown:?}, there are {fronts:?}");
+        ensure!(serving[0]["version"] == status["version"], "{status}");
+        let line = format!("process {} serves", serving[0]["pid"]);
+        ensure!(daemon.host().meshctl(&["status"]).ok()?.contains(&line), "not in the table: {line}");
+        Ok(())
+    })
+}
+
 /// Each generation keeps its tunnels until they close, and ends then.
 #[test]
 fn upgrades_in_a_row_keep_the_tunnels_of_each() {
@@ -201,6 +220,7 @@ fn upgrades_in_a_row_keep_the_tunnels_of_each() {
             ensure!(daemon.fronts()?.len() == 3, "{:?}", daemon.fronts());
             Ok(())
         })?;
+        is_shown(daemon)?;
         // Found again, also those that only finish.
         daemon.restart()?;
         up_to_date(daemon)?;
@@ -215,8 +235,10 @@ fn upgrades_in_a_row_keep_the_tunnels_of_each() {
         first.stop()?;
         left(2)?;
         second.go_on(3)?;
+        is_shown(daemon)?;
         second.stop()?;
         left(1)?;
+        is_shown(daemon)?;
         traffic.is_served(&vm3)
     });
 }

@@ -15,8 +15,8 @@ pub use request::{
     Joined, Leave, Migrated, NodeRemoval, Removed, Restored, RotateAuthority, StoreSpec,
 };
 pub use view::{
-    AddressesView, AuthorityView, Created, EndpointView, ErrorBody, NetworkUse, NetworkView, NodeView,
-    RoleChanged, RotationView, ServiceView, State, StatusView,
+    AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,
+    NetworkView, NodeView, RoleChanged, RotationView, ServiceView, State, StatusView,
 };
 
 /// Header of an answer that is not all that was asked for: one line for the user.

@@ -79,6 +79,28 @@ pub enum State {
     Ready,
 }
 
+/// A process that serves names and the L7 ingress of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontView {
+    /// Its number.
+    pub pid: u32,
+    /// What it does.
+    pub state: FrontState,
+    /// Version of its program; absent: it does not say.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// What a front process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrontState {
+    /// It takes connections and questions.
+    Serving,
+    /// Another one does; it ends with its last connection.
+    Finishing,
+}
+
 /// `status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusView {
@@ -97,6 +119,10 @@ pub struct StatusView {
     pub managers: Vec<SocketAddr>,
     /// Revision of the state that the data planes run from.
     pub revision: u64,
+    /// The processes that serve names and the L7 ingress: one, unless earlier ones finish what they began; none as long as
+    /// there is nothing to serve.
+    #[serde(default)]
+    pub fronts: Vec<FrontView>,
     /// What does not work, a line each.
     #[serde(default)]
     pub problems: Vec<String>,

@@ -5,7 +5,7 @@ use crate::{
     session::Session,
 };
 use anyhow::bail;
-use mesh_api::{State, StatusView};
+use mesh_api::{FrontState, FrontView, State, StatusView};
 use serde::Serialize;
 
 pub(crate) const FIELDS: &[Column<StatusView>] = &[
@@ -23,8 +23,26 @@ pub(crate) const FIELDS: &[Column<StatusView>] = &[
     ("Managers", |s, _| joined(&s.managers)),
     ("Revision", |s, _| s.revision.to_string()),
     ("Version", |s, _| s.version.clone()),
+    ("Front", |s, _| {
+        let fronts: Vec<_> = s.fronts.iter().map(|front| self::front(front, &s.version)).collect();
+        fronts.join("\n")
+    }),
     ("Problems", |s, _| s.problems.join("\n")),
 ];
+
+/// A front process, and its version if that is not the daemon's.
+fn front(front: &FrontView, daemon: &str) -> String {
+    let does = match front.state {
+        FrontState::Serving => "serves",
+        FrontState::Finishing => "finishes its connections",
+    };
+    let version = match front.version.as_deref() {
+        Some(version) if version == daemon => String::new(),
+        Some(version) => format!(" (version {version})"),
+        None => " (of an earlier version)".to_owned(),
+    };
+    format!("process {}{version} {does}", front.pid)
+}
 
 /// `meshctl status`: done if meshd is ready, or waits for a cluster; failed if no manager answers it.
 pub(crate) async fn status(session: &Session) -> anyhow::Result<()> {

@@ -29,6 +29,7 @@ use crate::api::Failure;
 use crate::{config::Config, identity::Identity, supervisor::Spawner};
 use liveness::Liveness;
 use members::{Farewell, Members};
+use mesh_api::FrontView;
 use mesh_model::{EndpointId, NodeId, Snapshot};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -56,6 +57,8 @@ pub(crate) struct Applied {
     pub(crate) failures: BTreeMap<EndpointId, String>,
     /// Endpoints of this node whose namespace is gone.
     pub(crate) vanished: BTreeSet<EndpointId>,
+    /// The processes that serve names and the L7 ingress.
+    pub(crate) fronts: Vec<FrontView>,
     /// Everything that does not work, a line each.
     pub(crate) problems: Vec<String>,
 }
@@ -180,6 +183,11 @@ impl Agent {
         self.farewell.say.cancel();
         // Who does not hear it finds out.
         let _ = timeout(FAREWELL, self.farewell.said.cancelled()).await;
+    }
+
+    /// The processes that serve names and the L7 ingress of this node.
+    pub(crate) fn fronts(&self) -> Vec<FrontView> {
+        self.applied.borrow().fronts.clone()
     }
 
     /// What does not work on this node, a line each.

@@ -384,6 +384,7 @@ impl Daemon {
                 cluster: None,
                 managers: Vec::new(),
                 revision: 0,
+                fronts: Vec::new(),
                 problems: Vec::new(),
             };
         };
@@ -409,6 +410,7 @@ impl Daemon {
             cluster: Some(member.identity.cluster.to_string()),
             managers,
             revision: snapshot.revision,
+            fronts: member.agent.fronts(),
             problems: member.problems(),
         }
     }

@@ -175,8 +175,12 @@ impl Front {
         for (place, descriptors) in &self.held {
             daemons.tell(Report::Holds(*place), Arc::clone(descriptors)).await;
         }
-        let ready =
-            Report::Ready { protocol: PROTOCOL, node: self.node, retired: self.retire.is_cancelled() };
+        let ready = Report::Ready {
+            protocol: PROTOCOL,
+            node: self.node,
+            retired: self.retire.is_cancelled(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        };
         daemons.tell(ready, Descriptors::default()).await;
     }
 

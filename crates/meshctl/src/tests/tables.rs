@@ -6,7 +6,8 @@ use crate::{
     service, status,
 };
 use mesh_api::{
-    AddressesView, EndpointView, NetworkUse, NetworkView, NodeView, ServiceView, State, StatusView,
+    AddressesView, EndpointView, FrontState, FrontView, NetworkUse, NetworkView, NodeView, ServiceView,
+    State, StatusView,
 };
 use mesh_model::{
     Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, NetworkId,
@@ -261,6 +262,13 @@ fn status() {
         cluster: Some("00000000000000cc".to_owned()),
         managers: vec!["10.0.0.1:7443".parse().unwrap()],
         revision: 17,
+        fronts: [
+            (40, FrontState::Serving, Some("0.1.0")),
+            (30, FrontState::Finishing, Some("0.0.9")),
+            (20, FrontState::Finishing, None),
+        ]
+        .map(|(pid, state, version)| FrontView { pid, state, version: version.map(str::to_owned) })
+        .to_vec(),
         problems: vec!["port 80 is taken by another program".to_owned(), "no IPv6".to_owned()],
     };
     insta::assert_snapshot!(table::fields(&ready, status::FIELDS, &WHOLE), @r"
@@ -271,6 +279,9 @@ fn status() {
     Managers:   10.0.0.1:7443
     Revision:   17
     Version:    0.1.0
+    Front:      process 40 serves
+                process 30 (version 0.0.9) finishes its connections
+                process 20 (of an earlier version) finishes its connections
     Problems:   port 80 is taken by another program
                 no IPv6
     ");
@@ -281,6 +292,7 @@ fn status() {
         cluster: None,
         managers: Vec::new(),
         revision: 0,
+        fronts: Vec::new(),
         problems: Vec::new(),
         ..ready
     };

@@ -23,6 +23,7 @@ pub(crate) fn status(state: State) -> StatusView {
         cluster: None,
         managers: vec!["10.0.0.1:7443".parse().unwrap()],
         revision: 3,
+        fronts: Vec::new(),
         problems: Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     front::{self, Delta, Descriptors, Held, Order, PROTOCOL, Place, Report, receive, send},
 };
 use anyhow::{Context, ensure};
+use mesh_api::{FrontState, FrontView};
 use mesh_model::{NodeId, Snapshot};
 use rustix::{
     net::sockopt::socket_peercred,
@@ -64,6 +65,7 @@ struct Front {
     stream: Arc<UnixStream>,
     since: Instant,
     protocol: u32,
+    version: Option<String>,
     retired: bool,
     /// What it serves, as of the last order.
     held: Held,
@@ -82,6 +84,7 @@ struct Reports {
 /// What it says first.
 struct Ready {
     protocol: u32,
+    version: Option<String>,
     node: NodeId,
     retired: bool,
     held: Held,
@@ -163,6 +166,11 @@ impl Fronts {
                 vec![front.silence()]
             }
         }
+    }
+
+    /// What runs, the one that serves first.
+    pub(super) fn view(&self) -> Vec<FrontView> {
+        self.serving.iter().chain(&self.retired).filter(|front| !front.is_gone()).map(Front::view).collect()
     }
 
     /// Places whose sockets do not work.
@@ -290,9 +298,12 @@ impl Front {
         let (to_failed, failed) = mpsc::channel(FAILED);
         tokio::spawn(listen(Arc::clone(&stream), to_applied, to_failed));
         let reports = Reports { applied, failed };
-        let (since, Ready { protocol, retired, held, node }) = (Instant::now(), ready);
+        let (since, Ready { protocol, version, retired, held, node }) = (Instant::now(), ready);
         let (told, turn) = (None, 0);
-        Ok((Self { pid, process, stream, since, protocol, retired, held, told, turn, reports }, node))
+        Ok((
+            Self { pid, process, stream, since, protocol, version, retired, held, told, turn, reports },
+            node,
+        ))
     }
 
     /// Whether the process runs a program: the very file, not its name.
@@ -300,6 +311,11 @@ impl Front {
         let file = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
         let theirs = file(&format!("/proc/{}/exe", self.pid));
         theirs.is_some() && theirs == file(program)
+    }
+
+    fn view(&self) -> FrontView {
+        let state = if self.retired { FrontState::Finishing } else { FrontState::Serving };
+        FrontView { pid: self.pid.cast_unsigned(), state, version: self.version.clone() }
     }
 
     fn is_gone(&self) -> bool {
@@ -390,7 +406,9 @@ async fn ready(stream: &UnixStream) -> anyhow::Result<Ready> {
         let (report, sockets) = receive(stream).await?.context("it ended: see the log")?;
         match report {
             Report::Holds(place) => drop(held.insert(place, Arc::new(sockets))),
-            Report::Ready { protocol, node, retired } => return Ok(Ready { protocol, node, retired, held }),
+            Report::Ready { protocol, node, retired, version } => {
+                return Ok(Ready { protocol, version, node, retired, held });
+            }
             Report::Log(lines) => print(&lines),
             Report::Applied { .. } | Report::Failed(_) => {}
         }

@@ -136,7 +136,8 @@ impl Planes {
     }
 
     fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>) {
-        let mut applied = Applied { revision: snapshot.revision, problems, ..Applied::default() };
+        let (revision, fronts) = (snapshot.revision, self.fronts.view());
+        let mut applied = Applied { revision, fronts, problems, ..Applied::default() };
         for failure in &report.failures {
             let text = failure.error.to_string();
             let owner = match failure.owner {

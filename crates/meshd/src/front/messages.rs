@@ -65,7 +65,14 @@ pub(crate) enum Report {
     /// First of all, for each place: it is served, with the sockets that come along.
     Holds(Place),
     /// All of them were told.
-    Ready { protocol: u32, node: NodeId, retired: bool },
+    Ready {
+        protocol: u32,
+        node: NodeId,
+        retired: bool,
+        /// For people. The first ones did not say.
+        #[serde(default)]
+        version: Option<String>,
+    },
     /// The state of that turn is in force.
     Applied { turn: u64 },
     /// The sockets of that place do not work: it needs others.
