@@ -170,6 +170,16 @@ impl Meshd {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Stops it (SIGSTOP) where it is, until [`Meshd::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("meshd does not run")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("meshd does not run")?.resume()
+    }
+
     /// Asks it to end (SIGTERM) and waits.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let mut process = self.process.take().context("meshd does not run")?;

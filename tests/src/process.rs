@@ -109,6 +109,12 @@ impl Background {
         kill(self.pid, signal).with_context(|| format!("{signal} to `{}`", self.command))
     }
 
+    /// Lets it go on after a SIGSTOP: itself, and `nsenter`, which stops with it.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)?;
+        kill(Pid::from_raw(self.entered.id().cast_signed()), Signal::SIGCONT).context("SIGCONT to nsenter")
+    }
+
     /// Waits for the end, at most as long as `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let Self { entered, command, .. } = self;
