@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::{Expected, Revision};
+use crate::{EtcdRefusal, Expected, Revision};
 
 /// Why a store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +109,8 @@ pub enum Error {
     Refused {
         /// Who answered.
         endpoint: String,
+        /// What it means, as far as a caller can do something about it.
+        why: EtcdRefusal,
         /// etcd's words.
         reason: String,
     },

@@ -27,6 +27,7 @@ use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::sync::watch as signal;
 
 use crate::etcd::connections::Connections;
+pub use crate::etcd::fault::EtcdRefusal;
 use crate::etcd::fault::Failure;
 use crate::etcd::keyspace::Keyspace;
 pub use crate::etcd::members::{EtcdMember, EtcdMembersChange};

@@ -38,7 +38,9 @@ mod txn;
 
 pub use embedded::{Options, RedbStore};
 pub use error::Error;
-pub use etcd::{EtcdClientCertificate, EtcdMember, EtcdMembersChange, EtcdOptions, EtcdStore, EtcdTls};
+pub use etcd::{
+    EtcdClientCertificate, EtcdMember, EtcdMembersChange, EtcdOptions, EtcdRefusal, EtcdStore, EtcdTls,
+};
 pub use record::{Change, Entry, Event, Revision};
 pub use store::{Reply, Store, Watch};
 pub use txn::{Compare, Expected, Op, Txn};

@@ -46,7 +46,7 @@ use secrets::StoreKey;
 use sessions::Sessions;
 use state::State;
 use std::{collections::BTreeSet, sync::Arc};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use trust::Trust;
 
 /// What a manager starts from.
@@ -70,6 +70,8 @@ pub(crate) struct Manager {
     state: Arc<State>,
     sessions: Arc<Sessions>,
     peers: Peers,
+    /// A member of etcd was added that has no vote yet.
+    newcomer: Notify,
     trust: Trust,
     key: StoreKey,
     identity: Identity,
@@ -137,6 +139,7 @@ impl Manager {
         let manager = Arc::new(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&state), gossip.keys(), connected)),
             peers: Peers::default(),
+            newcomer: Notify::new(),
             store,
             etcd: opened.etcd,
             local: opened.local,

@@ -16,12 +16,17 @@ use mesh_model::Role;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 /// First and longest pause between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// How often a manager that is to be a worker looks whether it may end.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often in a row its etcd may fail to answer, each time for some seconds, before it is taken for gone.
+const SILENT: u32 = 3;
 
 /// `cluster migrate`.
 pub(crate) struct Migrate {
@@ -174,6 +179,26 @@ impl Roles {
         Ok(self.member.agent.ask("/v1/agent/declined", &Declined { reason }).await?)
     }
 
+    /// Waits until the others are a majority without this node's etcd: of two members that end before they are removed,
+    /// the other one could never remove them. False if the node is to be a manager after all.
+    async fn is_dispensable(&self, manager: &Manager) -> bool {
+        // A store of before a restore has members of its own, which nobody removes any more.
+        let is_of_the_cluster = || self.member.agent.snapshot().epoch == manager.snapshot().epoch;
+        let mut silent = 0;
+        while is_of_the_cluster() && silent < SILENT {
+            if self.record() == Some(Role::Manager) {
+                return false;
+            }
+            match manager.is_member_of_etcd().await {
+                Ok(true) => silent = 0,
+                Ok(false) => return true,
+                Err(_) => silent += 1,
+            }
+            sleep(LOOK).await;
+        }
+        true
+    }
+
     async fn try_take_up(&mut self) -> anyhow::Result<()> {
         let promotion: Promotion = self.member.agent.ask("/v1/agent/promotion", &()).await?;
         let (identity, start) = promotion.keep(&self.config, &self.identity)?;
@@ -184,6 +209,9 @@ impl Roles {
     /// Ends the manager; nothing of the store and its secrets stays.
     async fn lay_down(&mut self) -> anyhow::Result<()> {
         if let Some(manager) = self.member.manager() {
+            if !self.is_dispensable(&manager).await {
+                return Ok(());
+            }
             manager.stop().await;
         }
         self.member.set_manager(Err(String::new()));

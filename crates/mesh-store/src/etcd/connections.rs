@@ -121,7 +121,7 @@ impl Connections {
             };
             let link = link?;
             match self.ask(&link, &call, self.attempt).await {
-                Err(Fault::NotDone(why)) => reason = format!("{}: {why}", link.url),
+                Err(Fault::NotNow(why) | Fault::NeverSent(why)) => reason = format!("{}: {why}", link.url),
                 Err(Fault::Lost(reason)) => {
                     return Err(Error::Unknown { endpoint: link.url.to_string(), reason }.into());
                 }
@@ -148,8 +148,12 @@ impl Connections {
         match fault {
             Fault::Compacted => Failure::Compacted,
             Fault::Future => Failure::Future,
-            Fault::Refused(reason) => Error::Refused { endpoint: link.url.to_string(), reason }.into(),
-            Fault::NotDone(reason) | Fault::Lost(reason) => self.unreachable(reason).into(),
+            Fault::Refused(why, reason) => {
+                Error::Refused { endpoint: link.url.to_string(), why, reason }.into()
+            }
+            Fault::NotNow(reason) | Fault::NeverSent(reason) | Fault::Lost(reason) => {
+                self.unreachable(reason).into()
+            }
         }
     }
 
@@ -196,7 +200,9 @@ impl Connections {
                 Err(why) => *reason = why,
                 Ok(link) => match self.ask(&link, call, self.attempt).await {
                     Ok(answer) => return Ok((answer, link)),
-                    Err(Fault::NotDone(why) | Fault::Lost(why)) => *reason = format!("{}: {why}", link.url),
+                    Err(Fault::NotNow(why) | Fault::NeverSent(why) | Fault::Lost(why)) => {
+                        *reason = format!("{}: {why}", link.url);
+                    }
                     Err(fault) => return Err(self.failure(fault, &link)),
                 },
             }
@@ -204,7 +210,8 @@ impl Connections {
         }
     }
 
-    /// Sends one request to one member. A connection that brings no answer is not used again.
+    /// Sends one request to one member. A connection that brings no answer is not used again; one whose member can't
+    /// do it now only makes room for another member's.
     async fn ask<T, F>(
         &self,
         link: &Link,
@@ -221,7 +228,8 @@ impl Connections {
         let mut current = self.current.lock().await;
         let used = current.link.as_mut().filter(|used| used.serial == link.serial);
         match (&outcome, used) {
-            (Err(Fault::NotDone(_) | Fault::Lost(_)), Some(_)) => current.leave(),
+            (Err(Fault::NeverSent(_) | Fault::Lost(_)), Some(_)) => current.leave(),
+            (Err(Fault::NotNow(_)), Some(_)) if self.options.endpoints.len() > 1 => current.leave(),
             (_, Some(used)) => used.answered = Some(Instant::now()),
             (_, None) => {}
         }

@@ -1,4 +1,6 @@
 //! What an answer of etcd, or the lack of one, means for the caller.
+//!
+//! etcd tells many of its reasons by their text alone: here is the one place that reads them.
 
 use std::error::Error as StdError;
 
@@ -14,11 +16,45 @@ pub(super) enum Fault {
     /// The revision asked for is yet to come.
     Future,
     /// etcd's final word: another member would say the same.
-    Refused(String),
-    /// It was surely not done: another member may do it.
-    NotDone(String),
+    Refused(EtcdRefusal, String),
+    /// The member answered that it can't do it now: another one may, or the same a moment later.
+    NotNow(String),
+    /// There was no connection to send it on: it was surely not done.
+    NeverSent(String),
     /// It may or may not have been done.
     Lost(String),
+}
+
+/// Why etcd refuses a request, as far as a caller can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EtcdRefusal {
+    /// A learner waits for its vote already: etcd takes one at a time.
+    TooManyLearners,
+    /// The learner has not caught up with the leader yet.
+    LearnerLags,
+    /// The member that was to get a vote has one.
+    NoLearner,
+    /// There is no such member.
+    NoSuchMember,
+    /// Of a change of members: the others are not all connected, or not for five seconds yet (its `HealthInterval`).
+    Unhealthy,
+    /// Anything else: etcd's words tell it.
+    Other,
+}
+
+impl EtcdRefusal {
+    /// By the texts that etcd has had since 3.4 (`rpctypes/error.go`).
+    fn of(text: &str) -> Self {
+        let known = [
+            ("too many learner members in cluster", Self::TooManyLearners),
+            ("can only promote a learner member which is in sync with leader", Self::LearnerLags),
+            ("can only promote a learner member", Self::NoLearner),
+            ("member not found", Self::NoSuchMember),
+            ("unhealthy cluster", Self::Unhealthy),
+        ];
+        known.into_iter().find(|(end, _)| text.ends_with(end)).map_or(Self::Other, |(_, why)| why)
+    }
 }
 
 /// Why an operation brought nothing, after everything was tried.
@@ -45,7 +81,11 @@ impl From<Failure> for Error {
             Failure::Compacted => "the revision read was compacted again and again",
             Failure::Future => "the revision asked for is yet to come",
         };
-        Error::Refused { endpoint: "any endpoint".to_owned(), reason: reason.to_owned() }
+        Error::Refused {
+            endpoint: "any endpoint".to_owned(),
+            why: EtcdRefusal::Other,
+            reason: reason.to_owned(),
+        }
     }
 }
 
@@ -65,15 +105,15 @@ impl From<Status> for Fault {
         match status.code() {
             Code::OutOfRange if text.contains("has been compacted") => Fault::Compacted,
             Code::OutOfRange if text.contains("future revision") => Fault::Future,
+            Code::Unavailable if never_sent(&status) => Fault::NeverSent(text),
+            Code::Unavailable if text.ends_with("etcdserver: unhealthy cluster") => Fault::refused(text),
             Code::Unavailable
-                if never_sent(&status)
-                    || text.ends_with("etcdserver: no leader")
-                    // Of a change of members: the others are not all connected yet.
-                    || text.ends_with("etcdserver: unhealthy cluster") =>
+                if text.ends_with("etcdserver: no leader")
+                    || text.ends_with("etcdserver: rpc not supported for learner") =>
             {
-                Fault::NotDone(text)
+                Fault::NotNow(text)
             }
-            Code::ResourceExhausted if text.contains("too many requests") => Fault::NotDone(text),
+            Code::ResourceExhausted if text.contains("too many requests") => Fault::NotNow(text),
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
@@ -82,7 +122,7 @@ impl From<Status> for Fault {
             | Code::FailedPrecondition
             | Code::OutOfRange
             | Code::Unimplemented
-            | Code::Unauthenticated => Fault::Refused(text),
+            | Code::Unauthenticated => Fault::refused(text),
             Code::Ok
             | Code::Cancelled
             | Code::Unknown
@@ -92,6 +132,20 @@ impl From<Status> for Fault {
             | Code::Unavailable
             | Code::DataLoss => Fault::Lost(text),
         }
+    }
+}
+
+impl Fault {
+    fn refused(text: String) -> Self {
+        Fault::Refused(EtcdRefusal::of(&text), text)
+    }
+
+    /// Why a member ended a watch, if not for the revision it was to begin at.
+    pub(super) fn of_canceled_watch(reason: &str) -> Self {
+        if reason.contains("denied") || reason.contains("auth") {
+            return Fault::refused(reason.to_owned());
+        }
+        Fault::Lost(reason.to_owned())
     }
 }
 
@@ -141,10 +195,10 @@ mod tests {
         assert_eq!(fault(Code::OutOfRange, future), Fault::Future);
         for (code, text) in [
             (Code::Unavailable, "etcdserver: no leader"),
-            (Code::Unavailable, "etcdserver: unhealthy cluster"),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner"),
             (Code::ResourceExhausted, "etcdserver: too many requests"),
         ] {
-            assert_eq!(fault(code, text), Fault::NotDone(text.to_owned()));
+            assert_eq!(fault(code, text), Fault::NotNow(text.to_owned()));
         }
         for (code, text) in [
             (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure"),
@@ -154,12 +208,26 @@ mod tests {
         ] {
             assert_eq!(fault(code, text), Fault::Lost(text.to_owned()));
         }
-        for (code, text) in [
-            (Code::InvalidArgument, "etcdserver: request is too large"),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
-            (Code::PermissionDenied, "etcdserver: permission denied"),
+        let learner = "etcdserver: can only promote a learner member";
+        for (code, text, why) in [
+            (Code::InvalidArgument, "etcdserver: request is too large", EtcdRefusal::Other),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", EtcdRefusal::Other),
+            (Code::PermissionDenied, "etcdserver: permission denied", EtcdRefusal::Other),
+            (Code::Unavailable, "etcdserver: unhealthy cluster", EtcdRefusal::Unhealthy),
+            (Code::NotFound, "etcdserver: member not found", EtcdRefusal::NoSuchMember),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: too many learner members in cluster",
+                EtcdRefusal::TooManyLearners,
+            ),
+            (
+                Code::FailedPrecondition,
+                &format!("{learner} which is in sync with leader"),
+                EtcdRefusal::LearnerLags,
+            ),
+            (Code::FailedPrecondition, learner, EtcdRefusal::NoLearner),
         ] {
-            assert_eq!(fault(code, text), Fault::Refused(text.to_owned()));
+            assert_eq!(fault(code, text), Fault::Refused(why, text.to_owned()));
         }
     }
 }

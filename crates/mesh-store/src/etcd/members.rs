@@ -6,16 +6,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use etcd_client::{Member as PbMember, MemberAddOptions};
+use etcd_client::{Client, Member as PbMember, MemberAddOptions};
 use tokio::time::{Instant, sleep};
 
 use super::EtcdStore;
+use super::fault::EtcdRefusal;
 use crate::Error;
 
-/// How long etcd is left alone before a learner that lags behind is offered again.
-const CATCH_UP: Duration = Duration::from_millis(200);
+/// How long etcd is left alone before it is asked again for a change of members that it refuses for now.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// etcd removes nobody before the others have been connected for 5 seconds (its `HealthInterval`).
+/// How long a removal is tried: etcd removes nobody before the others have been connected for 5 seconds.
 const SETTLES: Duration = Duration::from_secs(10);
 
 /// A member of the etcd cluster, as the members know it.
@@ -71,27 +72,25 @@ impl EtcdStore {
         Ok(self.members().await?.into_iter().find(|member| member.id == status.leader()))
     }
 
-    /// Adds the member that others will reach at `peer_url`, as a learner. One that was added before and never started
-    /// is returned as it is, so that an addition that failed half-way can be repeated.
+    /// Adds the member that others will reach at `peer_url`, as a learner, and waits as long as `patience` for one that
+    /// is on its way already: etcd takes one at a time. One that was added before and never started is returned as it is,
+    /// so that an addition that failed half-way can be repeated.
     ///
-    /// Errors: [`Error::Refused`] when a member has this URL, or when there is a learner already (etcd takes one);
-    /// [`Error::Unreachable`], [`Error::Unknown`].
-    pub async fn add_learner(&self, peer_url: &str) -> Result<EtcdMember, Error> {
+    /// Errors: [`Error::Refused`] when a member has this URL, when there was another learner or members were lost all
+    /// the time; [`Error::Unreachable`], [`Error::Unknown`].
+    pub async fn add_learner(&self, peer_url: &str, patience: Duration) -> Result<EtcdMember, Error> {
         let unstarted = |member: &EtcdMember| {
             member.learner && member.name.is_empty() && member.peer_urls.iter().any(|url| url == peer_url)
         };
         if let Some(member) = self.members().await?.into_iter().find(unstarted) {
             return Ok(member);
         }
-        let added = self
-            .shared
-            .etcd
-            .write(|mut client| {
-                let url = peer_url.to_owned();
-                async move { client.member_add([url], Some(MemberAddOptions::new().with_is_learner())).await }
-            })
-            .await?;
-        added.member().map(EtcdMember::of).ok_or_else(|| self.senseless("no member in its answer"))
+        let passing = [EtcdRefusal::TooManyLearners, EtcdRefusal::Unhealthy];
+        let added = self.patiently(&passing, patience, |mut client| {
+            let url = peer_url.to_owned();
+            async move { client.member_add([url], Some(MemberAddOptions::new().with_is_learner())).await }
+        });
+        added.await?.member().map(EtcdMember::of).ok_or_else(|| self.senseless("no member in its answer"))
     }
 
     /// Gives a learner its vote as soon as it has caught up, and waits for that as long as `patience`. One that votes
@@ -100,22 +99,12 @@ impl EtcdStore {
     /// Errors: [`Error::Refused`] when it did not catch up in time, or is no member; [`Error::Unreachable`],
     /// [`Error::Unknown`].
     pub async fn promote_learner(&self, id: u64, patience: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if self.members().await?.iter().any(|member| member.id == id && !member.learner) {
-                return Ok(());
-            }
-            let promoted =
-                self.shared.etcd.write(|mut client| async move { client.member_promote(id).await }).await;
-            match promoted.map_err(Error::from) {
-                Ok(_) => return Ok(()),
-                Err(Error::Refused { reason, .. })
-                    if reason.contains("in sync with leader") && Instant::now() < deadline =>
-                {
-                    sleep(CATCH_UP).await;
-                }
-                Err(err) => return Err(err),
-            }
+        let promoted = self.patiently(&[EtcdRefusal::LearnerLags], patience, |mut client| async move {
+            client.member_promote(id).await
+        });
+        match promoted.await {
+            Err(Error::Refused { why: EtcdRefusal::NoLearner, .. }) => Ok(()),
+            other => other.map(drop),
         }
     }
 
@@ -124,24 +113,43 @@ impl EtcdStore {
     /// Errors: [`Error::Refused`] when etcd sees that the rest would be no quorum; [`Error::Unreachable`],
     /// [`Error::Unknown`].
     pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
-        if self.members().await?.iter().all(|member| member.id != id) {
-            return Ok(());
+        let removed = self.patiently(&[EtcdRefusal::Unhealthy], SETTLES, |mut client| async move {
+            client.member_remove(id).await
+        });
+        match removed.await {
+            Err(Error::Refused { why: EtcdRefusal::NoSuchMember, .. }) => Ok(()),
+            other => other.map(drop),
         }
-        let deadline = Instant::now() + SETTLES;
+    }
+
+    /// Asks for a change of members again and again as long as etcd refuses it for one of the reasons `passing`, until
+    /// `patience` is over.
+    async fn patiently<T, F>(
+        &self,
+        passing: &[EtcdRefusal],
+        patience: Duration,
+        change: impl Fn(Client) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let deadline = Instant::now() + patience;
         loop {
-            let removed =
-                self.shared.etcd.write(|mut client| async move { client.member_remove(id).await }).await;
-            match removed.map_err(Error::from) {
-                Err(Error::Refused { reason, .. }) if reason.contains("member not found") => return Ok(()),
-                Err(Error::Unreachable { reason, .. })
-                    if reason.contains("unhealthy cluster") && Instant::now() < deadline => {}
-                other => return other.map(drop),
+            match self.shared.etcd.write(&change).await.map_err(Error::from) {
+                Err(Error::Refused { why, .. }) if passing.contains(&why) && Instant::now() < deadline => {
+                    sleep(PAUSE).await;
+                }
+                other => return other,
             }
         }
     }
 
     fn senseless(&self, reason: &str) -> Error {
-        Error::Refused { endpoint: self.shared.etcd.names(), reason: reason.to_owned() }
+        Error::Refused {
+            endpoint: self.shared.etcd.names(),
+            why: EtcdRefusal::Other,
+            reason: reason.to_owned(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use etcd_client::{
     TxnResponse,
 };
 
+use super::fault::EtcdRefusal;
 use super::keyspace::Keyspace;
 use super::unsigned;
 use crate::{Compare, Error, Expected, Op, Revision, Txn};
@@ -75,6 +76,7 @@ pub(super) fn conflict(txn: &Txn, response: &TxnResponse) -> Error {
         }
         None => Error::Refused {
             endpoint: "any endpoint".to_owned(),
+            why: EtcdRefusal::Other,
             reason: "the transaction was refused though all it expects is so".to_owned(),
         },
     }

@@ -110,7 +110,7 @@ impl EtcdWatch {
     /// Has the next member begin a stream from where this watch is.
     async fn begin(&mut self) -> Result<(), Fault> {
         self.begun += 1;
-        let link = self.etcd.dial(self.begun - 1).await.map_err(Fault::NotDone)?;
+        let link = self.etcd.dial(self.begun - 1).await.map_err(Fault::NeverSent)?;
         let key = self.keyspace.key(&self.prefix);
         let options = WatchOptions::new().with_range(self.keyspace.end(&self.prefix));
         // From the position itself, which was seen: from the one after it, etcd would not notice that a deletion
@@ -175,8 +175,8 @@ impl EtcdWatch {
     /// What another member may mend is only a reason to ask it; everything else ends the watch.
     async fn bearable(&self, fault: Fault) -> Result<String, Error> {
         match fault {
-            Fault::NotDone(reason) | Fault::Lost(reason) => Ok(reason),
-            Fault::Refused(reason) => Err(Error::Refused { endpoint: self.etcd.names(), reason }),
+            Fault::NotNow(reason) | Fault::NeverSent(reason) | Fault::Lost(reason) => Ok(reason),
+            Fault::Refused(why, reason) => Err(Error::Refused { endpoint: self.etcd.names(), why, reason }),
             Fault::Compacted | Fault::Future => {
                 Err(Error::Compacted { oldest: oldest(&self.etcd, &self.keyspace).await? })
             }
@@ -242,11 +242,10 @@ async fn begin(link: &Link, key: Vec<u8>, options: WatchOptions, from: Revision)
 }
 
 fn canceled(response: &WatchResponse) -> Fault {
-    match response.cancel_reason() {
-        _ if response.compact_revision() > 0 => Fault::Compacted,
-        reason if reason.contains("denied") || reason.contains("auth") => Fault::Refused(reason.to_owned()),
-        reason => Fault::Lost(reason.to_owned()),
+    if response.compact_revision() > 0 {
+        return Fault::Compacted;
     }
+    Fault::of_canceled_watch(response.cancel_reason())
 }
 
 /// A change of ours; `None` for an event without a key, which etcd does not send.

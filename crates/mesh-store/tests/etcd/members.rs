@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_store::{Error, EtcdStore, Store, Txn};
+use mesh_store::{Error, EtcdRefusal, EtcdStore, Store, Txn};
 
 use crate::member::{Member, answers};
 use crate::{SOON, open};
@@ -38,12 +38,15 @@ async fn a_member_comes_as_a_learner_leads_and_goes() {
     let store = open(first.options()).await;
     put(&store, "1").await;
     let mut second = newcomer(&[&first]);
-    let added = store.add_learner(&peer_url(&second)).await.unwrap();
+    let added = store.add_learner(&peer_url(&second), SOON).await.unwrap();
     assert!(added.learner && added.name.is_empty(), "{added:?}");
-    assert_eq!(store.add_learner(&peer_url(&second)).await.unwrap(), added, "asked again, added once");
+    assert_eq!(store.add_learner(&peer_url(&second), SOON).await.unwrap(), added, "asked again, added once");
     put(&store, "taken though the new member never started").await;
     let err = store.promote_learner(added.id, Duration::ZERO).await.unwrap_err();
-    assert!(matches!(&err, Error::Refused { reason, .. } if reason.contains("in sync")), "{err}");
+    assert!(matches!(err, Error::Refused { why: EtcdRefusal::LearnerLags, .. }), "{err}");
+    let url = peer_url(&Member::new());
+    let err = store.add_learner(&url, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(err, Error::Refused { why: EtcdRefusal::TooManyLearners, .. }), "{err}");
 
     second.spawn();
     store.promote_learner(added.id, SOON).await.unwrap();
@@ -63,6 +66,8 @@ async fn a_member_comes_as_a_learner_leads_and_goes() {
     let rest = open(rest.options()).await;
     rest.remove_member(leader.id).await.unwrap();
     rest.remove_member(leader.id).await.expect("gone already");
+    let err = rest.promote_learner(leader.id, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(err, Error::Refused { why: EtcdRefusal::NoSuchMember, .. }), "{err}");
     put(&rest, "2").await;
     assert_eq!(rest.members().await.unwrap().len(), 1);
 }
@@ -71,7 +76,7 @@ async fn a_member_comes_as_a_learner_leads_and_goes() {
 async fn a_member_that_never_starts_is_removed_again() {
     let first = Member::start().await;
     let store = open(first.options()).await;
-    let added = store.add_learner(&peer_url(&newcomer(&[&first]))).await.unwrap();
+    let added = store.add_learner(&peer_url(&newcomer(&[&first])), SOON).await.unwrap();
     store.remove_member(added.id).await.unwrap();
     assert_eq!(store.members().await.unwrap().len(), 1);
     put(&store, "1").await;

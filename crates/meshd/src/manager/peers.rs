@@ -15,12 +15,12 @@ use http::Method;
 use mesh_model::{Node, NodeId, PublishedPort, Role, Snapshot};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How often lost connections are tried anew.
@@ -32,6 +32,8 @@ const ANSWER: Duration = Duration::from_secs(4);
 #[derive(Default)]
 pub(super) struct Peers {
     connections: Mutex<HashMap<NodeId, Peer>>,
+    /// Somebody waits for a manager that is not connected yet.
+    awaited: Notify,
 }
 
 #[derive(Clone)]
@@ -50,7 +52,7 @@ impl Peers {
         let keep = async {
             loop {
                 manager.peers.connect_missing(&manager).await;
-                sleep(RETRY).await;
+                drop(timeout(RETRY, manager.peers.awaited.notified()).await);
             }
         };
         cancel.run_until_cancelled(keep).await;
@@ -74,6 +76,17 @@ impl Peers {
         });
         let opened: Vec<_> = join_all(opened).await.into_iter().flatten().collect();
         self.with(|connections| connections.extend(opened));
+    }
+
+    /// Looks for managers that are missing at once, rather than a little later.
+    pub(super) fn hurry(&self) {
+        self.awaited.notify_one();
+    }
+
+    /// The managers whose store answers them.
+    pub(super) async fn whose_store_answers(&self) -> BTreeSet<NodeId> {
+        let answers = self.ask_all::<bool>("/v1/manager/store", &()).await;
+        answers.into_iter().filter(|(_, answer)| matches!(answer, Ok(true))).map(|(id, _)| id).collect()
     }
 
     /// Whether a manager serves, as seen from here.

@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// The answer to `POST /v1/agent/promotion`, by which a node whose record says that it is a manager asks for what a
@@ -56,9 +56,8 @@ const TURN: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often the members of etcd are compared with the records.
 const COMPARE: Duration = Duration::from_secs(1);
-/// How many comparisons in a row must find a member without a record: the records that are seen may be a little older
-/// than the members.
-const CERTAIN: u32 = 5;
+/// How long a member must be without a record: the records that are seen may be a little older than the members.
+const CERTAIN: Duration = Duration::from_secs(5);
 /// Characters of a reason that are kept.
 const REASON: usize = 1000;
 /// How long a learner may be waited for: etcd takes one at a time.
@@ -124,6 +123,7 @@ impl Manager {
                 self.decline(node.id, &reason).await?;
                 return Err(failed(reason));
             }
+            self.peers.hurry();
             sleep(LOOK).await;
         }
         Ok(())
@@ -174,16 +174,31 @@ impl Manager {
     async fn removable(&self, etcd: &EtcdStore, node: &Node) -> Result<Option<EtcdMember>, Error> {
         let members = etcd.members().await?;
         let Some(member) = members.iter().find(|member| is_of(member, node)) else { return Ok(None) };
-        let snapshot = self.state.snapshot();
-        let works = |member: &&EtcdMember| {
-            let node = snapshot.nodes.values().find(|node| is_of(member, node));
-            node.is_some_and(|node| node.id == self.identity.node || self.peers.is_connected(node.id))
-        };
-        let healthy: BTreeSet<u64> = members.iter().filter(works).map(|member| member.id).collect();
+        let healthy = self.healthy(&members).await;
         if EtcdMembersChange::Remove(member.id).loses_quorum(&members, &healthy) {
             return Err(Error::LosesQuorum { node: node.name.to_string() });
         }
         Ok(Some(member.clone()))
+    }
+
+    /// The members of etcd that work now: their managers say that the store answers them. etcd itself would call those
+    /// healthy that it has been connected to for five seconds (`--strict-reconfig-check`).
+    async fn healthy(&self, members: &[EtcdMember]) -> BTreeSet<u64> {
+        let mut managers = self.peers.whose_store_answers().await;
+        managers.extend(self.quorum.is_there().then_some(self.identity.node));
+        let snapshot = self.state.snapshot();
+        let works = |member: &&EtcdMember| {
+            let node = snapshot.nodes.values().find(|node| is_of(member, node));
+            node.is_some_and(|node| managers.contains(&node.id))
+        };
+        members.iter().filter(works).map(|member| member.id).collect()
+    }
+
+    /// Whether this manager's etcd is still one of the members, as itself knows. One that was removed ends a second later.
+    pub(crate) async fn is_member_of_etcd(&self) -> Result<bool, StoreError> {
+        let Some(etcd) = self.own_etcd() else { return Ok(false) };
+        let me = peer_url(self.identity.advertise.ip());
+        Ok(etcd.members().await?.iter().any(|member| member.peer_urls.contains(&me)))
     }
 
     /// What a node needs that is to be a manager.
@@ -193,7 +208,8 @@ impl Manager {
         let record = record.ok_or(Error::NoManager)?;
         let members = match self.own_etcd() {
             Some(etcd) => {
-                self.added(etcd, record).await?;
+                etcd.add_learner(&peer_url(record.advertise.ip()), LEARNER).await?;
+                self.newcomer.notify_one();
                 let members = etcd.members().await?;
                 let others = members.into_iter().filter(|member| !is_of(member, record));
                 others.flat_map(|m| m.peer_urls.into_iter().map(move |url| (m.name.clone(), url))).collect()
@@ -214,21 +230,6 @@ impl Manager {
         self.etcd.as_ref().filter(|_| self.local.is_some())
     }
 
-    /// Makes the node a learner; waits for one that is on its way already.
-    async fn added(&self, etcd: &EtcdStore, node: &Node) -> Result<(), Error> {
-        let deadline = Instant::now() + LEARNER;
-        loop {
-            match etcd.add_learner(&peer_url(node.advertise.ip())).await {
-                Err(StoreError::Refused { reason, .. })
-                    if reason.contains("too many learner") && Instant::now() < deadline =>
-                {
-                    sleep(LOOK).await;
-                }
-                added => return Ok(added.map(drop)?),
-            }
-        }
-    }
-
     /// A node could not become a manager: it is a worker again, and whoever promoted it is told why.
     pub(super) async fn decline(&self, node: NodeId, reason: &str) -> Result<(), Error> {
         let role = self.state.snapshot().nodes.get(&node).map(|node| node.role);
@@ -246,47 +247,67 @@ impl Manager {
     pub(super) async fn keep_members(self: Arc<Self>, cancel: CancellationToken) -> anyhow::Result<()> {
         let keep = async {
             let mut stray = BTreeMap::new();
+            let mut pause = COMPARE;
             loop {
-                sleep(COMPARE).await;
-                if let Some(etcd) = self.own_etcd()
-                    && let Err(err) = self.compare_members(etcd, &mut stray).await
-                {
-                    tracing::debug!(%err, "members of etcd not compared");
-                }
+                drop(timeout(pause, self.newcomer.notified()).await);
+                let Some(etcd) = self.own_etcd() else { continue };
+                pause = match self.compare_members(etcd, &mut stray).await {
+                    Ok(true) => LOOK,
+                    Ok(false) => COMPARE,
+                    Err(err) => {
+                        tracing::debug!(%err, "members of etcd not compared");
+                        COMPARE
+                    }
+                };
             }
         };
         cancel.run_until_cancelled(keep).await;
         Ok(())
     }
 
-    /// Gives learners their vote once they run; removes members whose node is no manager. `stray` counts how often each
-    /// was found so.
+    /// Gives learners their vote once they run; removes members whose node is no manager. `stray` says since when each
+    /// was found so. Whether a learner is on its way.
     async fn compare_members(
         &self,
         etcd: &EtcdStore,
-        stray: &mut BTreeMap<u64, u32>,
-    ) -> Result<(), StoreError> {
+        stray: &mut BTreeMap<u64, Instant>,
+    ) -> Result<bool, StoreError> {
         let members = etcd.members().await?;
         let snapshot = self.state.snapshot();
         let managers = || snapshot.nodes.values().filter(|node| node.role == Role::Manager);
         stray.retain(|id, _| members.iter().any(|member| member.id == *id));
+        let mut expected = false;
         for member in &members {
             if managers().any(|node| is_of(member, node)) {
                 stray.remove(&member.id);
+                expected |= member.learner;
                 if member.learner && !member.name.is_empty() {
-                    // One that still lags is offered again by the next comparison.
-                    let _ = etcd.promote_learner(member.id, Duration::ZERO).await;
+                    self.offer_vote(etcd, member, &members).await;
                 }
                 continue;
             }
-            let found = stray.entry(member.id).or_default();
-            *found += 1;
-            if *found >= CERTAIN {
-                tracing::info!(member = %member.name, "a member of etcd whose node is no manager is removed");
-                etcd.remove_member(member.id).await?;
+            if stray.entry(member.id).or_insert_with(Instant::now).elapsed() < CERTAIN {
+                continue;
             }
+            let removal = EtcdMembersChange::Remove(member.id);
+            if removal.loses_quorum(&members, &self.healthy(&members).await) {
+                tracing::debug!(member = %member.name, "a member of etcd is needed as long as others are away");
+                continue;
+            }
+            tracing::info!(member = %member.name, "a member of etcd whose node is no manager is removed");
+            etcd.remove_member(member.id).await?;
         }
-        Ok(())
+        Ok(expected)
+    }
+
+    /// Gives a learner its vote if it has caught up: one that still lags is offered again by the next comparison.
+    async fn offer_vote(&self, etcd: &EtcdStore, learner: &EtcdMember, members: &[EtcdMember]) {
+        // Its manager starts with its vote; that it is there is what etcd makes sure of.
+        let mut healthy = self.healthy(members).await;
+        healthy.insert(learner.id);
+        if !EtcdMembersChange::Promote(learner.id).loses_quorum(members, &healthy) {
+            let _ = etcd.promote_learner(learner.id, Duration::ZERO).await;
+        }
     }
 }
 

@@ -82,6 +82,7 @@ impl Server {
             .route("/v1/manager/confirm", post(confirm_agents))
             .route("/v1/manager/hold", post(hold))
             .route("/v1/manager/release", post(release))
+            .route("/v1/manager/store", post(store_answers))
             .fallback(async || Failure::new(StatusCode::NOT_FOUND, "this manager does not know that request"))
             .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not so"))
             .layer(axum::extract::DefaultBodyLimit::max(BODY))
@@ -291,6 +292,12 @@ async fn release(
     fellow(&manager, peer)?;
     manager.sessions.release(Held(Some(body.id)));
     Ok(Json(()))
+}
+
+/// Whether this manager's own way into the store works.
+async fn store_answers(State(manager): Shared, Extension(peer): Peer) -> Result<Json<bool>, Failure> {
+    fellow(&manager, peer)?;
+    Ok(Json(manager.quorum.is_there()))
 }
 
 async fn create_endpoint(
