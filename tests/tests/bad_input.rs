@@ -223,8 +223,8 @@ fn joining() {
 #[test]
 fn a_copied_data_directory() {
     scenario("copied disk", |lab| {
-        let cluster = Cluster::three(lab)?;
-        let (vm3, other) = (cluster.vm3(), lab.host("vm4")?);
+        let mut cluster = Cluster::three(lab)?;
+        let (vm3, other) = (cluster.vm3().clone(), lab.host("vm4")?);
         let copy = other.file(other.data_dir());
         let parent = copy.parent().map(std::path::Path::to_owned).unwrap_or_default();
         std::fs::create_dir_all(&parent)?;
@@ -232,23 +232,47 @@ fn a_copied_data_directory() {
             std::process::Command::new("cp").arg("-a").arg(vm3.file(vm3.data_dir())).arg(&copy).status()?;
         ensure!(copied.success(), "cp: {copied}");
         let before = cluster.list(&["node", "ls"])?;
-        let _copy = other.meshd()?;
-        within(CONVERGES, "the copy says what it is", || {
-            let log = std::fs::read_to_string(other.file(other.log_path()))?;
-            ensure!(log.contains("a copy of another host's disk"), "{log}");
-            Ok(())
-        })?;
-        let status = other.meshctl(&["status"]);
-        ensure!(
-            status.code == Some(1) && status.stdout.contains("a copy of another host's disk"),
-            "{status:?}"
-        );
-        cluster.vm1().meshctl(&["network", "create", "blue"]).ok()?;
-        within(CONVERGES, "its origin hears of changes", || {
-            ensure!(vm3.meshctl(&["-q", "network", "ls"]).ok()?.lines().count() == 1);
-            ensure!(cluster.list(&["node", "ls"])? == before);
-            Ok(())
-        })
+        let mut daemon = other.meshd()?;
+        let says = |what: &str| {
+            within(CONVERGES, "the copy says what it is", || {
+                let log = std::fs::read_to_string(other.file(other.log_path()))?;
+                ensure!(log.contains(what), "{log}");
+                let status = other.meshctl(&["status"]);
+                ensure!(status.code == Some(1) && status.stdout.contains(what), "{status:?}");
+                Ok(())
+            })
+        };
+        says("a copy of another host's disk")?;
+        let goes_on = |network: &str, count: usize| {
+            cluster.vm1().meshctl(&["network", "create", network]).ok()?;
+            within(CONVERGES, "its origin hears of changes", || {
+                ensure!(vm3.meshctl(&["-q", "network", "ls"]).ok()?.lines().count() == count);
+                ensure!(cluster.list(&["node", "ls"])? == before);
+                Ok(())
+            })
+        };
+        goes_on("blue", 1)?;
+
+        // With the address as well, it is told by the manager that the node is connected already.
+        daemon.terminate()?;
+        other.shell(&format!("ip address add {}/32 dev lo", vm3.ip())).ok()?;
+        let known = std::fs::read_to_string(vm3.file(vm3.log_path()))?.len();
+        daemon.start()?;
+        says("another host, at ")?;
+        goes_on("red", 2)?;
+        let log = std::fs::read_to_string(cluster.vm1().file(cluster.vm1().log_path()))?;
+        let told = log.matches("two hosts say that they are one node").count();
+        ensure!(told == 1, "the manager says it, and once: {told}");
+        let log = std::fs::read_to_string(vm3.file(vm3.log_path()))?;
+        ensure!(!log[known..].contains("no connection to a manager"), "its stream never ended: {log}");
+
+        // One that starts again at once is no other host.
+        daemon.kill()?;
+        cluster.daemons[2].restart()?;
+        within(CONVERGES, "the node is back", || vm3.meshctl(&["status"]).ok().map(drop))?;
+        let log = std::fs::read_to_string(vm3.file(vm3.log_path()))?;
+        ensure!(!log.contains("another host, at "), "{log}");
+        Ok(())
     });
 }
 

@@ -87,6 +87,30 @@ fn a_clock_beyond_certificates_is_named() {
             set("+0")?;
             within(CONVERGES, "the node is back", || vm2.meshctl(&["status"]).ok().map(drop))?;
         }
+
+        // A clock that jumps while the stream is open: it stays open, and each new certificate is refused.
+        set("+600")?;
+        let known = std::fs::read_to_string(vm2.file(vm2.log_path()))?.len();
+        vm1.meshctl(&["network", "create", "blue"]).ok()?;
+        let names_the_clocks = |wanted: bool| {
+            within(CONVERGES, "status says what is wrong with the certificate, as long as it is", || {
+                let said = vm2.meshctl(&["status"]).ok()?;
+                ensure!(said.contains("set the clocks") == wanted, "{said}");
+                Ok(())
+            })
+        };
+        names_the_clocks(true)?;
+        vm1.meshctl(&["network", "create", "red"]).ok()?;
+        within(CONVERGES, "the stream goes on", || {
+            let networks = vm2.meshctl(&["-q", "network", "ls"]).ok()?;
+            ensure!(networks.lines().count() == 2, "{networks}");
+            Ok(())
+        })?;
+        set("+0")?;
+        names_the_clocks(false)?;
+        let log = std::fs::read_to_string(vm2.file(vm2.log_path()))?;
+        let told = log[known..].matches("the certificate of this node is not up to date").count();
+        ensure!(told == 1, "said once, not at every try: {told}");
         Ok(())
     });
 }

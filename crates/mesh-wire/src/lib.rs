@@ -24,6 +24,14 @@ pub struct Resume {
     pub networks: BTreeSet<NetworkId>,
 }
 
+/// The query of `POST /v1/agent/watch`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Follower {
+    /// Drawn by each process when it starts: two hosts of one identity are told apart by it.
+    #[serde(default)]
+    pub process: Option<u64>,
+}
+
 /// From the manager, on the watch stream.
 ///
 /// A node is told of endpoints and their health only on networks that exist there ([`Snapshot::networks_on`]), and of

@@ -74,6 +74,7 @@ pub(crate) struct Agent {
     /// What is wrong between the nodes, a line each.
     peer_problems: watch::Receiver<Vec<String>>,
     farewell: Farewell,
+    trust: Arc<trust::Trust>,
     /// The verdicts of this node's checks.
     health: watch::Sender<Arc<report::OwnHealth>>,
     applied: watch::Sender<Arc<Applied>>,
@@ -133,6 +134,7 @@ impl Agent {
             snapshot: seen,
             peer_problems,
             farewell,
+            trust: Arc::clone(&trust),
             health,
             applied,
             end_fronts,
@@ -195,6 +197,7 @@ impl Agent {
         let mut problems = self.applied.borrow().problems.clone();
         problems.extend_from_slice(&self.peer_problems.borrow());
         problems.extend(self.link.problems());
+        problems.extend(self.trust.problem());
         problems
     }
 }

@@ -63,6 +63,8 @@ pub(super) enum PortRequest {
 /// Keeps the connection.
 pub(super) struct LinkTask {
     identity: Identity,
+    /// See [`Follower`](crate::wire::Follower).
+    process: u64,
     trust: Arc<Trust>,
     connection: watch::Sender<Option<Sender>>,
     manager: watch::Sender<Option<SocketAddr>>,
@@ -86,8 +88,19 @@ impl Link {
         let (manager, connected_to) = watch::channel(None);
         let (removed, is_removed) = watch::channel(false);
         let (refusals, refused) = watch::channel(BTreeMap::new());
-        let task =
-            LinkTask { identity, trust, connection, manager, removed, refusals, snapshot, keys, ports };
+        let process = rand::random();
+        let task = LinkTask {
+            identity,
+            process,
+            trust,
+            connection,
+            manager,
+            removed,
+            refusals,
+            snapshot,
+            keys,
+            ports,
+        };
         (Self { connection: connected, manager: connected_to, removed: is_removed, refusals: refused }, task)
     }
 
@@ -260,7 +273,8 @@ impl LinkTask {
         self.trust.renew_expired(manager).await?;
         let mut sender = open(manager, &self.trust.connector()?).await?;
         let resume = serde_json::to_vec(&replica.resume(self.identity.node))?;
-        let response = sender.send_request(request(Method::POST, "/v1/agent/watch", resume)).await?;
+        let path = format!("/v1/agent/watch?process={}", self.process);
+        let response = sender.send_request(request(Method::POST, &path, resume)).await?;
         if !response.status().is_success() {
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();

@@ -20,7 +20,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::sleep};
@@ -40,12 +40,19 @@ pub(super) struct Trust {
     data_dir: PathBuf,
     /// Moves each node's renewals by another part of a certificate's life.
     jitter: f64,
+    /// Why the certificate is not up to date, if it is not.
+    problem: Mutex<Option<String>>,
 }
 
 impl Trust {
     pub(super) fn load(data_dir: &Path) -> anyhow::Result<Self> {
         let credentials = ArcSwap::from_pointee(Identity::credentials(data_dir)?);
-        Ok(Self { credentials, data_dir: data_dir.to_owned(), jitter: rand::random() })
+        Ok(Self {
+            credentials,
+            data_dir: data_dir.to_owned(),
+            jitter: rand::random(),
+            problem: Mutex::default(),
+        })
     }
 
     /// For the next connection.
@@ -84,14 +91,9 @@ impl Trust {
             };
             let pause = match tended {
                 Ok(()) => LOOK.min(Duration::from_secs(self.due_in())),
-                Err(err) => {
-                    tracing::warn!(
-                        err = format!("{err:#}"),
-                        "the certificate of this node is not up to date"
-                    );
-                    RETRY
-                }
+                Err(_) => RETRY,
             };
+            self.tell(tended.err());
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 changed = snapshot.changed() => {
@@ -102,6 +104,27 @@ impl Trust {
                 () = sleep(pause.max(Duration::from_millis(100))) => {}
             }
         }
+    }
+
+    /// Why the certificate is not up to date, in a line for people; none if it is.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.lock_problem()
+            .as_ref()
+            .map(|why| format!("the certificate of this node is not up to date: {why}"))
+    }
+
+    /// Said once, not at every try.
+    fn tell(&self, err: Option<anyhow::Error>) {
+        let why = err.map(|err| format!("{err:#}"));
+        let mut known = self.lock_problem();
+        if let Some(err) = why.as_ref().filter(|_| *known != why) {
+            tracing::warn!(err, "the certificate of this node is not up to date");
+        }
+        *known = why;
+    }
+
+    fn lock_problem(&self) -> MutexGuard<'_, Option<String>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does what is due: trusts whom the cluster trusts, renews, reports.

@@ -21,6 +21,10 @@ pub(crate) enum Error {
         "without node '{node}' the managers that answer are no majority: bring the others back, or demote those that are lost, first"
     )]
     LosesQuorum { node: String },
+    #[error(
+        "another host, at {holder}, is connected as node '{node}': if this is a copy of its disk, empty the data directory and join"
+    )]
+    TwoOfOneNode { node: String, holder: std::net::IpAddr },
     #[error("this node is to be no manager")]
     NoManager,
     #[error("too many changes at once: try again")]

@@ -4,15 +4,18 @@ mod connections;
 mod pace;
 mod places;
 
-use super::{Declined, Error, Manager, Promotion, sessions::Held};
+use super::{
+    Declined, Error, Manager, Promotion,
+    sessions::{Caller, Held},
+};
 use crate::{
     api::{
         Failure,
         json::{Json, Path},
     },
     wire::{
-        Applied, CatchUp, CertificateHeld, Committed, CommittedEndpoint, Confirm, Confirmed, HealthReport,
-        Hold, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
+        Applied, CatchUp, CertificateHeld, Committed, CommittedEndpoint, Confirm, Confirmed, Follower,
+        HealthReport, Hold, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -27,7 +30,7 @@ use http::StatusCode;
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
 use mesh_model::{EndpointId, EndpointSpec, NodeId, Role};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -165,6 +168,8 @@ async fn certificate(
 async fn watch(
     State(manager): Shared,
     Extension(peer): Peer,
+    Extension(address): Extension<IpAddr>,
+    Query(Follower { process }): Query<Follower>,
     Json(resume): Json<Option<Resume>>,
 ) -> Result<Body, Failure> {
     let node = member(&manager, peer)?;
@@ -173,7 +178,7 @@ async fn watch(
         // Another manager may be ahead of this one. If the state never comes so far, the agent is sent it as it is.
         let _ = timeout(AHEAD, manager.state.reached(resume.revision)).await;
     }
-    let lines = manager.sessions.begin(node, resume);
+    let lines = manager.sessions.begin(node, Caller { process, address }, resume).await?;
     Ok(Body::from_stream(stream::unfold((manager, lines), move |(manager, mut lines)| async move {
         let line = tokio::select! {
             line = lines.next() => line?,
@@ -333,7 +338,9 @@ impl From<Error> for Failure {
         match &error {
             Error::Refused(refusal) => Failure::from(refusal.clone()),
             Error::PortInUse(_) => Failure::conflict(error.to_string()),
-            Error::NotPromoted { .. } | Error::LosesQuorum { .. } => Failure::conflict(error.to_string()),
+            Error::NotPromoted { .. } | Error::LosesQuorum { .. } | Error::TwoOfOneNode { .. } => {
+                Failure::conflict(error.to_string())
+            }
             Error::OneManager | Error::NoManager | Error::Trust(_) => Failure::forbidden(error.to_string()),
             Error::History { .. } | Error::Future { .. } => Failure::bad_request(error.to_string()),
             Error::OutcomeUnknown => Failure::outcome_unknown(),

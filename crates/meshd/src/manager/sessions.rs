@@ -11,6 +11,7 @@ use mesh_cluster::membership::ClusterKeys;
 use mesh_model::{NodeId, PublishedPort};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,6 +24,9 @@ use tokio::{
 const CONFIRM: Duration = Duration::from_secs(3);
 /// How long nodes may take to say whether a port is free there.
 const HOLD: Duration = Duration::from_secs(2);
+/// How long a session waits for the one before it to end, of a process that is gone: longer than the server needs to
+/// notice that nobody is at the other end, and shorter than an agent's patience.
+const SUCCEED: Duration = Duration::from_millis(2200);
 /// Requests that wait for one session.
 const QUEUE: usize = 64;
 /// Lines are sent in chunks of up to this many bytes: one TLS record.
@@ -52,9 +56,21 @@ struct Table {
 struct Session {
     /// Tells a session from a later one of the same node.
     number: u64,
+    caller: Caller,
+    /// Another process wanted to be this node meanwhile.
+    contested: bool,
     applied: u64,
     subscription: Arc<Subscription>,
     requests: mpsc::Sender<Bytes>,
+}
+
+/// The process that holds a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// Drawn by each process when it starts; none from one that does not tell.
+    pub(super) process: Option<u64>,
+    /// Where it connects from.
+    pub(super) address: IpAddr,
 }
 
 #[derive(Debug)]
@@ -88,22 +104,52 @@ impl Sessions {
         Self { state, table: Mutex::new(table), connected, keys, changed: watch::channel(()).0 }
     }
 
-    /// Begins a session; an older one of the same node is forgotten, and its stream ends.
-    pub(super) fn begin(self: &Arc<Self>, node: NodeId, resume: Option<Resume>) -> Stream {
+    /// Begins a session, when there is none of another process: two hosts of one identity would take each other's state
+    /// away. An older one of the same process is forgotten, and its stream ends.
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        node: NodeId,
+        caller: Caller,
+        resume: Option<Resume>,
+    ) -> Result<Stream, Error> {
+        let other = || self.with(|table| table.other(node, caller).map(|session| session.caller));
+        self.until(Instant::now() + SUCCEED, || other().is_none()).await;
+        let Some(stream) = self.try_begin(node, caller, resume) else {
+            let name = self.name(node);
+            let holder = other().unwrap_or(caller).address;
+            if self.with(|table| table.contest(node)) {
+                tracing::warn!(%node, name, %holder, other = %caller.address, "two hosts say that they are one node");
+            }
+            return Err(Error::TwoOfOneNode { node: name, holder });
+        };
+        Ok(stream)
+    }
+
+    /// None if another process has the node's session.
+    fn try_begin(self: &Arc<Self>, node: NodeId, caller: Caller, resume: Option<Resume>) -> Option<Stream> {
         let (requests, receiver) = mpsc::channel(QUEUE);
         // Under one lock, so that of two that begin at once the same one is the later for both tables.
         let (number, subscription, cursor) = self.with(|table| {
+            if table.other(node, caller).is_some() {
+                return None;
+            }
             let (subscription, cursor) = self.state.subscribe(node, resume);
             table.next += 1;
-            let session =
-                Session { number: table.next, applied: 0, subscription: Arc::clone(&subscription), requests };
+            let session = Session {
+                number: table.next,
+                caller,
+                contested: false,
+                applied: 0,
+                subscription: Arc::clone(&subscription),
+                requests,
+            };
             table.sessions.insert(node, session);
             self.connected.send_if_modified(|connected| connected.insert(node));
-            (table.next, subscription, cursor)
-        });
+            Some((table.next, subscription, cursor))
+        })?;
         let mut keys = self.keys.clone();
         keys.mark_changed();
-        Stream {
+        Some(Stream {
             sessions: Arc::clone(self),
             node,
             number,
@@ -112,7 +158,7 @@ impl Sessions {
             lines: VecDeque::new(),
             keys,
             requests: receiver,
-        }
+        })
     }
 
     pub(super) fn applied(&self, node: NodeId, revision: u64) {
@@ -204,6 +250,21 @@ impl Sessions {
 }
 
 impl Table {
+    /// The session of a node, if another process than the caller's has it.
+    fn other(&self, node: NodeId, caller: Caller) -> Option<&Session> {
+        let differs = |session: &&Session| {
+            let of_both = session.caller.process.zip(caller.process);
+            of_both.is_some_and(|(holder, caller)| holder != caller)
+        };
+        self.sessions.get(&node).filter(differs)
+    }
+
+    /// Notes that another process wanted a node's session; whether that is news.
+    fn contest(&mut self, node: NodeId) -> bool {
+        let session = self.sessions.get_mut(&node);
+        session.is_some_and(|session| !std::mem::replace(&mut session.contested, true))
+    }
+
     /// Sends to every session that can take it; returns whose could.
     fn send_all(&self, message: &Message) -> BTreeSet<NodeId> {
         let line = line(message);

@@ -131,10 +131,13 @@ impl Port {
         let router = if lapsed { &self.routes.lapsed } else { &self.routes.members }.clone();
         let pace = Pace::new(STALLED);
         let watched = Arc::clone(&pace);
-        let router = router.layer(Extension(Some(peer))).layer(map_response(move |answer| {
-            let answer = watched.watch(answer);
-            async { answer }
-        }));
+        let address = from.ip().to_canonical();
+        let router = router.layer(Extension(Some(peer))).layer(Extension(address)).layer(map_response(
+            move |answer| {
+                let answer = watched.watch(answer);
+                async { answer }
+            },
+        ));
         let mut protocol = protocol();
         protocol.max_concurrent_streams(MEMBER_STREAMS).max_send_buf_size(MEMBER_BUFFER);
         let connection = protocol.serve_connection(TokioIo::new(tls), TowerToHyperService::new(router));
