@@ -28,6 +28,7 @@ pub mod nginx;
 pub mod partition;
 pub mod probe;
 pub mod process;
+pub mod site_etcd;
 
 pub use cluster::{CONVERGES, Cluster, field};
 pub use conversation::{Conversations, Kind};
@@ -39,3 +40,4 @@ pub use nginx::{Nginx, Replica, ReplicaSpec};
 pub use partition::Partition;
 pub use probe::{Load, Ping, only, shares, within};
 pub use process::{Background, Outcome};
+pub use site_etcd::{SiteEtcd, SiteTls};

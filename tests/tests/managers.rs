@@ -1,12 +1,12 @@
 //! The managers' etcd: one that they run, or one that somebody else does.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Background, CONVERGES, Cluster, Host, Meshd, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Host, Meshd, SiteEtcd, SiteTls, scenario, within};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{fs, path::PathBuf, process::Stdio};
+use std::{fs, path::PathBuf};
 
 /// The etcd that a daemon runs, as the test sees it.
 fn etcd_of(meshd: &Meshd) -> Result<Pid> {
@@ -131,48 +131,23 @@ fn what_keeps_an_etcd_from_starting_is_said_and_nothing_is_left() {
     });
 }
 
-/// An etcd of the site, in the host's namespace.
-fn site_etcd(host: &Host, scheme: &str, port: u16, options: &[&str]) -> Result<Background> {
-    let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 1));
-    let line = format!(
-        "exec etcd --data-dir=/run/lab/{0}/site-{port} --listen-client-urls={client} --advertise-client-urls={client} \
-         --listen-peer-urls={peer} --initial-advertise-peer-urls={peer} --initial-cluster=default={peer} {1}",
-        host.name(),
-        options.join(" ")
-    );
-    host.spawn_into(&["bash", "-c", &line], Stdio::null(), Stdio::null())
-}
-
 #[test]
 fn an_etcd_of_the_site_is_used() {
     scenario("the site's etcd", |lab| {
         let host = lab.host("vm1")?;
-        let base = format!("/run/lab/{}", host.name());
-        // One authority, and one certificate for both sides.
-        host.shell(&format!(
-            "cd {base} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -keyout ca.key \
-             -out ca.pem -subj /CN=site -addext basicConstraints=critical,CA:TRUE && \
-             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout etcd.key -out etcd.csr -subj /CN=etcd && \
-             openssl x509 -req -in etcd.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -out etcd.pem \
-             -extfile <(echo subjectAltName=IP:127.0.0.1)"
-        ))
-        .ok()?;
-        let file = |name: &str| format!("{base}/{name}");
-        let (ca, cert, key) = (file("ca.pem"), file("etcd.pem"), file("etcd.key"));
-        let tls =
-            [format!("--trusted-ca-file={ca}"), format!("--cert-file={cert}"), format!("--key-file={key}")];
-        let _tls = site_etcd(&host, "https", 2389, &["--client-cert-auth", &tls[0], &tls[1], &tls[2]])?;
+        let etcd = SiteEtcd::tls(&host, 2389)?;
+        let Some(SiteTls { ca, cert, key }) = &etcd.tls else { unreachable!("it speaks TLS") };
 
         let mut meshd = host.meshd()?;
         let address = host.ip().to_string();
         let init = ["cluster", "init", "--advertise-addr", &address, "--etcd-endpoints"];
-        let guarded = [&init[..], &["https://127.0.0.1:2389"]].concat();
-        let with_ca = [&guarded[..], &["--etcd-ca", &ca]].concat();
+        let guarded = [&init[..], &[&etcd.url]].concat();
+        let with_ca = [&guarded[..], &["--etcd-ca", ca]].concat();
         within(CONVERGES, "etcd is there and wants a certificate", || {
             host.meshctl(&with_ca).refused("no etcd answers")
         })?;
         host.meshctl(&guarded).refused("--etcd-ca")?;
-        let whole = [&with_ca[..], &["--etcd-cert", &cert, "--etcd-key", &key]].concat();
+        let whole = [&with_ca[..], &["--etcd-cert", cert, "--etcd-key", key]].concat();
         host.meshctl(&whole).ok()?;
         changes(&host, "blue")?;
         meshd.restart()?;
@@ -182,9 +157,8 @@ fn an_etcd_of_the_site_is_used() {
         let second = lab.host("vm2")?;
         let _second = second.meshd()?;
         let address = second.ip().to_string();
-        let init =
-            ["cluster", "init", "--advertise-addr", &address, "--etcd-endpoints", "http://127.0.0.1:2379"];
-        let _plain = site_etcd(&second, "http", 2379, &[])?;
+        let plain = SiteEtcd::plain(&second, 2379)?;
+        let init = ["cluster", "init", "--advertise-addr", &address, "--etcd-endpoints", &plain.url];
         within(CONVERGES, "the plain etcd is used", || second.meshctl(&init).ok().map(|_| ()))?;
         changes(&second, "blue")?;
         ensure!(networks(&host)?.contains("red"));

@@ -1,7 +1,11 @@
 //! `cluster migrate --to etcd`: the state moves, traffic does not notice, and it is in one place or the other whole.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, Load, Ping, Replica, ReplicaSpec, field, only, scenario, within};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use mesh_tests::{
+    Background, CONVERGES, Cluster, Host, Lab, Load, Namespace, Ping, Replica, ReplicaSpec, SiteEtcd,
+    SiteTls, field, lab::Machine, only, scenario, within,
+};
 use std::{fs, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 const MIGRATE: [&str; 4] = ["cluster", "migrate", "--to", "etcd"];
@@ -49,22 +53,71 @@ fn history(host: &Host) -> Result<Vec<String>> {
     })
 }
 
+/// What is put under load: two replicas, a container and a client.
+struct Site {
+    _replicas: [Replica; 2],
+    _waiting: Background,
+    container: Namespace,
+    client: Machine,
+    vip: String,
+    url: String,
+}
+
+/// Pings, questions and requests that go on.
+struct Traffic<'a> {
+    site: &'a Site,
+    pings: Ping,
+    load: Load,
+    names: Load,
+}
+
+const REPLICAS: [&str; 2] = ["web2", "web3"];
+
+impl Site {
+    fn of(lab: &Lab, cluster: &Cluster) -> Result<Self> {
+        let (vm1, vm2, vm3) = (cluster.vm1(), cluster.vm2(), cluster.vm3());
+        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"])
+            .ok()?;
+        let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
+        let replicas = [Replica::start(vm2, spec("web2"))?, Replica::start(vm3, spec("web3"))?];
+        let waiting = vm2.run(&["--network", "blue", "--name", "c"], &["sleep", "infinity"])?;
+        let container = vm2.of_process("c", waiting.child()?);
+        let client = lab.client("client")?;
+        cluster.answer_in_turn(&client, 80, &REPLICAS)?;
+        let (vip, url) = (cluster.vip("web")?, cluster.urls(80)[2].clone());
+        Ok(Self { _replicas: replicas, _waiting: waiting, container, client, vip, url })
+    }
+
+    fn traffic(&self) -> Result<Traffic<'_>> {
+        Ok(Traffic {
+            site: self,
+            pings: Ping::start(&self.container, &self.vip)?,
+            load: Load::start(&self.client, &self.url)?,
+            names: Load::repeat(&self.container, "dig", "dig +short +tries=1 +time=2 web")?,
+        })
+    }
+}
+
+impl Traffic<'_> {
+    /// Lets it go on for a moment, and sees that nothing failed from the start to now.
+    fn was_unharmed(self) -> Result<()> {
+        self.load.go_on(20)?;
+        self.names.go_on(20)?;
+        let (pings, names) = (self.pings.stop()?, self.names.stop()?);
+        only(&self.load.stop()?, &REPLICAS)?;
+        only(&names, &[&self.site.vip])?;
+        ensure!(pings.lost == 0, "{pings:?}");
+        Ok(())
+    }
+}
+
 #[test]
 fn a_cluster_moves_to_etcd_under_load() {
     scenario("migrate", |lab| {
         let mut cluster = Cluster::three(lab)?;
         let (vm1, vm2, vm3) = (cluster.vm1().clone(), cluster.vm2().clone(), cluster.vm3().clone());
-        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
-        vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"])
-            .ok()?;
-        let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
-        let _web2 = Replica::start(&vm2, spec("web2"))?;
-        let _web3 = Replica::start(&vm3, spec("web3"))?;
-        let waiting = vm2.run(&["--network", "blue", "--name", "c"], &["sleep", "infinity"])?;
-        let container = vm2.of_process("c", waiting.child()?);
-        let client = lab.client("client")?;
-        cluster.answer_in_turn(&client, 80, &["web2", "web3"])?;
-        let (vip, url) = (cluster.vip("web")?, cluster.urls(80)[2].clone());
+        let site = Site::of(lab, &cluster)?;
 
         vm1.meshctl(&["cluster", "join-token", "manager"]).refused("cluster migrate --to etcd")?;
         vm1.meshctl(&["cluster", "migrate", "--to", "redb"]).refused("--to etcd")?;
@@ -72,17 +125,11 @@ fn a_cluster_moves_to_etcd_under_load() {
         let before = history(&vm1)?;
         ensure!(before.len() >= 5, "{before:?}");
 
-        let (pings, load) = (Ping::start(&container, &vip)?, Load::start(&client, &url)?);
-        let names = Load::repeat(&container, "dig", "dig +short +tries=1 +time=2 web")?;
+        let traffic = site.traffic()?;
         let said = vm1.meshctl(&MIGRATE).ok()?;
         ensure!(said.contains("store.before-etcd"), "{said}");
         changes(&vm1, "red")?;
-        load.go_on(20)?;
-        names.go_on(20)?;
-        let (pings, names) = (pings.stop()?, names.stop()?);
-        only(&load.stop()?, &["web2", "web3"])?;
-        only(&names, &[&vip])?;
-        ensure!(pings.lost == 0, "{pings:?}");
+        traffic.was_unharmed()?;
 
         ensure!(store(&vm1)? == "etcd" && !there(&vm1, "store") && there(&vm1, "etcd"));
         let old = vm1.file(format!("{}/store.before-etcd", vm1.data_dir()));
@@ -105,8 +152,120 @@ fn a_cluster_moves_to_etcd_under_load() {
         changes(&vm2, "yellow")?;
         cluster.daemons[0].start()?;
         changes(&vm1, "white")?;
-        cluster.answer_in_turn(&client, 80, &["web2", "web3"])
+        cluster.answer_in_turn(&site.client, 80, &REPLICAS)
     });
+}
+
+/// To an etcd of the site, over TLS, while a node is lost: it is not needed, and follows when it is back.
+#[test]
+fn a_cluster_with_a_lost_node_moves_to_the_etcd_of_the_site() {
+    scenario("migrate to a site", |lab| {
+        let mut cluster = Cluster::three(lab)?;
+        let (vm1, vm2, vm3) = (cluster.vm1().clone(), cluster.vm2().clone(), cluster.vm3().clone());
+        let site = Site::of(lab, &cluster)?;
+        let etcd = SiteEtcd::tls(&lab.host("etcd")?, 2389)?;
+        let SiteTls { ca, cert, key } = etcd.tls.as_ref().context("it speaks TLS")?;
+
+        // Each of the options counts, and one that is wrong changes nothing.
+        let bare = [&MIGRATE[..], &["--etcd-endpoints", &etcd.url]].concat();
+        vm1.meshctl(&bare).refused("--etcd-ca")?;
+        let trusting = |ca| [&bare[..], &["--etcd-ca", ca]].concat();
+        let showing = |ca| [&trusting(ca)[..], &["--etcd-cert", cert, "--etcd-key", key]].concat();
+        vm1.meshctl(&trusting(ca)).refused("no etcd answers")?;
+        vm1.shell("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout /dev/null -subj /CN=x -out /run/lab/x.pem")
+            .ok()?;
+        vm1.meshctl(&showing("/run/lab/x.pem")).refused("no etcd answers")?;
+        vm1.meshctl(&showing("/run/lab/absent.pem")).refused("cannot read /run/lab/absent.pem")?;
+        ensure!(store(&vm1)? == "redb" && !there(&vm1, "store.before-etcd"));
+
+        cluster.daemons[2].kill()?;
+        within(CONVERGES, "vm3 is lost", || {
+            let node = cluster.list(&["node", "inspect", "vm3"])?;
+            ensure!(field(&node[0], "status") == "down", "{node:?}");
+            Ok(())
+        })?;
+        let before = history(&vm1)?;
+        let traffic = site.traffic()?;
+        within(CONVERGES, "etcd is there", || vm1.meshctl(&showing(ca)).ok().map(drop))?;
+        changes(&vm1, "red")?;
+        traffic.was_unharmed()?;
+        ensure!(store(&vm1)?.contains(&etcd.url) && there(&vm1, "store.before-etcd") && !there(&vm1, "etcd"));
+        let after = history(&vm1)?;
+        ensure!(after.starts_with(&before), "{before:?}, then {after:?}");
+
+        cluster.daemons[2].start()?;
+        cluster.answer_in_turn(&site.client, 80, &REPLICAS)?;
+        within(CONVERGES, "vm3 follows", || {
+            let networks = vm3.meshctl(&["network", "ls"]).ok()?;
+            ensure!(networks.contains("red"), "{networks}");
+            Ok(())
+        })?;
+        // What the files hold is read again at each start, on each manager.
+        cluster.daemons[0].restart()?;
+        changes(&vm1, "green")?;
+        vm1.meshctl(&["node", "promote", "vm2"]).ok()?;
+        cluster.daemons[0].kill()?;
+        changes(&vm2, "yellow")?;
+        cluster.answer_in_turn(&site.client, 80, &REPLICAS)
+    });
+}
+
+/// Far more than etcd takes in one transaction, into one of its default size.
+#[test]
+fn a_large_cluster_moves() {
+    const SERVICES: usize = 10_000;
+    scenario("large migration", |lab| {
+        let host = lab.host("vm1")?;
+        let meshd = host.meshd()?;
+        let address = host.ip().to_string();
+        host.meshctl(&["cluster", "init", "--advertise-addr", &address]).ok()?;
+        host.meshctl(&["network", "create", "--subnet", "10.64.0.0/16", "blue"]).ok()?;
+        host.meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
+        let backup = "/run/lab/large";
+        host.meshctl(&["cluster", "backup", backup]).ok()?;
+        host.meshctl(&["cluster", "leave", "--force"]).ok()?;
+        multiply_services(&host, backup, SERVICES)?;
+        host.meshctl(&["cluster", "restore", backup]).ok()?;
+        changes(&host, "red")?;
+
+        let etcd = SiteEtcd::plain(&host, 2379)?;
+        let migrate = [&MIGRATE[..], &["--etcd-endpoints", &etcd.url]].concat();
+        within(CONVERGES, "etcd is there", || host.meshctl(&migrate).ok().map(drop))?;
+        changes(&host, "green")?;
+        let services = host.meshctl(&["-q", "service", "ls"]).ok()?;
+        ensure!(services.lines().count() == SERVICES, "{}", services.lines().count());
+        drop(meshd);
+        Ok(())
+    });
+}
+
+/// Gives the only service of a backup many likes.
+fn multiply_services(host: &Host, backup: &str, count: usize) -> Result<()> {
+    let path = host.file(backup);
+    let text = fs::read_to_string(&path)?;
+    let mut lines = text.lines();
+    let (magic, header) = (lines.next().context("a backup")?, lines.next().context("a backup")?);
+    let mut content: serde_json::Value = serde_json::from_str(lines.next().context("a backup")?)?;
+    let records = content["records"].as_array_mut().context("records")?;
+    let is_service = |record: &serde_json::Value| field(record, "key").starts_with("service/");
+    let first = records.iter().find(|record| is_service(record)).context("a service")?.clone();
+    let value = String::from_utf8(BASE64.decode(first["value"].as_str().unwrap_or_default())?)?;
+    let service: serde_json::Value = serde_json::from_str(&value)?;
+    let id = field(&service, "id");
+    let vip = service["networks"][0]["vips"][0].as_str().context("a VIP")?;
+    for number in 1..count {
+        let name = format!("web{number}");
+        let address = format!("10.64.{}.{}", 16 + number / 250, 1 + number % 250);
+        let new_id = format!("{number:0width$x}", width = id.len());
+        let value =
+            value.replace(&id, &new_id).replace("\"web\"", &format!("\"{name}\"")).replace(vip, &address);
+        let key = format!("service/{new_id}");
+        records.push(serde_json::json!({ "key": key, "value": BASE64.encode(value) }));
+    }
+    fs::write(&path, format!("{magic}\n{header}\n{content}\n"))?;
+    host.shell(&format!("printf 'sha256 %s\\n' \"$(sha256sum <{backup} | cut -d' ' -f1)\" >>{backup}"))
+        .ok()
+        .map(drop)
 }
 
 #[test]
@@ -141,30 +300,46 @@ fn what_keeps_a_cluster_from_moving_leaves_it_as_it_was() {
         unmoved("green")?;
 
         // The site's etcd has keys of this cluster that no migration left.
-        let url = "http://127.0.0.1:2379";
-        let _site =
-            host.spawn(&["etcd", "--data-dir=/run/lab/vm1/site", "--logger=zap", "--log-outputs=stderr"])?;
+        let site = SiteEtcd::plain(&host, 2379)?;
+        let url = site.url.as_str();
         let status = host.meshctl(&["-o", "json", "status"]).json()?;
         let root = format!("/meshd/{}/", field(&status, "cluster"));
-        // Keys are base64 in etcd's JSON.
-        let base64 = |text: &str| host.shell(&format!("printf %s '{text}' | base64 --wrap=0")).ok();
         let etcd = |action: &str, body: String| {
             host.output(&["curl", "-fsS", "-d", &body, &format!("{url}/v3/kv/{action}")]).ok()
         };
-        let key = base64(&format!("{root}cluster"))?;
-        let put = || etcd("put", format!(r#"{{"key":"{key}","value":"e30="}}"#));
-        within(CONVERGES, "the site's etcd is there", put)?;
+        // Keys and values are base64 in etcd's JSON.
+        let key = |name: &str| BASE64.encode(format!("{root}{name}"));
+        let put = |name: &str, value: &str| {
+            etcd("put", format!(r#"{{"key":"{}","value":"{}"}}"#, key(name), BASE64.encode(value)))
+        };
+        let one = |name: &str| format!(r#"{{"key":"{}"}}"#, key(name));
+        within(CONVERGES, "the site's etcd is there", || put("cluster", "{}"))?;
         host.meshctl(&endpoints(url)).refused("already")?;
         unmoved("yellow")?;
-        let one = format!(r#"{{"key":"{key}"}}"#);
-        ensure!(etcd("range", one.clone())?.contains("e30="));
-        etcd("deleterange", one)?;
+        ensure!(etcd("range", one("cluster"))?.contains(&BASE64.encode("{}")));
+        etcd("deleterange", one("cluster"))?;
 
+        // What a migration of this node left that was cut off is cleared, and its part of the history is not told twice.
+        put("migration", &field(&status["node"], "id"))?;
+        put(
+            "guard",
+            r#"{"time_ms":1,"events":[{"action":"created","kind":"network","name":"twice","id":"","detail":""}]}"#,
+        )?;
+        put("network/left-over", "{}")?;
+        let before = history(&host)?;
         host.meshctl(&endpoints(url)).ok()?;
+        ensure!(!etcd("range", one("network/left-over"))?.contains("kvs"));
+        let after = history(&host)?;
+        ensure!(
+            after.starts_with(&before) && !after.concat().contains("twice"),
+            "{before:?}, then {after:?}"
+        );
         ensure!(store(&host)?.contains(url) && there(&host, "store.before-etcd"));
         changes(&host, "black")?;
-        let marker = format!(r#"{{"key":"{}"}}"#, base64(&format!("{root}migration"))?);
-        ensure!(!etcd("range", marker)?.contains("kvs"), "the mark of an unfinished migration is left");
+        ensure!(
+            !etcd("range", one("migration"))?.contains("kvs"),
+            "the mark of an unfinished migration is left"
+        );
         meshd.restart()?;
         changes(&host, "white")?;
         let networks = host.meshctl(&["network", "ls"]).ok()?;

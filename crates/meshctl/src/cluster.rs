@@ -58,9 +58,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  meshctl cluster restore /root/mesh.backup")]
     Restore(backup::RestoreArgs),
     /// Move the state of the only manager to etcd, which serves several; traffic goes on
-    #[command(after_help = "Examples:
+    #[command(after_help = "Nodes that are down are not needed: they follow when they are back.
+
+Examples:
   meshctl cluster migrate --to etcd
-  meshctl cluster migrate --to etcd --etcd-endpoints http://10.0.0.5:2379,http://10.0.0.6:2379")]
+  meshctl cluster migrate --to etcd --etcd-endpoints http://10.0.0.5:2379,http://10.0.0.6:2379
+  meshctl cluster migrate --to etcd --etcd-endpoints https://10.0.0.5:2379 --etcd-ca /etc/etcd/ca.pem \\
+    --etcd-cert /etc/etcd/meshd.pem --etcd-key /etc/etcd/meshd.key")]
     Migrate(MigrateArgs),
 }
 

@@ -14,7 +14,7 @@
 use super::{
     Error, FirstNode, Manager, authority, journal,
     secrets::StoreKey,
-    state::{self, EPOCH, GUARD},
+    state::{self, EPOCH, GUARD, HISTORY},
 };
 use crate::{clock, config::Config, identity::Identity};
 use anyhow::{Context, bail, ensure};
@@ -182,7 +182,7 @@ impl Backup {
             self.put(&key, state::encode(&worker));
         }
         // A new epoch is drawn when this is committed: revisions start anew.
-        self.records.retain(|(key, _)| key != EPOCH);
+        self.records.retain(|(key, _)| key != EPOCH && key != HISTORY);
         self.put(GUARD, journal::written(vec![self.event()]));
         let others = self.snapshot.nodes.values().filter(|other| other.id != node.id).cloned().collect();
         let first = FirstNode { records: self.records };

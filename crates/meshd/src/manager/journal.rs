@@ -2,7 +2,10 @@
 //! writes. So the store's history tells it to whoever asks, in order and whole, as far back as it reaches; also of
 //! records that are gone. Secrets have no place here: they are no records of the snapshot.
 
-use super::{Error, Manager, state::GUARD};
+use super::{
+    Error, Manager,
+    state::{GUARD, HISTORY},
+};
 use crate::{clock, wire::Told};
 use futures_util::{Stream, stream};
 use mesh_model::{Action, Change, Event, Happened, Key, Object, Snapshot};
@@ -110,7 +113,10 @@ impl Manager {
         &self,
         after: Option<Revision>,
     ) -> Result<impl Stream<Item = Told> + use<>, Error> {
-        let after = after.unwrap_or_else(|| self.state.snapshot().revision);
+        let after = match after {
+            Some(after) => after.max(self.history_begins().await?),
+            None => self.state.snapshot().revision,
+        };
         let watch = match self.store.watch(GUARD, after).await {
             Err(StoreError::Compacted { oldest }) => return Err(Error::History { after, oldest }),
             Err(StoreError::FutureRevision { current, .. }) => return Err(Error::Future { after, current }),
@@ -127,6 +133,13 @@ impl Manager {
             };
             Some((told, (None, watch)))
         }))
+    }
+
+    /// The revision before the first that is told of.
+    async fn history_begins(&self) -> Result<Revision, Error> {
+        let entry = self.store.get(HISTORY).await?;
+        let text = entry.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok());
+        Ok(text.and_then(|text| text.parse().ok()).unwrap_or_default())
     }
 }
 

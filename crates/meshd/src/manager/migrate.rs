@@ -7,13 +7,16 @@
 //!
 //! `node.json` decides: until it is written the file is the store, from then on etcd. What a migration that was cut off
 //! left in a data directory is cleared by the next start ([`Identity::tidy`]); what it left in an etcd of somebody
-//! else is told by [`MARKER`] and cleared by the next migration.
+//! else is told by [`MARKER`] and cleared by the next migration. etcd's history keeps what was cleared: that of the
+//! cluster begins at the marker of the migration that succeeds ([`HISTORY`]).
+//!
+//! No other node is needed: those that are away find the new store's epoch when they are back, and are sent the state anew.
 
 use super::{
     Manager,
     etcd::{self, Bootstrap, ETCD, LocalEtcd},
     journal,
-    state::{EPOCH, GUARD, with_epoch},
+    state::{EPOCH, GUARD, HISTORY, with_epoch},
     store::external_options,
 };
 use crate::{config::Config, identity::Identity};
@@ -44,6 +47,8 @@ pub(crate) struct Migration {
     node: NodeId,
     /// Revision of the old store that the history is copied up to.
     copied: Revision,
+    /// Revision of the new store that nothing of the copy is older than.
+    begun: Revision,
 }
 
 impl Migration {
@@ -81,11 +86,11 @@ impl Migration {
             }
             StoreSpec::Redb => bail!("a cluster can be moved to etcd only: give '--to etcd'"),
         };
-        Ok(Self { target, local, node: moved.node, copied: 0 })
+        Ok(Self { target, local, node: moved.node, copied: 0, begun: 0 })
     }
 
     async fn prepare(&mut self, manager: &Manager) -> anyhow::Result<()> {
-        self.target.commit(Txn::new().put(MARKER, self.node.to_string())).await?;
+        self.begun = self.target.commit(Txn::new().put(MARKER, self.node.to_string())).await?;
         self.copy_history(manager.store.as_ref()).await
     }
 
@@ -104,7 +109,8 @@ impl Migration {
             self.target.commit(txn).await?;
         }
         let told = journal::written(vec![event(manager)]);
-        self.target.commit(with_epoch(Txn::new().put(GUARD, told))).await?;
+        let last = Txn::new().put(GUARD, told).put(HISTORY, self.begun.to_string());
+        self.target.commit(with_epoch(last)).await?;
         ensure!(self::records(&self.target).await? == records, "etcd does not hold what was written to it");
         Ok(records.len())
     }
@@ -201,7 +207,7 @@ async fn clear(target: &EtcdStore) -> anyhow::Result<()> {
 /// Keys and values of a store, but for those that each store has of its own.
 async fn records(store: &dyn Store) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let (entries, _) = store.range("").await?;
-    let own = [GUARD, EPOCH, MARKER];
+    let own = [GUARD, EPOCH, HISTORY, MARKER];
     let records = entries.into_iter().filter(|entry| !own.contains(&entry.key.as_str()));
     Ok(records.map(|entry| (entry.key, entry.value)).collect())
 }

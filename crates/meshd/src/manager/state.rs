@@ -26,6 +26,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How long the store may take to tell what changed lately. Without it every agent is sent the whole state.
 const RECALL: Duration = Duration::from_secs(3);
 
+/// Revision after which the history of [`GUARD`] is that of this state, if it has one before: a migration that was cut off
+/// may have left its own in an etcd, where deleting it does not make it undone.
+pub(super) const HISTORY: &str = "history";
+
 /// Number of the state's history, drawn anew when revisions start anew: see [`Snapshot::epoch`].
 pub(super) const EPOCH: &str = "epoch";
 
