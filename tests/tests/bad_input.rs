@@ -255,6 +255,8 @@ fn a_copied_data_directory() {
 
         // With the address as well, it is told by the manager that the node is connected already.
         daemon.terminate()?;
+        // It must not answer who asks for the address of the other on the link.
+        other.shell("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2").ok()?;
         other.shell(&format!("ip address add {}/32 dev lo", vm3.ip())).ok()?;
         let known = std::fs::read_to_string(vm3.file(vm3.log_path()))?.len();
         daemon.start()?;

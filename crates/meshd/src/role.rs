@@ -25,6 +25,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 
 /// How often a manager that is to be a worker looks whether it may end.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long its etcd stays after its removal: as long as one that is left to itself, and some more.
+const LINGER: Duration = Duration::from_millis(1500);
 /// How often in a row its etcd may fail to answer, each time for some seconds, before it is taken for gone.
 const SILENT: u32 = 3;
 
@@ -191,7 +193,11 @@ impl Roles {
             }
             match manager.is_member_of_etcd().await {
                 Ok(true) => silent = 0,
-                Ok(false) => return true,
+                Ok(false) => {
+                    // The others may learn only from this member, if it led, that they go on without it.
+                    sleep(LINGER).await;
+                    return true;
+                }
                 Err(_) => silent += 1,
             }
             sleep(LOOK).await;
