@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    CONVERGES, Cluster, Host, Meshd, Outcome, Partition, Replica, ReplicaSpec, field, scenario, within,
+    CONVERGES, Cluster, Host, Lab, Meshd, Outcome, Partition, Replica, ReplicaSpec, field, scenario, within,
 };
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,10 +50,30 @@ fn known_to_all(cluster: &Cluster, acknowledged: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A worker beside the managers.
+fn worker(lab: &Lab, cluster: &Cluster) -> Result<Meshd> {
+    let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+    let (daemon, manager) = (lab.host("vm4")?.meshd()?, format!("{}:7443", cluster.vm1().ip()));
+    daemon.host().meshctl(&["cluster", "join", "--token", &token, &manager]).ok()?;
+    Ok(daemon)
+}
+
+/// How often the managers sent a node all of the state, rather than what it missed.
+fn sent_whole(cluster: &Cluster, node: &str) -> Result<usize> {
+    let mut count = 0;
+    for daemon in &cluster.daemons {
+        let log = fs::read_to_string(daemon.host().file(daemon.host().log_path()))?;
+        count += log.lines().filter(|l| l.contains("is sent the whole state") && l.contains(node)).count();
+    }
+    Ok(count)
+}
+
 #[test]
 fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
     scenario("killed managers", |lab| {
         let mut cluster = Cluster::managers(lab)?;
+        let worker = worker(lab, &cluster)?;
+        let id = field(&worker.host().meshctl(&["-o", "json", "status"]).json()?["node"], "id");
         let mut acknowledged = vec![create(cluster.vm1(), "first", CONVERGES)?];
         for (round, leads) in [true, false, true].into_iter().enumerate() {
             let victim = within(CONVERGES, "the leader is known", || manager(&cluster, leads))?;
@@ -73,11 +94,22 @@ fn changes_go_on_when_a_manager_is_killed_the_leader_too() {
                 eprintln!("{who} killed: {} takes changes after {} ms", host.name(), away.as_millis());
                 ensure!(away < RESUMES, "no changes for {away:?}");
             }
+            // Whichever manager it followed: one of the others does as well, and tells it only what it missed.
+            within(CONVERGES, "the worker follows a manager that is left", || {
+                let known = networks(worker.host())?;
+                ensure!(acknowledged.iter().all(|name| known.contains(name)), "{known:?}");
+                worker.host().meshctl(&["status"]).ok()
+            })?;
             cluster.daemons[victim].start()?;
             let host = cluster.daemons[victim].host().clone();
             acknowledged.push(create(&host, &format!("back{round}"), CONVERGES)?);
             known_to_all(&cluster, &acknowledged)?;
         }
+        let whole = sent_whole(&cluster, &id)?;
+        ensure!(
+            whole == 1,
+            "the worker was sent the whole state {whole} times, at first and when it moved on"
+        );
         Ok(())
     });
 }

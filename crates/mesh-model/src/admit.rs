@@ -14,6 +14,15 @@ pub use node::{node, node_removal, node_update};
 pub use role::{demotion, promotion};
 pub use service::{remove_ports, service, service_removal, service_update};
 
+use crate::{Name, Refusal};
+
+/// The most aliases of a service or an endpoint: they are told to every node of the network.
+pub const ALIASES: usize = 64;
+
+fn aliases(given: &[Name]) -> Result<Vec<Name>, Refusal> {
+    if given.len() > ALIASES { Err(Refusal::Aliases(given.len())) } else { Ok(given.to_vec()) }
+}
+
 /// What the rules can't make themselves: fresh random bits and the time.
 #[derive(Debug, Clone, Copy)]
 pub struct Fresh {

@@ -40,6 +40,8 @@ pub enum Refusal {
     VniTaken { vni: u32, network: String },
     #[error("no VNI is left: remove a network that is not used")]
     VniExhausted,
+    #[error("{0} aliases are too many: give {most} or fewer", most = crate::admit::ALIASES)]
+    Aliases(usize),
     #[error("MTU {0} is out of range: choose one from 1280 to 65535")]
     Mtu(u32),
     #[error("encrypted networks are not available yet: create the network without --encrypted")]

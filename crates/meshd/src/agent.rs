@@ -73,6 +73,8 @@ pub(crate) struct Agent {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     /// What is wrong between the nodes, a line each.
     peer_problems: watch::Receiver<Vec<String>>,
+    /// Why the state can't be kept on disk.
+    cache_problem: watch::Receiver<Option<String>>,
     farewell: Farewell,
     trust: Arc<trust::Trust>,
     /// The verdicts of this node's checks.
@@ -103,6 +105,7 @@ impl Agent {
         let (to_nodes, nodes) = watch::channel(Arc::default());
         let (to_verdicts, verdicts) = watch::channel(Arc::default());
         let (to_problems, peer_problems) = watch::channel(Vec::new());
+        let (to_cache_problem, cache_problem) = watch::channel(None);
         let (health, own_health) = watch::channel(Arc::default());
         let (applied, _) = watch::channel(Arc::default());
         let farewell = Farewell::default();
@@ -133,6 +136,7 @@ impl Agent {
             connected,
             snapshot: seen,
             peer_problems,
+            cache_problem,
             farewell,
             trust: Arc::clone(&trust),
             health,
@@ -145,7 +149,8 @@ impl Agent {
         spawner.spawn("link to the managers", link_task.run(cancel.clone()));
         let renewal = trust.run(Arc::clone(&agent), told.clone(), cancel.clone());
         spawner.spawn("renewal of the certificate", renewal);
-        spawner.spawn("snapshot cache", cache::keep(config.data_dir.clone(), told, cancel.clone()));
+        let cache = cache::keep(config.data_dir.clone(), told, to_cache_problem, cancel.clone());
+        spawner.spawn("snapshot cache", cache);
         spawner.spawn("membership keys", members::keep_keys(config.data_dir.clone(), keys, cancel.clone()));
         spawner.spawn("membership", members.run(cancel.clone()));
         spawner.spawn("liveness", liveness.run(cancel.clone()));
@@ -196,6 +201,7 @@ impl Agent {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.applied.borrow().problems.clone();
         problems.extend_from_slice(&self.peer_problems.borrow());
+        problems.extend(self.cache_problem.borrow().clone());
         problems.extend(self.link.problems());
         problems.extend(self.trust.problem());
         problems

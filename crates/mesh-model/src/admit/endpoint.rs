@@ -1,6 +1,6 @@
 //! Endpoints: addresses, MAC and name.
 
-use super::Fresh;
+use super::{Fresh, aliases};
 use crate::{
     Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Refusal, Service,
     Snapshot, ipam,
@@ -29,7 +29,7 @@ pub fn endpoint(
         addresses: addresses(snapshot, network, &spec.addresses)?,
         mac: MacAddr::endpoint(fresh.mac),
         service: service.map(|s| s.id),
-        aliases: spec.aliases.clone(),
+        aliases: aliases(&spec.aliases)?,
         target: spec.target.clone(),
         namespace_inode: spec.namespace_inode,
         ifname: spec.ifname.clone(),

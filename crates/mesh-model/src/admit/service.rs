@@ -1,7 +1,7 @@
 //! Services: VIPs, published ports and checks.
 
 use super::{
-    Fresh,
+    Fresh, aliases,
     endpoint::{free, used},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub fn service(snapshot: &Snapshot, spec: &ServiceSpec, fresh: Fresh) -> Result<
         id,
         name: spec.name.clone(),
         networks,
-        aliases: spec.aliases.clone(),
+        aliases: aliases(&spec.aliases)?,
         endpoint_mode: spec.endpoint_mode,
         ports,
         health: spec.health.clone(),
@@ -56,8 +56,8 @@ pub fn service_update(
     let mut updated = service.clone();
     updated.ports = remove_ports(&service.ports, &update.publish_rm)?;
     updated.ports = with_free_ports(snapshot, &updated.ports, &update.publish_add, Some(service.id))?;
-    if let Some(aliases) = &update.aliases {
-        updated.aliases.clone_from(aliases);
+    if let Some(given) = &update.aliases {
+        updated.aliases = aliases(given)?;
     }
     if let Some(health) = &update.health {
         updated.health.clone_from(health);

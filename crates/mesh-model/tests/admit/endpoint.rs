@@ -235,3 +235,14 @@ proptest! {
         prop_assert_eq!(macs.len(), bits.len());
     }
 }
+
+#[test]
+fn aliases_are_bounded() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let with = |inode, count| EndpointSpec {
+        aliases: (0..count).map(|number| name(&format!("alias{number}"))).collect(),
+        ..endpoint_spec("blue", inode)
+    };
+    mesh.endpoint(&with(1, 64)).unwrap();
+    refused(mesh.endpoint(&with(2, 65)), "65 aliases");
+}

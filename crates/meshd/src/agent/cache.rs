@@ -73,10 +73,11 @@ fn write(data_dir: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
 }
 
 /// Writes each new snapshot, with a pause so that a burst of changes costs one write. What can't be written is tried
-/// again until it can: there may be room later.
+/// again until it can: there may be room later. `problem` says why it can't, as long as it is so.
 pub(super) async fn keep(
     data_dir: PathBuf,
     mut snapshot: watch::Receiver<Arc<Snapshot>>,
+    problem: watch::Sender<Option<String>>,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut failing = None;
@@ -94,19 +95,17 @@ pub(super) async fn keep(
         let latest = Arc::clone(&snapshot.borrow_and_update());
         let data_dir = data_dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&data_dir, &latest)).await?;
-        let err = written.err().map(|err| format!("{err:#}"));
+        let now = written.err().map(|err| {
+            format!("cannot write the snapshot: a restart without a manager would start from an older one: {err:#}")
+        });
         // Said once, not at every try.
-        match &err {
-            Some(err) if failing.as_ref() != Some(err) => {
-                tracing::error!(
-                    err,
-                    "cannot write the snapshot: a restart without a manager would start from an older one"
-                );
-            }
+        match &now {
+            Some(why) if failing.as_ref() != Some(why) => tracing::error!("{why}"),
             None if failing.is_some() => tracing::info!("the snapshot is written again"),
             _ => {}
         }
-        failing = err;
+        problem.send_replace(now.clone());
+        failing = now;
     }
 }
 

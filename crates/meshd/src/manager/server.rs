@@ -36,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an agent that knows more than this manager waits for the manager to catch up.
 const AHEAD: Duration = Duration::from_secs(2);
+/// How long an agent that asks to be told of a revision may wait for it.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// Requests are small; a larger body is refused.
 const BODY: usize = 1 << 20;
 /// Who has no certificate can only join: a request of a few kilobytes.
@@ -202,7 +204,8 @@ async fn catch_up(
     Json(body): Json<CatchUp>,
 ) -> Result<Json<()>, Failure> {
     let node = member(&manager, peer)?;
-    manager.state.catch_up(node, body.revision).await;
+    // A revision that never comes is nothing to wait for.
+    let _ = timeout(CATCH_UP, manager.state.catch_up(node, body.revision)).await;
     Ok(Json(()))
 }
 
