@@ -13,7 +13,10 @@ use crate::{
 };
 use mesh_api::{Migrated, StoreSpec};
 use mesh_model::Role;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
@@ -186,12 +189,16 @@ impl Roles {
     async fn is_dispensable(&self, manager: &Manager) -> bool {
         // A store of before a restore has members of its own, which nobody removes any more.
         let is_of_the_cluster = || self.member.agent.snapshot().epoch == manager.snapshot().epoch;
-        let mut silent = 0;
+        let (mut silent, mut manager_again) = (0, None);
         while is_of_the_cluster() && silent < SILENT {
             if self.record() == Some(Role::Manager) {
-                return false;
+                manager_again.get_or_insert_with(Instant::now);
+            } else {
+                manager_again = None;
             }
             match manager.is_member_of_etcd().await {
+                // Its own etcd may not know yet that it was removed before that.
+                Ok(true) if manager_again.is_some_and(|since| since.elapsed() > 2 * LINGER) => return false,
                 Ok(true) => silent = 0,
                 Ok(false) => {
                     // The others may learn only from this member, if it led, that they go on without it.

@@ -22,6 +22,9 @@ use tracing::{debug, error, warn};
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take for its next query, or to read an answer.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
+/// closed before an answer.
+const LAST_QUERY: Duration = Duration::from_secs(1);
 /// How long no connection is accepted after one could not be, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,16 +64,20 @@ pub(super) async fn serve(
 }
 
 /// Answers queries until the client closes, is idle or sends what can't be answered. Cancelled, it ends where a client
-/// must expect it to: between an answer and the next query (RFC 7766, 6.2.3).
+/// must expect it to: between an answer and the next query (RFC 7766, 6.2.3), not before its first.
 async fn converse(stream: TcpStream, shared: &Shared, cancel: &CancellationToken) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     let mut rng = SmallRng::from_os_rng();
     let mut query = Vec::new();
     let mut out = vec![0; 2 + MAX_MESSAGE];
+    let mut answered_before = false;
     loop {
         if cancel.run_until_cancelled(timeout(IDLE, stream.fill_buf())).await.is_none() {
-            return Ok(());
+            let last = !answered_before && timeout(LAST_QUERY, stream.fill_buf()).await.is_ok();
+            if !last {
+                return Ok(());
+            }
         }
         match timeout(IDLE, read(&mut stream, &mut query)).await {
             Ok(Ok(())) => {}
@@ -86,6 +93,7 @@ async fn converse(stream: TcpStream, shared: &Shared, cancel: &CancellationToken
         };
         out[..2].copy_from_slice(&(len as u16).to_be_bytes());
         timeout(IDLE, stream.get_mut().write_all(&out[..2 + len])).await??;
+        answered_before = true;
     }
 }
 

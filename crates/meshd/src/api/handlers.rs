@@ -398,7 +398,9 @@ async fn manager(member: &Member) -> Result<Arc<Manager>, Failure> {
     let snapshot: Arc<Snapshot> = member.agent.snapshot();
     let local = member.identity.node;
     let managers: Vec<&Arc<Node>> = snapshot.nodes.values().filter(|n| n.role == Role::Manager).collect();
-    if managers.iter().any(|node| node.id == local) || member.manager().is_some() {
+    // Without a snapshot it knows what it was.
+    let role = snapshot.nodes.get(&local).map_or(member.identity.role, |node| node.role);
+    if role == Role::Manager || member.manager().is_some() {
         return member.manager_soon().await.map_err(|problem| {
             let reason = if problem.is_empty() { "it is starting".to_owned() } else { problem };
             Failure::unavailable(format!("this node's manager does not run: {reason}"))

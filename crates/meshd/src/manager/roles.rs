@@ -111,7 +111,7 @@ impl Manager {
     async fn arrival(&self, node: &Node) -> Result<(), Error> {
         let failed = |reason: String| Error::NotPromoted { node: node.name.to_string(), reason };
         let deadline = Instant::now() + TURN;
-        while !self.peers.is_connected(node.id) {
+        while !self.serves(node).await {
             let role = self.state.snapshot().nodes.get(&node.id).map(|node| node.role);
             if role != Some(Role::Manager) {
                 let reason = self.store.get(&declined(node.id)).await?.map(|entry| entry.value);
@@ -199,6 +199,14 @@ impl Manager {
         let Some(etcd) = self.own_etcd() else { return Ok(false) };
         let me = peer_url(self.identity.advertise.ip());
         Ok(etcd.members().await?.iter().any(|member| member.peer_urls.contains(&me)))
+    }
+
+    /// Whether a promoted node serves: as the manager it is now, for it may be ending an earlier time as one.
+    async fn serves(&self, node: &Node) -> bool {
+        let Some(etcd) = self.own_etcd() else { return self.peers.is_connected(node.id) };
+        let started = |member: &EtcdMember| is_of(member, node) && !member.name.is_empty();
+        self.peers.is_connected(node.id)
+            && etcd.members().await.is_ok_and(|members| members.iter().any(started))
     }
 
     /// What a node needs that is to be a manager.
