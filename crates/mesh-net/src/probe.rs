@@ -231,8 +231,7 @@ mod tests {
     #[test]
     fn capabilities_are_named_in_one_line() {
         assert_eq!(lacking(u64::MAX), None);
-        let said =
-            lacking(u64::MAX & !(1 << 12 | 1 << 19)).map(|missing| missing.to_string()).unwrap_or_default();
+        let said = lacking(!(1 << 12 | 1 << 19)).map(|missing| missing.to_string()).unwrap_or_default();
         assert!(
             said.starts_with("CAP_NET_ADMIN, CAP_SYS_PTRACE is missing (") && !said.contains('\n'),
             "{said}"
