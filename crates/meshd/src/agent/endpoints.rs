@@ -159,7 +159,7 @@ impl Agent {
         match reached {
             Ok(Ok(applied)) => Ok(Arc::clone(&applied)),
             _ => Err(Failure::unavailable(
-                "this node is slow to apply the change: see its log and 'meshctl status'",
+                "the change is made, but this node is slow to apply it: see its log and 'meshctl status'",
             )),
         }
     }
