@@ -89,8 +89,12 @@ fn managers_come_and_go() {
         within(CONVERGES, "vm1 is a worker", || {
             vm1.meshctl(&["network", "create", "green"]).refused("run the command on a manager")
         })?;
-        ensure!(!vm1.file(format!("{}/etcd", vm1.data_dir())).exists(), "nothing of the store stays behind");
-        ensure!(!vm1.file(format!("{}/store.key", vm1.data_dir())).exists(), "nor of its secrets");
+        within(CONVERGES, "nothing of the store and its secrets stays behind", || {
+            let left =
+                ["etcd", "store.key"].map(|name| vm1.file(format!("{}/{name}", vm1.data_dir())).exists());
+            ensure!(left == [false, false], "{left:?}");
+            Ok(())
+        })?;
         // The one that went led the others: they elect another first.
         within(CONVERGES, "changes are taken", || {
             let made = vm2.meshctl(&["network", "create", "green"]);

@@ -79,14 +79,14 @@ pub enum Error {
     Tls(#[from] rustls::Error),
 
     /// A credential file can't be read or written.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {reason}", .path.display())]
     File {
         /// What was tried, as a verb.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
 
     /// The membership's UDP socket failed.

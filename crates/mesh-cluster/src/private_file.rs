@@ -11,7 +11,7 @@ use crate::Error;
 ///
 /// The directory must exist. Only one process may write a given file at a time.
 pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |source| Error::File { action: "write", path: path.to_owned(), source };
+    let failed = |reason| Error::File { action: "write", path: path.to_owned(), reason };
     replace(path, text).map_err(failed)
 }
 
@@ -20,7 +20,7 @@ pub fn read_private(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { action: "read", path: path.to_owned(), source }),
+        Err(reason) => Err(Error::File { action: "read", path: path.to_owned(), reason }),
     }
 }
 

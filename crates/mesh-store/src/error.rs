@@ -66,19 +66,19 @@ pub enum Error {
     },
 
     /// The file or its directory can't be reached.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {reason}", .path.display())]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
 
     /// The database failed while in use (a full disk, say). After a failed write it has to be opened anew.
     #[error("the store failed: {0}")]
-    Storage(#[source] Box<redb::Error>),
+    Storage(Box<redb::Error>),
 
     /// The database gave up in a way that only damage explains.
     #[error("the store failed: {0}; its file may be damaged")]

@@ -17,6 +17,7 @@ mod names;
 mod pidfd;
 mod planes;
 mod ports;
+mod problem;
 pub(crate) mod replica;
 mod report;
 mod targets;
@@ -31,6 +32,7 @@ use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_api::FrontView;
 use mesh_model::{EndpointId, NodeId, Snapshot};
+use problem::Problem;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,7 +76,7 @@ pub(crate) struct Agent {
     /// What is wrong between the nodes, a line each.
     peer_problems: watch::Receiver<Vec<String>>,
     /// Why the state can't be kept on disk.
-    cache_problem: watch::Receiver<Option<String>>,
+    unwritten: Problem,
     farewell: Farewell,
     trust: Arc<trust::Trust>,
     /// The verdicts of this node's checks.
@@ -105,7 +107,9 @@ impl Agent {
         let (to_nodes, nodes) = watch::channel(Arc::default());
         let (to_verdicts, verdicts) = watch::channel(Arc::default());
         let (to_problems, peer_problems) = watch::channel(Vec::new());
-        let (to_cache_problem, cache_problem) = watch::channel(None);
+        let unwritten = Problem::new(
+            "the snapshot can't be written, and a restart without a manager would start from an older one",
+        );
         let (health, own_health) = watch::channel(Arc::default());
         let (applied, _) = watch::channel(Arc::default());
         let farewell = Farewell::default();
@@ -136,7 +140,7 @@ impl Agent {
             connected,
             snapshot: seen,
             peer_problems,
-            cache_problem,
+            unwritten: unwritten.clone(),
             farewell,
             trust: Arc::clone(&trust),
             health,
@@ -149,7 +153,7 @@ impl Agent {
         spawner.spawn("link to the managers", link_task.run(cancel.clone()));
         let renewal = trust.run(Arc::clone(&agent), told.clone(), cancel.clone());
         spawner.spawn("renewal of the certificate", renewal);
-        let cache = cache::keep(config.data_dir.clone(), told, to_cache_problem, cancel.clone());
+        let cache = cache::keep(config.data_dir.clone(), told, unwritten, cancel.clone());
         spawner.spawn("snapshot cache", cache);
         spawner.spawn("membership keys", members::keep_keys(config.data_dir.clone(), keys, cancel.clone()));
         spawner.spawn("membership", members.run(cancel.clone()));
@@ -201,7 +205,7 @@ impl Agent {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.applied.borrow().problems.clone();
         problems.extend_from_slice(&self.peer_problems.borrow());
-        problems.extend(self.cache_problem.borrow().clone());
+        problems.extend(self.unwritten.line());
         problems.extend(self.link.problems());
         problems.extend(self.trust.problem());
         problems

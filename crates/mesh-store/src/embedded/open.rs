@@ -45,7 +45,7 @@ pub(super) fn database(dir: &Path, options: Options) -> Result<(Database, Revisi
 fn own(dir: &Path, path: &Path) -> Result<(), Error> {
     let io = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Io { action, path, source }
+        move |reason| Error::Io { action, path, reason }
     };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create", dir))?;
     let file = OpenOptions::new()
@@ -68,8 +68,8 @@ fn refused(path: &Path, err: DatabaseError) -> Error {
     let path = path.to_owned();
     match err {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Error::InUse { path },
-        DatabaseError::Storage(StorageError::Io(source)) if !tells_damage(&source) => {
-            Error::Io { action: "open", path, source }
+        DatabaseError::Storage(StorageError::Io(reason)) if !tells_damage(&reason) => {
+            Error::Io { action: "open", path, reason }
         }
         other => Error::Damaged { path, reason: other.to_string() },
     }

@@ -4,6 +4,7 @@
 //! it, `snapshot.json.copy`. A disk that tears one of them costs nothing. Both hold the same state, rather than one an
 //! older: starting from an older one would take back what was right in the kernel.
 
+use super::problem::Problem;
 use anyhow::Context;
 use mesh_cluster::{Fingerprint, write_private};
 use mesh_model::Snapshot;
@@ -73,19 +74,19 @@ fn write(data_dir: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
 }
 
 /// Writes each new snapshot, with a pause so that a burst of changes costs one write. What can't be written is tried
-/// again until it can: there may be room later. `problem` says why it can't, as long as it is so.
+/// again until it can: there may be room later. `unwritten` says why it can't, as long as it is so.
 pub(super) async fn keep(
     data_dir: PathBuf,
     mut snapshot: watch::Receiver<Arc<Snapshot>>,
-    problem: watch::Sender<Option<String>>,
+    unwritten: Problem,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut failing = None;
+    let mut failed = false;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             changed = snapshot.changed() => changed.context("no snapshots any more")?,
-            () = tokio::time::sleep(RETRY), if failing.is_some() => {}
+            () = tokio::time::sleep(RETRY), if failed => {}
         }
         tokio::select! {
             // The last one is written even when the daemon ends in between.
@@ -94,18 +95,7 @@ pub(super) async fn keep(
         }
         let latest = Arc::clone(&snapshot.borrow_and_update());
         let data_dir = data_dir.clone();
-        let written = tokio::task::spawn_blocking(move || write(&data_dir, &latest)).await?;
-        let now = written.err().map(|err| {
-            format!("cannot write the snapshot: a restart without a manager would start from an older one: {err:#}")
-        });
-        // Said once, not at every try.
-        match &now {
-            Some(why) if failing.as_ref() != Some(why) => tracing::error!("{why}"),
-            None if failing.is_some() => tracing::info!("the snapshot is written again"),
-            _ => {}
-        }
-        problem.send_replace(now.clone());
-        failing = now;
+        failed = unwritten.note(tokio::task::spawn_blocking(move || write(&data_dir, &latest)).await?);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    select,
+    time::{Instant, sleep, timeout},
+};
 
 /// How long this node may take to apply a change of its own.
 const APPLY: Duration = Duration::from_secs(10);
@@ -142,25 +145,37 @@ impl Agent {
         }
     }
 
+    /// Waits until this node's data plane has followed a change.
     pub(crate) async fn applied(
         &self,
         revision: u64,
         limit: Duration,
     ) -> Result<Arc<super::Applied>, Failure> {
         let mut applied = self.applied.subscribe();
-        let reached = timeout(limit, async {
-            if applied.borrow().revision < revision {
-                // What concerns this node is on its way; the manager tells of other revisions only when asked.
-                let _asked = self.link.post::<()>("/v1/agent/catch-up", &CatchUp { revision }).await;
+        let reached = async {
+            select! {
+                biased;
+                reached = applied.wait_for(|applied| applied.revision >= revision) => reached.map(|a| Arc::clone(&a)).ok(),
+                () = self.catch_up(revision) => None,
             }
-            applied.wait_for(|applied| applied.revision >= revision).await
-        })
-        .await;
-        match reached {
-            Ok(Ok(applied)) => Ok(Arc::clone(&applied)),
-            _ => Err(Failure::unavailable(
+        };
+        timeout(limit, reached).await.ok().flatten().ok_or_else(|| {
+            Failure::unavailable(
                 "the change is made, but this node is slow to apply it: see its log and 'meshctl status'",
-            )),
+            )
+        })
+    }
+
+    /// Asks to be told of a revision, each manager that is connected: what concerns this node is on its way, of other
+    /// revisions a manager tells only when asked.
+    async fn catch_up(&self, revision: u64) {
+        let mut connection = self.link.watch();
+        loop {
+            connection.mark_unchanged();
+            let _told = self.link.post::<()>("/v1/agent/catch-up", &CatchUp { revision }).await;
+            if connection.changed().await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A node that was off until its certificate expired renews it before anything else: managers let an expired certificate
 //! do that, and only that, as long as its node is a member.
 
-use super::Agent;
+use super::{Agent, problem::Problem};
 use crate::{
     api::Failure,
     client::ask_once,
@@ -20,7 +20,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{sync::watch, time::sleep};
@@ -41,7 +41,7 @@ pub(super) struct Trust {
     /// Moves each node's renewals by another part of a certificate's life.
     jitter: f64,
     /// Why the certificate is not up to date, if it is not.
-    problem: Mutex<Option<String>>,
+    outdated: Problem,
 }
 
 impl Trust {
@@ -51,7 +51,7 @@ impl Trust {
             credentials,
             data_dir: data_dir.to_owned(),
             jitter: rand::random(),
-            problem: Mutex::default(),
+            outdated: Problem::new("the certificate of this node is not up to date"),
         })
     }
 
@@ -89,11 +89,8 @@ impl Trust {
                 () = cancel.cancelled() => return Ok(()),
                 tended = self.tend(&agent, latest.as_deref(), connected, &mut reported) => tended,
             };
-            let pause = match tended {
-                Ok(()) => LOOK.min(Duration::from_secs(self.due_in())),
-                Err(_) => RETRY,
-            };
-            self.tell(tended.err());
+            let failed = self.outdated.note(tended);
+            let pause = if failed { RETRY } else { LOOK.min(Duration::from_secs(self.due_in())) };
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 changed = snapshot.changed() => {
@@ -108,23 +105,7 @@ impl Trust {
 
     /// Why the certificate is not up to date, in a line for people; none if it is.
     pub(super) fn problem(&self) -> Option<String> {
-        self.lock_problem()
-            .as_ref()
-            .map(|why| format!("the certificate of this node is not up to date: {why}"))
-    }
-
-    /// Said once, not at every try.
-    fn tell(&self, err: Option<anyhow::Error>) {
-        let why = err.map(|err| format!("{err:#}"));
-        let mut known = self.lock_problem();
-        if let Some(err) = why.as_ref().filter(|_| *known != why) {
-            tracing::warn!(err, "the certificate of this node is not up to date");
-        }
-        *known = why;
-    }
-
-    fn lock_problem(&self) -> MutexGuard<'_, Option<String>> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outdated.line()
     }
 
     /// Does what is due: trusts whom the cluster trusts, renews, reports.

@@ -398,9 +398,13 @@ async fn manager(member: &Member) -> Result<Arc<Manager>, Failure> {
     let snapshot: Arc<Snapshot> = member.agent.snapshot();
     let local = member.identity.node;
     let managers: Vec<&Arc<Node>> = snapshot.nodes.values().filter(|n| n.role == Role::Manager).collect();
-    // Without a snapshot it knows what it was.
-    let role = snapshot.nodes.get(&local).map_or(member.identity.role, |node| node.role);
-    if role == Role::Manager || member.manager().is_some() {
+    let record = snapshot.nodes.get(&local).map(|node| node.role);
+    // What is on disk may be old, or nothing: then it is what it was. A manager that is ending takes no more changes.
+    let worker = match record {
+        Some(role) if member.agent.link.is_connected() || member.manager().is_none() => role == Role::Worker,
+        _ => member.identity.role == Role::Worker && member.manager().is_none(),
+    };
+    if !worker {
         return member.manager_soon().await.map_err(|problem| {
             let reason = if problem.is_empty() { "it is starting".to_owned() } else { problem };
             Failure::unavailable(format!("this node's manager does not run: {reason}"))

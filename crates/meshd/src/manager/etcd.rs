@@ -121,9 +121,15 @@ impl LocalEtcd {
         let mut told = false;
         loop {
             // What its files say may change while it starts.
-            let err = match EtcdStore::open(self.files.options()?).await {
-                Ok(store) => return Ok(store),
-                Err(err) => err,
+            let opened = EtcdStore::open(self.files.options()?);
+            let err = tokio::select! {
+                opened = opened => match opened {
+                    Ok(store) => return Ok(store),
+                    Err(err) => err,
+                },
+                () = self.child.ended() => {
+                    bail!("its etcd has ended: {}", self.child.last_words().unwrap_or_default())
+                }
             };
             if Instant::now() >= deadline {
                 return match self.child.last_words() {
@@ -158,7 +164,12 @@ impl LocalEtcd {
         Ok(store.renew(tls)?)
     }
 
-    /// Why the child ended by itself, if it did so lately.
+    /// Returns when the child has ended for good.
+    pub(super) async fn ended(&self) {
+        self.child.ended().await;
+    }
+
+    /// Why the child ended by itself, if it did so lately, or for good.
     pub(super) fn ailment(&self) -> Option<String> {
         self.child.ailment()
     }

@@ -4,7 +4,7 @@
 
 use super::{Manager, state::GUARD};
 use mesh_model::NodeId;
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -50,7 +50,19 @@ impl Quorum {
 
 /// Asks until cancelled.
 pub(super) async fn watch(manager: Arc<Manager>, cancel: CancellationToken) -> anyhow::Result<()> {
-    cancel.run_until_cancelled(ask(&manager)).await;
+    let watch = async {
+        match &manager.local {
+            Some(etcd) => tokio::select! {
+                () = ask(&manager) => {}
+                () = etcd.ended() => {}
+            },
+            None => ask(&manager).await,
+        }
+        // An etcd that was removed from its cluster does not come back.
+        manager.quorum.set(false);
+        future::pending::<()>().await;
+    };
+    cancel.run_until_cancelled(watch).await;
     Ok(())
 }
 

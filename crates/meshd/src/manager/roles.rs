@@ -196,9 +196,12 @@ impl Manager {
 
     /// Whether this manager's etcd is still one of the members, as itself knows. One that was removed ends a second later.
     pub(crate) async fn is_member_of_etcd(&self) -> Result<bool, StoreError> {
-        let Some(etcd) = self.own_etcd() else { return Ok(false) };
+        let (Some(etcd), Some(local)) = (&self.etcd, &self.local) else { return Ok(false) };
         let me = peer_url(self.identity.advertise.ip());
-        Ok(etcd.members().await?.iter().any(|member| member.peer_urls.contains(&me)))
+        tokio::select! {
+            () = local.ended() => Ok(false),
+            members = etcd.members() => Ok(members?.iter().any(|member| member.peer_urls.contains(&me))),
+        }
     }
 
     /// Whether a promoted node serves: as the manager it is now, for it may be ending an earlier time as one.

@@ -28,6 +28,8 @@ use std::{
 };
 use tokio::sync::watch;
 
+/// What etcd says when it was removed from its cluster; it ends then.
+const REMOVED: &str = "the member has been permanently removed from the cluster";
 /// How often the thread looks whether the process still runs.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the process may take to end when it is told to.
@@ -51,7 +53,7 @@ pub(super) struct Invocation {
 pub(super) struct Child {
     orders: Sender<Order>,
     diary: Arc<Mutex<Diary>>,
-    /// Whether it has ended for good.
+    /// Whether it has ended for good: nobody starts it again.
     ended: watch::Receiver<bool>,
 }
 
@@ -64,6 +66,8 @@ enum Order {
 /// What went wrong with it.
 #[derive(Debug, Default)]
 struct Diary {
+    /// It was removed from its cluster: it never serves again with what is in its directory.
+    removed: bool,
     /// The last error in its log.
     last_words: Option<String>,
     /// When it ended last without having been told to.
@@ -98,6 +102,11 @@ impl Child {
     /// Ends the process; returns when it has ended.
     pub(super) async fn stop(&self) {
         let _ = self.orders.send(Order::Stop);
+        self.ended().await;
+    }
+
+    /// Returns when the process has ended for good: it was told to, or its cluster removed it.
+    pub(super) async fn ended(&self) {
         let mut ended = self.ended.clone();
         // An error: the thread is gone, and the process with it.
         drop(ended.wait_for(|ended| *ended).await);
@@ -108,15 +117,15 @@ impl Child {
         lock(&self.diary).last_words.clone()
     }
 
-    /// Why it ended by itself, if it did so lately: it may end again.
+    /// Why it ended by itself, if it did so lately, and may end again, or for good.
     pub(super) fn ailment(&self) -> Option<String> {
         let diary = lock(&self.diary);
-        diary.ended.filter(|ended| ended.elapsed() < AILS)?;
+        diary.ended.filter(|ended| diary.removed || ended.elapsed() < AILS)?;
         diary.last_words.clone()
     }
 }
 
-/// Keeps the process running until told to stop, or until nobody can tell any more.
+/// Keeps the process running until told to stop, until nobody can tell any more, or until its cluster removes it.
 fn keep(invocation: &Invocation, orders: &Receiver<Order>, diary: &Arc<Mutex<Diary>>) {
     let mut pause = BACKOFF.0;
     loop {
@@ -132,7 +141,13 @@ fn keep(invocation: &Invocation, orders: &Receiver<Order>, diary: &Arc<Mutex<Dia
                 match order {
                     Some(Order::Stop) => return,
                     Some(Order::Restart) => continue,
-                    None => lock(diary).ended = Some(Instant::now()),
+                    None => {
+                        let mut diary = lock(diary);
+                        diary.ended = Some(Instant::now());
+                        if diary.removed {
+                            return;
+                        }
+                    }
                 }
             }
             Err(err) => tracing::error!(%err, program = %invocation.program.display(), "cannot start etcd"),
@@ -175,7 +190,7 @@ fn wait(process: &mut process::Child, orders: &Receiver<Order>) -> Option<Order>
                 Ok(None) => continue,
                 ended => {
                     let status = ended.ok().flatten().map(|status| status.to_string());
-                    tracing::warn!(status, "etcd ended: starting it again");
+                    tracing::warn!(status, "etcd ended");
                     return None;
                 }
             },
@@ -213,6 +228,11 @@ fn follow_log(log: impl BufRead, diary: &Mutex<Diary>) {
             (msg, "") => msg.to_owned(),
             (msg, error) => format!("{msg}: {error}"),
         };
+        if said.contains(REMOVED) {
+            let mut diary = lock(diary);
+            diary.removed = true;
+            diary.last_words.get_or_insert_with(|| REMOVED.to_owned());
+        }
         match field("level") {
             "info" | "debug" => tracing::debug!(target: "meshd::etcd", "{said}"),
             "warn" => {
