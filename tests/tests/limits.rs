@@ -2,22 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
 use http::{Method, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_cluster::{Credentials, server_name};
-use mesh_tests::{CONVERGES, Cluster, Host, Meshd, scenario, within};
+use mesh_cluster::Credentials;
+use mesh_tests::{CONVERGES, Cluster, Host, MemberConnection, Meshd, credentials, scenario, within};
 use mesh_wire::client::request;
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 /// What a member that does not read has room for, in bytes.
 const WINDOW: u32 = 1000;
@@ -46,28 +38,24 @@ fn said(host: &Host, text: &str) -> Result<usize> {
 
 /// A connection that answers pings, and whose answers are not read.
 struct Unread {
-    connection: JoinHandle<hyper::Result<()>>,
-    /// Without it the connection would end by itself.
-    _sender: http2::SendRequest<Full<Bytes>>,
+    connection: MemberConnection,
     _answers: Vec<Response<Incoming>>,
 }
 
 impl Unread {
     async fn open(manager: SocketAddr, credentials: &Credentials) -> Result<Self> {
-        let stream = TcpStream::connect(manager).await?;
-        let connector = TlsConnector::from(Arc::new(credentials.client_config()?));
-        let tls = connector.connect(server_name(), stream).await?;
-        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(WINDOW)
-            .handshake::<_, Full<Bytes>>(TokioIo::new(tls))
-            .await?;
-        let connection = tokio::spawn(connection);
+        let mut connection = MemberConnection::open(manager, credentials, WINDOW).await?;
         let watch = request(Method::POST, "/v1/agent/watch", b"null".to_vec());
-        let mut answers = vec![sender.send_request(watch).await?];
+        let mut answers = vec![connection.sender.send_request(watch).await?];
         for _ in 1..ANSWERS {
-            answers.push(sender.send_request(request(Method::GET, "/v1/agent/state", Vec::new())).await?);
+            let state = request(Method::GET, "/v1/agent/state", Vec::new());
+            answers.push(connection.sender.send_request(state).await?);
         }
-        Ok(Self { connection, _sender: sender, _answers: answers })
+        Ok(Self { connection, _answers: answers })
+    }
+
+    fn is_open(&self) -> bool {
+        !self.connection.served.is_finished()
     }
 }
 
@@ -78,8 +66,8 @@ async fn unread(manager: SocketAddr, credentials: &Credentials, daemon: &Meshd) 
         open.push(Unread::open(manager, credentials).await?);
     }
     let (start, mut most) = (Instant::now(), 0);
-    while open.iter().any(|unread| !unread.connection.is_finished()) {
-        let left = open.iter().filter(|unread| !unread.connection.is_finished()).count();
+    while open.iter().any(Unread::is_open) {
+        let left = open.iter().filter(|unread| unread.is_open()).count();
         ensure!(start.elapsed() < PATIENCE, "{left} connections are left");
         most = most.max(resident(daemon)?);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -100,8 +88,7 @@ fn a_member_that_does_not_read_costs_little() {
         // Somebody has taken vm3 over.
         cluster.daemons[2].kill()?;
         let vm3 = cluster.vm3().clone();
-        let path = vm3.file(format!("{}/node.pem", vm3.data_dir()));
-        let credentials = Credentials::load(&path)?.context("no certificate")?;
+        let credentials = credentials(&vm3)?;
         let connected = |host: &Host| said(host, "connected to a manager");
         let before = (resident(&cluster.daemons[0])?, connected(&vm1)?, connected(cluster.vm2())?);
 

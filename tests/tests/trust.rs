@@ -2,14 +2,18 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::host::binary;
-use mesh_tests::{Background, CONVERGES, Cluster, Host, Meshd, Outcome, scenario, within};
+use mesh_tests::{
+    Background, CONVERGES, Cluster, Host, MemberConnection, Meshd, Outcome, credentials, scenario, within,
+};
 use serde_json::Value;
 use std::{
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
+use tokio::time::timeout;
 
 /// Preloaded, it moves a process's clock. Debian's multiarch folder is the machine's.
 const FAKETIME: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1";
@@ -157,11 +161,24 @@ fn the_ca_is_replaced_under_open_streams() {
         }
         [&vm1, &vm2, &vm3].into_iter().try_for_each(ready)?;
 
-        // Given up on, a node that is away is out until it joins again.
+        // Given up on, a node that is away is out until it joins again; so is who has taken what it proved itself with,
+        // and is connected still.
         cluster.daemons[2].kill()?;
         vm1.meshctl(&["cluster", "ca", "--rotate"]).ok()?;
         waits_for(&vm1, "vm3")?;
-        vm1.meshctl(&["cluster", "ca", "--rotate", "--force"]).ok()?;
+        let (stolen, manager) = (credentials(&vm3)?, SocketAddr::from((vm1.ip(), 7443)));
+        vm3.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let thief = MemberConnection::open(manager, &stolen, 1 << 16).await?;
+                let vm1 = vm1.clone();
+                let force = move || vm1.meshctl(&["cluster", "ca", "--rotate", "--force"]).ok();
+                tokio::task::spawn_blocking(force).await??;
+                // However it ends.
+                drop(timeout(CONVERGES, thief.served).await.context("the connection goes on")?);
+                Ok(())
+            })
+        })?;
         settled(&vm1)?;
         cluster.daemons[2].start()?;
         within(CONVERGES, "the log of the node says what to do", || {

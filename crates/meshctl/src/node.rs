@@ -46,6 +46,9 @@ pub(crate) enum Command {
         nodes: Vec<String>,
     },
     /// Make managers workers
+    ///
+    /// A former manager has seen the key of the cluster's CA. If its host is not to be trusted any more, replace the CA as
+    /// well: 'meshctl cluster ca --rotate'.
     #[command(after_help = "Example:\n  meshctl node demote vm3")]
     Demote {
         /// Names, IDs or unique prefixes of IDs

@@ -109,8 +109,9 @@ impl Server {
 
     /// Serves until cancelled.
     pub(super) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
+        let disowned = self.manager.trust.disowned();
         let acceptor = move || self.manager.trust.acceptor();
-        connections::run(self.listener, acceptor, self.routes, cancel).await;
+        connections::run(self.listener, acceptor, disowned, self.routes, cancel).await;
         Ok(())
     }
 }

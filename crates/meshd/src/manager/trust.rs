@@ -22,11 +22,11 @@ use mesh_cluster::{Authority, AuthorityCertificate, Credentials, Fingerprint};
 use mesh_model::{Change, Cluster, NodeId, Object, Refusal, Role, Snapshot};
 use mesh_store::{Revision, Store, Txn};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,8 @@ pub(super) struct Trust {
     current: ArcSwap<Keys>,
     /// Nodes that the replacement of the CA waits for.
     waiting: Mutex<Vec<String>>,
+    /// Nodes that have no certificate of a CA that is trusted still, when one was forgotten last.
+    disowned: watch::Sender<BTreeSet<NodeId>>,
 }
 
 struct Keys {
@@ -114,7 +116,12 @@ impl Trust {
         node: NodeId,
     ) -> anyhow::Result<Self> {
         let keys = Keys::load(store, key, cluster_of(snapshot)?, node).await?;
-        Ok(Self { node, current: ArcSwap::from_pointee(keys), waiting: Mutex::default() })
+        Ok(Self {
+            node,
+            current: ArcSwap::from_pointee(keys),
+            waiting: Mutex::default(),
+            disowned: watch::Sender::default(),
+        })
     }
 
     /// The CA that signs.
@@ -135,6 +142,11 @@ impl Trust {
     /// For the next connection to another manager.
     pub(super) fn connector(&self) -> TlsConnector {
         self.current.load().connector.clone()
+    }
+
+    /// Told of nodes whose connections are to end: they would not be believed if they came now.
+    pub(super) fn disowned(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.disowned.subscribe()
     }
 
     /// Follows what the store says of the CA, renews the manager's certificate, and ends a replacement of the CA when
@@ -174,9 +186,27 @@ impl Manager {
     async fn reload_trust(&self) -> anyhow::Result<()> {
         let cluster = cluster_of(&self.state.snapshot())?;
         let keys = Keys::load(self.store.as_ref(), &self.key, cluster, self.trust.node).await?;
-        let others = self.trust.current.swap(Arc::new(keys)).cluster.authorities
-            != self.trust.current.load().cluster.authorities;
-        if others { self.renew_etcd() } else { Ok(()) }
+        let (trusted, before) = (keys.cluster.authorities.clone(), self.trust.current.swap(Arc::new(keys)));
+        if before.cluster.authorities == trusted {
+            return Ok(());
+        }
+        if before.cluster.authorities.iter().any(|authority| !trusted.contains(authority)) {
+            self.disown().await?;
+        }
+        self.renew_etcd()
+    }
+
+    /// Ends the connections of nodes that were given up on when the CA was replaced.
+    async fn disown(&self) -> anyhow::Result<()> {
+        let (held, authority) = (self.held().await?, self.trust.authority().certificate().fingerprint());
+        let snapshot = self.state.snapshot();
+        let disowned = snapshot
+            .nodes
+            .keys()
+            .copied()
+            .filter(|node| held.get(&node.to_string()).is_none_or(|held| held.authority != authority));
+        self.trust.disowned.send_replace(disowned.collect());
+        Ok(())
     }
 
     /// Signs a node's key with the CA that the store has at this moment: another manager may just have replaced it, and

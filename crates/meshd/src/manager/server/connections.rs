@@ -13,9 +13,10 @@ use hyper_util::{
 };
 use mesh_cluster::PeerIdentity;
 use mesh_model::NodeId;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
@@ -53,10 +54,11 @@ struct Port {
     noise: Noise,
 }
 
-/// Serves connections until cancelled; `acceptor` is asked anew for each.
+/// Serves connections until cancelled; `acceptor` is asked anew for each. Those of `disowned` nodes end.
 pub(super) async fn run(
     listener: TcpListener,
     acceptor: impl Fn() -> TlsAcceptor,
+    mut disowned: watch::Receiver<BTreeSet<NodeId>>,
     routes: Routes,
     cancel: CancellationToken,
 ) {
@@ -71,6 +73,9 @@ pub(super) async fn run(
         tokio::select! {
             () = cancel.cancelled() => return,
             Some(_) = connections.join_next() => {}
+            Ok(()) = disowned.changed() => {
+                disowned.borrow_and_update().iter().for_each(|node| port.members.end_all(*node));
+            }
             accepted = listener.accept() => match accepted {
                 Ok(_) if connections.len() >= CONNECTIONS => port.noise.count("too many connections"),
                 Ok((stream, from)) => {
@@ -154,7 +159,7 @@ impl Port {
             }
         };
         if place.while_kept(served).await.is_none() {
-            tracing::warn!(node = %peer.node, %from, "a node has too many connections: its oldest ends");
+            tracing::warn!(node = %peer.node, %from, "a node has too many connections, or a certificate of a CA that is trusted no more: one ends");
         }
     }
 

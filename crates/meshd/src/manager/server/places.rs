@@ -82,6 +82,16 @@ impl<K: Ord + Copy> Places<K> {
         Place { among: Arc::clone(self), holder, number, end }
     }
 
+    /// Ends all that somebody holds.
+    pub(super) fn end_all(&self, holder: K) {
+        self.lock()
+            .holders
+            .get(&holder)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .for_each(CancellationToken::cancel);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
