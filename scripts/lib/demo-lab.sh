@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 STATE=/run/meshd-demo
-BINARIES=$PWD/target/debug
+BINARIES=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}")/debug
 
 BOLD='' GREEN='' PLAIN=''
 [[ ! -t 1 ]] || { BOLD=$'\e[1m' GREEN=$'\e[32m' PLAIN=$'\e[0m'; }
