@@ -3,7 +3,7 @@
 use crate::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView,
     EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated,
-    NetworkView, NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
+    NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
     StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
@@ -11,7 +11,7 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use mesh_model::{EndpointSpec, NetworkSpec, NodeUpdate, ServiceSpec, ServiceUpdate};
+use mesh_model::{EndpointSpec, NetworkSpec, NetworkUpdate, NodeUpdate, ServiceSpec, ServiceUpdate};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,6 +154,16 @@ impl Client {
     /// `network create`.
     pub async fn network_create(&self, spec: &NetworkSpec) -> Result<Created, Error> {
         self.send(Method::POST, "/v1/networks", Some(spec)).await
+    }
+
+    /// `network update`.
+    pub async fn network_update(&self, name: &str, update: &NetworkUpdate) -> Result<Created, Error> {
+        self.send(Method::PATCH, &format!("/v1/networks/{}", segment(name)), Some(update)).await
+    }
+
+    /// `network prune`.
+    pub async fn network_prune(&self) -> Result<Pruned, Error> {
+        self.delete("/v1/networks").await
     }
 
     /// `network rm`.

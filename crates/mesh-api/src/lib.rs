@@ -12,7 +12,7 @@ pub use client::{Client, Error, Events};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
     Disconnect, EndpointFilter, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest, JoinTokenView,
-    Joined, Leave, Migrated, NodeRemoval, Removed, Restored, RotateAuthority, StoreSpec,
+    Joined, Leave, Migrated, NodeRemoval, Pruned, Removed, Restored, RotateAuthority, StoreSpec,
 };
 pub use view::{
     AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,

@@ -191,6 +191,13 @@ pub struct EndpointFilter {
     pub node: Option<String>,
 }
 
+/// The answer to `network prune`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Names of the networks that were removed.
+    pub removed: Vec<String>,
+}
+
 /// The answer to a removal; idempotent ones say whether anything was there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Removed {

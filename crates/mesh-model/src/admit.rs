@@ -5,12 +5,14 @@
 mod endpoint;
 mod network;
 mod node;
+mod release;
 mod role;
 mod service;
 
 pub use endpoint::endpoint;
-pub use network::{network, network_removal, pools};
+pub use network::{network, network_removal, network_update, pools, unused_networks};
 pub use node::{node, node_removal, node_update};
+pub use release::release;
 pub use role::{demotion, promotion};
 pub use service::{remove_ports, service, service_removal, service_update};
 

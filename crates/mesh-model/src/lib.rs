@@ -18,6 +18,7 @@ mod node;
 mod placement;
 mod port;
 mod refusal;
+mod released;
 mod service;
 mod snapshot;
 
@@ -28,11 +29,12 @@ pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
 pub use ipam::{Pool, first_free};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{Name, ParseNameError};
-pub use network::{Network, NetworkSpec, Subnet, VNI_FIRST, VNI_MAX};
+pub use network::{Network, NetworkSpec, NetworkUpdate, Subnet, VNI_FIRST, VNI_MAX};
 pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, NodeUpdate, Role};
 pub use placement::{Audience, Placement};
 pub use port::{ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, parse_publish};
 pub use refusal::Refusal;
+pub use released::{ADDRESS_REST_S, Released};
 pub use service::{
     Balance, EndpointMode, HealthCheck, HealthKind, Service, ServiceNetwork, ServiceSpec, ServiceUpdate,
 };

@@ -92,6 +92,26 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What a user asks of `network update`: only what is given changes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NetworkUpdate {
+    /// Subnets to add.
+    #[serde(default)]
+    pub subnet_add: Vec<IpNetwork>,
+    /// Gateways, each inside one of the subnets added; see [`NetworkSpec::gateways`].
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// Ranges, each inside one of the subnets added; see [`NetworkSpec::ranges`].
+    #[serde(default)]
+    pub ranges: Vec<IpNetwork>,
+    /// Labels to set.
+    #[serde(default)]
+    pub label_add: BTreeMap<String, String>,
+    /// Keys of labels to remove; those that are not there are fine.
+    #[serde(default)]
+    pub label_rm: Vec<String>,
+}
+
 impl NetworkSpec {
     /// A network of this name with everything left to the cluster.
     pub fn named(name: Name) -> Self {

@@ -20,6 +20,7 @@ impl Snapshot {
             Change::Put(Object::Endpoint(endpoint)) => Audience::On(endpoint.network),
             Change::Put(Object::Health(id, _)) => of_endpoint(id),
             Change::Delete(Key::Endpoint(id) | Key::Health(id)) => of_endpoint(id),
+            Change::Put(Object::Released(..)) | Change::Delete(Key::Released(_)) => Audience::Nobody,
             _ => Audience::Everyone,
         }
     }
@@ -39,7 +40,7 @@ pub enum Audience {
     Everyone,
     /// The nodes that the network exists on.
     On(NetworkId),
-    /// No node: it is of something that is not there.
+    /// No node: it is of something that is not there, or that managers alone need.
     Nobody,
 }
 

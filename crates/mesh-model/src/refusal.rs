@@ -56,9 +56,9 @@ pub enum Refusal {
     #[error("{0} is the second address of its family: give one of each at most")]
     AddressTwice(IpAddr),
     #[error(
-        "network '{network}' has no free address left in {subnet}: remove what is not used, or create a larger network"
+        "network '{network}' has no free address left in {subnets}: add a subnet (meshctl network update --subnet-add CIDR {network}), or remove what is not used"
     )]
-    AddressesExhausted { network: String, subnet: IpNetwork },
+    AddressesExhausted { network: String, subnets: String },
     #[error("{target} is already on network '{network}' as endpoint '{endpoint}': disconnect it first")]
     AlreadyConnected { target: String, network: String, endpoint: String },
     #[error("'{0}' is no interface name: up to 15 characters without '/', ':' and blanks")]

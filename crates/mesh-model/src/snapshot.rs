@@ -2,7 +2,7 @@
 
 use crate::{
     Availability, Cluster, Endpoint, EndpointId, Health, Network, NetworkId, Node, NodeId, NodeStatus,
-    Service, ServiceId,
+    Released, Service, ServiceId,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
@@ -31,6 +31,9 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// Verdicts of health checks; see [`Snapshot::health_of`].
     pub health: BTreeMap<EndpointId, Health>,
+    /// Addresses that were given back lately. Managers alone need to know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub released: BTreeMap<NetworkId, Arc<Released>>,
     /// Liveness of nodes, as the node that holds this snapshot sees it; see [`Snapshot::status_of`]. Part of no store
     /// and no message.
     #[serde(skip)]
@@ -56,6 +59,8 @@ pub enum Object {
     Endpoint(Arc<Endpoint>),
     /// The verdict on an endpoint.
     Health(EndpointId, Health),
+    /// Addresses that a network got back lately.
+    Released(NetworkId, Arc<Released>),
     /// The manager that leads; never stored.
     Leader(NodeId),
 }
@@ -76,6 +81,8 @@ pub enum Key {
     Endpoint(EndpointId),
     /// The verdict on an endpoint.
     Health(EndpointId),
+    /// Addresses that a network got back lately.
+    Released(NetworkId),
     /// The manager that leads.
     Leader,
 }
@@ -100,6 +107,7 @@ impl Object {
             Self::Service(service) => Key::Service(service.id),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id),
             Self::Health(endpoint, _) => Key::Health(*endpoint),
+            Self::Released(network, _) => Key::Released(*network),
             Self::Leader(_) => Key::Leader,
         }
     }
@@ -122,6 +130,7 @@ impl Snapshot {
             Object::Service(service) => drop(self.services.insert(service.id, service)),
             Object::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.id, endpoint)),
             Object::Health(endpoint, health) => drop(self.health.insert(endpoint, health)),
+            Object::Released(network, released) => drop(self.released.insert(network, released)),
             Object::Leader(node) => self.leader = Some(node),
         }
     }
@@ -134,6 +143,7 @@ impl Snapshot {
             Key::Service(id) => drop(self.services.remove(&id)),
             Key::Endpoint(id) => drop(self.endpoints.remove(&id)),
             Key::Health(id) => drop(self.health.remove(&id)),
+            Key::Released(id) => drop(self.released.remove(&id)),
             Key::Leader => self.leader = None,
         }
     }
@@ -157,6 +167,7 @@ impl Snapshot {
             &mut changes,
         );
         differ(&earlier.health, &self.health, Object::Health, Key::Health, &mut changes);
+        differ(&earlier.released, &self.released, Object::Released, Key::Released, &mut changes);
         if self.leader != earlier.leader {
             changes.push(
                 self.leader.map_or(Change::Delete(Key::Leader), |node| Change::Put(Object::Leader(node))),
@@ -174,6 +185,7 @@ impl Snapshot {
             Key::Service(id) => self.services.get(&id).cloned().map(Object::Service),
             Key::Endpoint(id) => self.endpoints.get(&id).cloned().map(Object::Endpoint),
             Key::Health(id) => self.health.get(&id).map(|health| Object::Health(id, *health)),
+            Key::Released(id) => self.released.get(&id).cloned().map(|found| Object::Released(id, found)),
             Key::Leader => self.leader.map(Object::Leader),
         }
     }
@@ -303,6 +315,7 @@ impl fmt::Display for Key {
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
             Self::Health(id) => write!(f, "health/{id}"),
+            Self::Released(id) => write!(f, "released/{id}"),
             Self::Leader => f.write_str("leader"),
         }
     }
@@ -321,6 +334,7 @@ impl FromStr for Key {
             "service" => Self::Service(id.parse().map_err(bad)?),
             "endpoint" => Self::Endpoint(id.parse().map_err(bad)?),
             "health" => Self::Health(id.parse().map_err(bad)?),
+            "released" => Self::Released(id.parse().map_err(bad)?),
             _ => return Err(format!("'{text}' names no record")),
         })
     }

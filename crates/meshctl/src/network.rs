@@ -2,6 +2,8 @@
 
 mod connect;
 mod create;
+mod prune;
+mod update;
 
 use crate::{
     output::{Column, ago, joined},
@@ -31,6 +33,12 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "NETWORK")]
         networks: Vec<String>,
     },
+    /// Change a network; what is not given stays
+    #[command(after_help = update::EXAMPLES)]
+    Update(update::Args),
+    /// Remove all networks that nothing uses, and print their names
+    #[command(after_help = "Example:\n  meshctl network prune -f")]
+    Prune(prune::Args),
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl network rm blue green")]
     Rm {
@@ -103,6 +111,8 @@ impl Command {
                 let found = session.each(&networks, async |name| client.network(name).await).await?;
                 output.inspect(&found, id, FIELDS)
             }
+            Self::Update(args) => args.act(session).await,
+            Self::Prune(args) => args.act(session).await,
             Self::Rm { networks } => {
                 removal::each(session, &networks, async |name| client.network_rm(name).await).await
             }

@@ -3,7 +3,7 @@
 use super::{Fresh, aliases};
 use crate::{
     Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Refusal, Service,
-    Snapshot, ipam,
+    Snapshot, Subnet, ipam,
 };
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -26,7 +26,7 @@ pub fn endpoint(
         name: name(snapshot, network, spec, service, fresh)?,
         network: network.id,
         node,
-        addresses: addresses(snapshot, network, &spec.addresses)?,
+        addresses: addresses(snapshot, network, &spec.addresses, fresh.now)?,
         mac: MacAddr::endpoint(fresh.mac),
         service: service.map(|s| s.id),
         aliases: aliases(&spec.aliases)?,
@@ -114,7 +114,12 @@ fn name(
 }
 
 /// One address for each family of the network: those wanted, checked, else the first free ones.
-fn addresses(snapshot: &Snapshot, network: &Network, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+fn addresses(
+    snapshot: &Snapshot,
+    network: &Network,
+    wanted: &[IpAddr],
+    now: u64,
+) -> Result<Vec<IpAddr>, Refusal> {
     let used = used(snapshot, network);
     for address in wanted {
         check_address(snapshot, network, *address, &used)?;
@@ -125,19 +130,43 @@ fn addresses(snapshot: &Snapshot, network: &Network, wanted: &[IpAddr]) -> Resul
         match (of_family.next(), of_family.next()) {
             (Some(_), Some(second)) => return Err(Refusal::AddressTwice(*second)),
             (Some(only), None) => addresses.push(*only),
-            (None, _) => addresses.extend(free(network, v6, &used)?),
+            (None, _) => addresses.extend(free(snapshot, network, v6, &used, now)?),
         }
     }
     Ok(addresses)
 }
 
-/// A free address of one family; none if the network has no subnet of it.
-pub(super) fn free(network: &Network, v6: bool, used: &BTreeSet<IpAddr>) -> Result<Option<IpAddr>, Refusal> {
-    let mut of_family = network.subnets.iter().filter(|s| s.cidr.is_ipv6() == v6).peekable();
-    let Some(first) = of_family.peek().map(|s| s.cidr) else { return Ok(None) };
-    let found = of_family.find_map(|s| ipam::first_free_in(s.cidr, s.range.unwrap_or(s.cidr), used));
-    let exhausted = || Refusal::AddressesExhausted { network: network.name.to_string(), subnet: first };
-    found.map(Some).ok_or_else(exhausted)
+/// A free address of one family; none if the network has no subnet of it. Those that rest come last: when nothing else
+/// is free, the one that has rested longest.
+pub(super) fn free(
+    snapshot: &Snapshot,
+    network: &Network,
+    v6: bool,
+    used: &BTreeSet<IpAddr>,
+    now: u64,
+) -> Result<Option<IpAddr>, Refusal> {
+    let of_family: Vec<&Subnet> = network.subnets.iter().filter(|s| s.cidr.is_ipv6() == v6).collect();
+    if of_family.is_empty() {
+        return Ok(None);
+    }
+    let resting: Vec<IpAddr> = match snapshot.released.get(&network.id) {
+        Some(released) => released.resting(now).collect(),
+        None => Vec::new(),
+    };
+    let first_but = |avoided: &BTreeSet<IpAddr>| {
+        of_family.iter().find_map(|s| ipam::first_free_in(s.cidr, s.range.unwrap_or(s.cidr), avoided))
+    };
+    let avoided: BTreeSet<IpAddr> = used.iter().copied().chain(resting.iter().copied()).collect();
+    let given_out = |address: &IpAddr| {
+        let inside = |s: &&Subnet| s.range.unwrap_or(s.cidr).contains(*address);
+        of_family.iter().copied().any(|s| inside(&s) && ipam::is_usable(s.cidr, *address))
+    };
+    let rested = || resting.iter().copied().find(|address| !used.contains(address) && given_out(address));
+    let exhausted = || Refusal::AddressesExhausted {
+        network: network.name.to_string(),
+        subnets: of_family.iter().map(|s| s.cidr.to_string()).collect::<Vec<_>>().join(", "),
+    };
+    first_but(&avoided).or_else(rested).map(Some).ok_or_else(exhausted)
 }
 
 /// Every address of a network that something has: gateways, VIPs and endpoints.

@@ -2,11 +2,11 @@
 
 use super::Fresh;
 use crate::{
-    Network, NetworkId, NetworkSpec, Pool, Refusal, Snapshot, Subnet, VNI_FIRST, VNI_MAX,
+    Network, NetworkId, NetworkSpec, NetworkUpdate, Pool, Refusal, Snapshot, Subnet, VNI_FIRST, VNI_MAX,
     ipam::{self, overlaps},
 };
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// The network that a specification stands for.
 pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<Network, Refusal> {
@@ -21,7 +21,7 @@ pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<
     }
     let vni = vni(snapshot, spec.vni)?;
     let prefixes = prefixes(snapshot, spec)?;
-    let subnets = subnets(&prefixes, spec)?;
+    let subnets = subnets(&prefixes, &spec.gateways, &spec.ranges)?;
     Ok(Network {
         id: NetworkId::from_bits(fresh.id),
         name: spec.name.clone(),
@@ -32,6 +32,29 @@ pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<
         labels: spec.labels.clone(),
         created: fresh.now,
     })
+}
+
+/// The network after an update. What it has stays as it is: so do the addresses of endpoints and VIPs, also when there is
+/// now a family that they have none of.
+pub fn network_update(
+    snapshot: &Snapshot,
+    network: &Network,
+    update: &NetworkUpdate,
+) -> Result<Network, Refusal> {
+    let mut updated = network.clone();
+    let prefixes = apart(snapshot, &update.subnet_add)?;
+    updated.subnets.extend(subnets(&prefixes, &update.gateways, &update.ranges)?);
+    updated.labels.retain(|key, _| !update.label_rm.contains(key));
+    updated.labels.extend(update.label_add.clone());
+    Ok(updated)
+}
+
+/// The networks that nothing uses, by name.
+pub fn unused_networks(snapshot: &Snapshot) -> Vec<Arc<Network>> {
+    let unused = snapshot.networks.values().filter(|network| network_removal(snapshot, network).is_ok());
+    let mut unused: Vec<Arc<Network>> = unused.cloned().collect();
+    unused.sort_by(|a, b| a.name.cmp(&b.name));
+    unused
 }
 
 /// Whether a network may be removed.
@@ -71,8 +94,20 @@ fn vni(snapshot: &Snapshot, wanted: Option<u32>) -> Result<u32, Refusal> {
 
 /// The network's prefixes: those asked for, checked, or free ones from the pools.
 fn prefixes(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<IpNetwork>, Refusal> {
+    let mut prefixes = apart(snapshot, &spec.subnets)?;
+    if prefixes.is_empty() {
+        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv4())?);
+    }
+    if spec.ipv6 && !prefixes.iter().any(IpNetwork::is_ipv6) {
+        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv6())?);
+    }
+    Ok(prefixes)
+}
+
+/// Prefixes that a user chose, checked: apart from each other and from everything that is there.
+fn apart(snapshot: &Snapshot, wanted: &[IpNetwork]) -> Result<Vec<IpNetwork>, Refusal> {
     let mut prefixes = Vec::new();
-    for subnet in &spec.subnets {
+    for subnet in wanted {
         check_prefix(*subnet)?;
         for other in taken(snapshot) {
             if overlaps(*subnet, other.prefix) {
@@ -84,12 +119,6 @@ fn prefixes(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<IpNetwork>, R
             return Err(Refusal::Overlap { subnet: *subnet, other: *other, what });
         }
         prefixes.push(*subnet);
-    }
-    if prefixes.is_empty() {
-        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv4())?);
-    }
-    if spec.ipv6 && !prefixes.iter().any(IpNetwork::is_ipv6) {
-        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv6())?);
     }
     Ok(prefixes)
 }
@@ -140,28 +169,32 @@ fn from_pool(snapshot: &Snapshot, family: impl Fn(&IpNetwork) -> bool) -> Result
     pools.find_map(|pool| Pool::of(*pool).first_free(&taken)).ok_or(Refusal::PoolExhausted)
 }
 
-fn subnets(prefixes: &[IpNetwork], spec: &NetworkSpec) -> Result<Vec<Subnet>, Refusal> {
-    for gateway in &spec.gateways {
+fn subnets(
+    prefixes: &[IpNetwork],
+    gateways: &[IpAddr],
+    ranges: &[IpNetwork],
+) -> Result<Vec<Subnet>, Refusal> {
+    for gateway in gateways {
         if !prefixes.iter().any(|prefix| ipam::is_usable(*prefix, *gateway)) {
             return Err(Refusal::Gateway(*gateway));
         }
     }
-    if let Some(second) = second_of_a_prefix(prefixes, &spec.gateways, |gateway| *gateway) {
+    if let Some(second) = second_of_a_prefix(prefixes, gateways, |gateway| *gateway) {
         return Err(Refusal::GatewayTwice(*second));
     }
-    for range in &spec.ranges {
+    for range in ranges {
         let inside = |p: &IpNetwork| p.contains(range.network()) && p.prefix() <= range.prefix();
         if range.ip() != range.network() || !prefixes.iter().any(inside) {
             return Err(Refusal::Range(*range));
         }
     }
-    if let Some(second) = second_of_a_prefix(prefixes, &spec.ranges, IpNetwork::network) {
+    if let Some(second) = second_of_a_prefix(prefixes, ranges, IpNetwork::network) {
         return Err(Refusal::RangeTwice(*second));
     }
     let subnet = |cidr: &IpNetwork| {
-        let given = spec.gateways.iter().copied().find(|gateway| cidr.contains(*gateway));
+        let given = gateways.iter().copied().find(|gateway| cidr.contains(*gateway));
         let gateway = given.or_else(|| ipam::first_free(*cidr, &BTreeSet::new()));
-        let range = spec.ranges.iter().copied().find(|range| cidr.contains(range.network()));
+        let range = ranges.iter().copied().find(|range| cidr.contains(range.network()));
         gateway.map(|gateway| Subnet { cidr: *cidr, gateway, range }).ok_or(Refusal::SubnetSmall(*cidr))
     };
     prefixes.iter().map(subnet).collect()

@@ -27,7 +27,7 @@ pub fn service(snapshot: &Snapshot, spec: &ServiceSpec, fresh: Fresh) -> Result<
         if networks.iter().all(|on| on.network != network.id) {
             networks.push(ServiceNetwork {
                 network: network.id,
-                vips: vips(snapshot, network, spec.endpoint_mode)?,
+                vips: vips(snapshot, network, spec.endpoint_mode, fresh.now)?,
             });
         }
     }
@@ -52,6 +52,7 @@ pub fn service_update(
     snapshot: &Snapshot,
     service: &Service,
     update: &ServiceUpdate,
+    now: u64,
 ) -> Result<Service, Refusal> {
     let mut updated = service.clone();
     updated.ports = remove_ports(&service.ports, &update.publish_rm)?;
@@ -68,7 +69,7 @@ pub fn service_update(
         updated.endpoint_mode = mode;
         for on in &mut updated.networks {
             let network = network_of(snapshot, on.network)?;
-            on.vips = vips(snapshot, network, mode)?;
+            on.vips = vips(snapshot, network, mode, now)?;
         }
     }
     check_health(updated.health.as_ref(), &updated.ports)?;
@@ -110,13 +111,18 @@ fn network_of(snapshot: &Snapshot, id: NetworkId) -> Result<&Arc<Network>, Refus
     snapshot.networks.get(&id).ok_or_else(|| Refusal::NotFound { kind: "network", wanted: id.to_string() })
 }
 
-fn vips(snapshot: &Snapshot, network: &Network, mode: EndpointMode) -> Result<Vec<IpAddr>, Refusal> {
+fn vips(
+    snapshot: &Snapshot,
+    network: &Network,
+    mode: EndpointMode,
+    now: u64,
+) -> Result<Vec<IpAddr>, Refusal> {
     if mode == EndpointMode::Dnsrr {
         return Ok(Vec::new());
     }
     let used = used(snapshot, network);
-    let families = [free(network, false, &used)?, free(network, true, &used)?];
-    Ok(families.into_iter().flatten().collect())
+    let families = [false, true].map(|v6| free(snapshot, network, v6, &used, now));
+    Ok(families.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 /// `kept` and `added` together, with free ports in place of 0 and no clash among them or with other services.

@@ -2,7 +2,8 @@
 
 use crate::cluster::{Mesh, endpoint_spec, ip, name, net, network_spec, refused, service_spec};
 use mesh_model::{
-    Availability, EndpointId, EndpointSpec, NetworkSpec, Node, NodeId, Object, Snapshot, Target,
+    ADDRESS_REST_S, Availability, Change, EndpointId, EndpointSpec, Key, NetworkSpec, Node, NodeId, Object,
+    Service, Snapshot, Target, admit,
 };
 use proptest::prelude::*;
 use std::{
@@ -35,6 +36,66 @@ fn a_second_subnet_is_used_when_the_first_is_full() {
         (0..10).map(|n| mesh.endpoint(&endpoint_spec("blue", n)).unwrap().addresses[0]).collect();
     assert_eq!((given[4], given[5]), (ip("10.60.0.6"), ip("10.61.0.2")));
     refused(mesh.endpoint(&endpoint_spec("blue", 10)), "no free address left");
+}
+
+/// Removes an endpoint at a time, as a manager does.
+fn remove(mesh: &mut Mesh, id: EndpointId, now: u64) {
+    let gone = Change::Delete(Key::Endpoint(id));
+    let released = admit::release(&mesh.snapshot, std::slice::from_ref(&gone), now);
+    released.into_iter().chain([gone]).for_each(|change| mesh.snapshot.apply(change));
+}
+
+#[test]
+fn an_address_rests_before_somebody_else_gets_it() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/29", "fd60::/64"]);
+    let at = |mesh: &Mesh, spec: &EndpointSpec, now| {
+        let fresh = admit::Fresh { id: now << 8 | spec.namespace_inode, mac: 1, now };
+        admit::endpoint(&mesh.snapshot, mesh.first_node(), spec, fresh).map(|e| e.addresses)
+    };
+    let ids: Vec<EndpointId> = (0..3).map(|n| mesh.endpoint(&endpoint_spec("blue", n)).unwrap().id).collect();
+    remove(&mut mesh, ids[1], 1000);
+    remove(&mut mesh, ids[0], 1010);
+    assert_eq!(at(&mesh, &endpoint_spec("blue", 9), 1015).unwrap(), [ip("10.60.0.5"), ip("fd60::5")]);
+    // Who asks for it by name gets it.
+    assert_eq!(at(&mesh, &wanting(9, &["10.60.0.3"]), 1015).unwrap()[0], ip("10.60.0.3"));
+    assert_eq!(at(&mesh, &endpoint_spec("blue", 9), 1000 + ADDRESS_REST_S).unwrap()[0], ip("10.60.0.3"));
+    // When nothing else is free, the one that has rested longest.
+    for n in 3..5 {
+        mesh.endpoint(&wanting(n, &[&format!("10.60.0.{}", n + 2)])).unwrap();
+    }
+    assert_eq!(at(&mesh, &endpoint_spec("blue", 9), 1015).unwrap()[0], ip("10.60.0.3"));
+    assert_eq!(
+        at(&mesh, &endpoint_spec("blue", 9), 990).unwrap()[0],
+        ip("10.60.0.3"),
+        "by a clock that lags"
+    );
+    // What has rested is forgotten by the next that is given back, and all of it with the network.
+    remove(&mut mesh, ids[2], 2000);
+    let network = mesh.snapshot.find_network("blue").unwrap().id;
+    let resting: Vec<IpAddr> = mesh.snapshot.released[&network].resting(1010).collect();
+    assert_eq!(resting, [ip("10.60.0.4"), ip("fd60::4")]);
+    let gone = [Change::Delete(Key::Network(network))];
+    assert_eq!(admit::release(&mesh.snapshot, &gone, 2000), [Change::Delete(Key::Released(network))]);
+}
+
+#[test]
+fn vips_rest_too_and_what_stays_is_not_given_back() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let web = mesh.service(&service_spec("web", &["blue"], &[])).unwrap();
+    let network = mesh.snapshot.find_network("blue").unwrap().id;
+    let put = |service: Service| [Change::Put(Object::Service(Arc::new(service)))];
+    let renamed = Service { aliases: vec![name("www")], ..Service::clone(&web) };
+    assert_eq!(admit::release(&mesh.snapshot, &put(renamed), 5), []);
+    let mut without = Service::clone(&web);
+    without.networks[0].vips.clear();
+    let released = admit::release(&mesh.snapshot, &put(without), 5);
+    let [Change::Put(Object::Released(on, addresses))] = &released[..] else { panic!("{released:?}") };
+    assert_eq!((*on, addresses.resting(5).collect::<Vec<_>>()), (network, web.networks[0].vips.clone()));
+    released.into_iter().for_each(|change| mesh.snapshot.apply(change));
+    mesh.snapshot.services.clear();
+    let spec = service_spec("api", &["blue"], &[]);
+    let next = admit::service(&mesh.snapshot, &spec, admit::Fresh { id: 9, mac: 9, now: 6 }).unwrap();
+    assert_eq!(next.networks[0].vips, [ip("10.60.0.3")]);
 }
 
 #[test]

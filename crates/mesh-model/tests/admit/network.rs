@@ -2,7 +2,7 @@
 
 use crate::cluster::{Mesh, endpoint_spec, ip, name, net, network_spec, refused, service_spec};
 use ipnetwork::{IpNetwork, Ipv4Network};
-use mesh_model::{NetworkSpec, VNI_FIRST, VNI_MAX, admit};
+use mesh_model::{NetworkSpec, NetworkUpdate, VNI_FIRST, VNI_MAX, admit};
 use proptest::prelude::*;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -224,4 +224,55 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_subnet_is_added_to_what_stays_as_it_is() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/29"]);
+    mesh.network(&network_spec("red", &["10.70.0.0/24"])).unwrap();
+    let blue = mesh.snapshot.find_network("blue").unwrap().clone();
+    let add = |subnets: &[&str]| NetworkUpdate {
+        subnet_add: subnets.iter().map(|subnet| net(subnet)).collect(),
+        ..NetworkUpdate::default()
+    };
+    let update = |mesh: &Mesh, update: &NetworkUpdate| admit::network_update(&mesh.snapshot, &blue, update);
+    for (subnet, words) in [
+        ("10.60.0.0/29", "network 'blue'"),
+        ("10.70.0.128/25", "network 'red'"),
+        ("10.61.0.1/24", "host bits"),
+        ("10.61.0.0/30", "too small"),
+    ] {
+        refused(update(&mesh, &add(&[subnet])), words);
+    }
+    refused(update(&mesh, &add(&["10.61.0.0/24", "10.61.0.0/25"])), "given as well");
+    let outside = NetworkUpdate { gateways: vec![ip("10.60.0.6")], ..add(&["10.61.0.0/24"]) };
+    refused(update(&mesh, &outside), "gateway");
+    let wanted = NetworkUpdate {
+        gateways: vec![ip("10.61.0.254")],
+        ranges: vec![net("10.61.0.128/25")],
+        label_add: [("tier".to_owned(), "db".to_owned())].into(),
+        ..add(&["10.61.0.0/24", "fd61::/64"])
+    };
+    let updated = update(&mesh, &wanted).unwrap();
+    assert_eq!(updated.subnets[..1], blue.subnets[..]);
+    assert_eq!(updated.gateways().collect::<Vec<_>>(), [ip("10.60.0.1"), ip("10.61.0.254"), ip("fd61::1")]);
+    assert_eq!(updated.subnets[1].range, Some(net("10.61.0.128/25")));
+    assert_eq!((updated.id, updated.vni, updated.labels.len()), (blue.id, blue.vni, 1));
+    let unlabelled = NetworkUpdate { label_rm: vec!["tier".to_owned(), "none".to_owned()], ..add(&[]) };
+    assert_eq!(admit::network_update(&mesh.snapshot, &updated, &unlabelled).unwrap().labels.len(), 0);
+}
+
+#[test]
+fn networks_with_nothing_on_them_are_unused() {
+    let mut mesh = Mesh::with_network("with-endpoint", &["10.60.0.0/24"]);
+    for (network, subnet) in
+        [("z-unused", "10.61.0.0/24"), ("with-service", "10.62.0.0/24"), ("a-unused", "10.63.0.0/24")]
+    {
+        mesh.network(&network_spec(network, &[subnet])).unwrap();
+    }
+    mesh.endpoint(&endpoint_spec("with-endpoint", 1)).unwrap();
+    mesh.service(&service_spec("web", &["with-service"], &[])).unwrap();
+    let unused: Vec<String> =
+        admit::unused_networks(&mesh.snapshot).iter().map(|n| n.name.to_string()).collect();
+    assert_eq!(unused, ["a-unused", "z-unused"]);
 }

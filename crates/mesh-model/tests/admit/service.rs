@@ -14,7 +14,7 @@ fn check(kind: HealthKind) -> HealthCheck {
 
 fn update(mesh: &mut Mesh, of: &str, update: &ServiceUpdate) -> Result<Arc<Service>, Refusal> {
     let service = mesh.snapshot.find_service(of).cloned().unwrap();
-    let updated = Arc::new(admit::service_update(&mesh.snapshot, &service, update)?);
+    let updated = Arc::new(admit::service_update(&mesh.snapshot, &service, update, 0)?);
     mesh.put(Object::Service(Arc::clone(&updated)));
     Ok(updated)
 }

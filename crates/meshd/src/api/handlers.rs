@@ -20,11 +20,12 @@ use futures_util::{StreamExt, stream};
 use mesh_api::{
     AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init,
     Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView, NodeRemoval,
-    NodeView, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec, json_line,
+    NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec,
+    json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, NetworkSpec, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
-    Snapshot, Target,
+    Endpoint, EndpointSpec, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec,
+    ServiceUpdate, Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -209,6 +210,30 @@ pub(super) async fn create_network(State(daemon): Shared, Json(spec): Json<Netwo
         let committed = manager(&member).await?.create_network(&spec).await?;
         everywhere(&member, &committed).await?;
         Ok(Json(Created { id: committed.value.id.to_string(), warnings: Vec::new() }))
+    })
+    .await
+}
+
+pub(super) async fn update_network(
+    State(daemon): Shared,
+    Path(name): Path<String>,
+    Json(update): Json<NetworkUpdate>,
+) -> Answer<Created> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member).await?.update_network(&name, &update).await?;
+        let warnings = everywhere(&member, &committed).await?;
+        Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
+    })
+    .await
+}
+
+pub(super) async fn prune_networks(State(daemon): Shared) -> Answer<Pruned> {
+    let member = daemon.member()?;
+    carry_through(async move {
+        let committed = manager(&member).await?.prune_networks().await?;
+        everywhere(&member, &committed).await?;
+        Ok(Json(Pruned { removed: committed.value.iter().map(|network| network.name.to_string()).collect() }))
     })
     .await
 }

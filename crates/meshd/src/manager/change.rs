@@ -9,7 +9,10 @@ use super::{
     trust,
 };
 use crate::{clock, wire::Committed};
-use mesh_model::{Change, Key, Refusal, Snapshot, admit::Fresh};
+use mesh_model::{
+    Change, Key, Refusal, Snapshot,
+    admit::{self, Fresh},
+};
 use mesh_store::{Error as StoreError, Revision, Txn};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -62,12 +65,15 @@ impl Manager {
             if let Some(value) = take_made(unknown, &current.snapshot) {
                 return Ok(Committed { value, revision: current.snapshot.revision });
             }
-            let (changes, value) = decide(&current.snapshot, fresh())?;
+            let fresh = fresh();
+            let (changes, value) = decide(&current.snapshot, fresh)?;
             if changes.is_empty() {
                 return Ok(Committed { value, revision: current.snapshot.revision });
             }
             let happened = journal::encode(&current.snapshot, &changes);
-            let txn = beside(transaction(&changes, current.guard, happened));
+            let released = admit::release(&current.snapshot, &changes, fresh.now);
+            let all = changes.iter().chain(&released);
+            let txn = beside(transaction(all, current.guard, happened));
             // Held on to, it would be copied when it changes.
             drop(current);
             match self.store.commit(txn).await {
@@ -105,12 +111,16 @@ impl Manager {
     }
 }
 
-fn transaction(changes: &[Change], guard: Option<Revision>, happened: Vec<u8>) -> Txn {
+fn transaction<'a>(
+    changes: impl Iterator<Item = &'a Change>,
+    guard: Option<Revision>,
+    happened: Vec<u8>,
+) -> Txn {
     let guarded = match guard {
         Some(revision) => Txn::new().expect_revision(GUARD, revision),
         None => Txn::new().expect_absent(GUARD),
     };
-    changes.iter().fold(guarded.put(GUARD, happened), |txn, change| match change {
+    changes.fold(guarded.put(GUARD, happened), |txn, change| match change {
         Change::Put(object) => txn.put(object.key().to_string(), encode(object)),
         Change::Delete(key) => {
             let txn = txn.delete(key.to_string());

@@ -26,8 +26,8 @@ pub(super) fn written(events: Vec<Event>) -> Vec<u8> {
 
 fn event(before: &Snapshot, change: &Change) -> Option<Event> {
     match change {
-        // It goes with its endpoint, which is told.
-        Change::Delete(Key::Health(_)) => None,
+        // They go with the records of the same transaction that are told.
+        Change::Delete(Key::Health(_) | Key::Released(_)) | Change::Put(Object::Released(..)) => None,
         // Not stored.
         Change::Put(Object::Leader(_)) | Change::Delete(Key::Leader) => None,
         Change::Delete(key) => {
@@ -59,6 +59,7 @@ fn told(before: &Snapshot, action: Action, object: &Object, detail: String) -> E
             let name = before.endpoints.get(id).map(|endpoint| endpoint.name.to_string());
             ("endpoint", name.unwrap_or_default(), id.to_string())
         }
+        Object::Released(id, _) => ("network", id.to_string(), id.to_string()),
         Object::Leader(id) => ("leader", id.to_string(), id.to_string()),
     };
     Event { action, kind: kind.to_owned(), name, id, detail }
@@ -74,7 +75,7 @@ fn introduction(before: &Snapshot, object: &Object) -> String {
             let node = before.nodes.get(&endpoint.node).map(|node| format!(" on {}", node.name));
             list(&endpoint.addresses) + &node.unwrap_or_default()
         }
-        Object::Cluster(_) | Object::Health(..) | Object::Leader(_) => String::new(),
+        Object::Cluster(_) | Object::Health(..) | Object::Released(..) | Object::Leader(_) => String::new(),
     }
 }
 

@@ -278,6 +278,7 @@ impl Parts {
             let mut base = snapshot.clone();
             base.endpoints.clear();
             base.health.clear();
+            base.released.clear();
             line(&Message::Base(Arc::new(base)))
         };
         self.base.get_or_insert_with(make).clone()

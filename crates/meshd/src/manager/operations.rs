@@ -3,8 +3,8 @@
 use super::{Error, Manager, lan};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
-    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, Node, NodeId,
-    NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
+    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, NetworkUpdate, Node,
+    NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
 };
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -50,6 +50,29 @@ impl Manager {
         .await
     }
 
+    pub(crate) async fn update_network(
+        &self,
+        wanted: &str,
+        update: &NetworkUpdate,
+    ) -> Result<Committed<Arc<Network>>, Error> {
+        self.change(|snapshot, _| {
+            let network = find_network(snapshot, wanted)?;
+            let updated = Arc::new(admit::network_update(snapshot, network, update)?);
+            let put = Change::Put(Object::Network(Arc::clone(&updated)));
+            Ok((if updated == *network { Vec::new() } else { vec![put] }, updated))
+        })
+        .await
+    }
+
+    /// Removes the networks that nothing uses.
+    pub(crate) async fn prune_networks(&self) -> Result<Committed<Vec<Arc<Network>>>, Error> {
+        self.change(|snapshot, _| {
+            let unused = admit::unused_networks(snapshot);
+            Ok((unused.iter().map(|network| Change::Delete(Key::Network(network.id))).collect(), unused))
+        })
+        .await
+    }
+
     pub(crate) async fn remove_network(&self, wanted: &str) -> Result<Committed<()>, Error> {
         self.change(|snapshot, _| {
             let network = find_network(snapshot, wanted)?;
@@ -79,15 +102,15 @@ impl Manager {
         let mut update = update.clone();
         let snapshot = self.state.snapshot();
         let before = find_service(&snapshot, wanted)?;
-        let draft = admit::service_update(&snapshot, before, &update)?;
+        let draft = admit::service_update(&snapshot, before, &update, draft().now)?;
         // Ports that were left open are now known; those that stay are held already.
         let kept = draft.ports.len() - update.publish_add.len();
         update.publish_add = draft.ports[kept..].to_vec();
         let held = self.hold_ports(&draft.ports, &before.ports).await?;
         let committed = self
-            .change(|snapshot, _| {
+            .change(|snapshot, fresh| {
                 let service = find_service(snapshot, wanted)?;
-                let updated = Arc::new(admit::service_update(snapshot, service, &update)?);
+                let updated = Arc::new(admit::service_update(snapshot, service, &update, fresh.now)?);
                 let changed = *updated != **service;
                 let put = Change::Put(Object::Service(Arc::clone(&updated)));
                 Ok((if changed { vec![put] } else { Vec::new() }, updated))

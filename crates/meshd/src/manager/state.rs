@@ -4,7 +4,9 @@ use super::log::{self, Cursor, Log, Subscription};
 use crate::wire::Resume;
 use anyhow::Context;
 use bytes::Bytes;
-use mesh_model::{Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, Object, Service, Snapshot};
+use mesh_model::{
+    Change, Cluster, Endpoint, Health, Key, Network, Node, NodeId, Object, Released, Service, Snapshot,
+};
 use mesh_store::{Change as StoreChange, Entry, Error as StoreError, Revision, Store, Txn, Watch};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -305,6 +307,9 @@ fn decode_object(key: Key, value: &[u8]) -> serde_json::Result<Object> {
         Key::Service(_) => Object::Service(Arc::new(serde_json::from_slice::<Service>(value)?)),
         Key::Endpoint(_) => Object::Endpoint(Arc::new(serde_json::from_slice::<Endpoint>(value)?)),
         Key::Health(endpoint) => Object::Health(endpoint, serde_json::from_slice::<Health>(value)?),
+        Key::Released(network) => {
+            Object::Released(network, Arc::new(serde_json::from_slice::<Released>(value)?))
+        }
         Key::Leader => Object::Leader(serde_json::from_slice::<NodeId>(value)?),
     })
 }
@@ -318,6 +323,7 @@ pub(super) fn encode(object: &Object) -> Vec<u8> {
         Object::Service(service) => serde_json::to_vec(service),
         Object::Endpoint(endpoint) => serde_json::to_vec(endpoint),
         Object::Health(_, health) => serde_json::to_vec(health),
+        Object::Released(_, released) => serde_json::to_vec(released),
         Object::Leader(leader) => serde_json::to_vec(leader),
     };
     text.unwrap_or_else(|e| unreachable!("records are plain data: {e}"))
