@@ -111,8 +111,8 @@ fn collect(raw: &RawSpace, space: Space, ours: impl Fn(&RawLink) -> bool, object
         if link.up {
             let bridge = link.bridge.and_then(|index| raw.links.get(&index)).map(|bridge| bridge.name);
             objects.put(space, Object::Up(link.name, bridge));
-            if let (Some(bridge), true) = (bridge, link.hairpin) {
-                objects.put(space, Object::Hairpin(link.name, bridge));
+            if let (Some(bridge), Some(mode)) = (bridge, link.port) {
+                objects.put(space, Object::Port(link.name, bridge, mode));
             }
         }
     }

@@ -206,7 +206,9 @@ impl Pass<'_> {
             }
             Step::Make(_, object @ Object::Link(..)) => make(object, 0, None, false, Place::Here),
             Step::Change(space, Object::Link(name, link)) => {
-                Some(change_link(self.existing_index(*space, *name)?, link))
+                let known = self.kernel.link(*space, *name)?;
+                let same_mac = known.is_some_and(|(_, known)| known.link.mac == link.mac);
+                Some(change_link(self.existing_index(*space, *name)?, link, !same_mac))
             }
             Step::Make(space, object) => self.make(*space, object, false)?,
             Step::Change(space, object) => self.make(*space, object, true)?,
@@ -295,14 +297,15 @@ fn text(object: &Object) -> String {
     match object {
         Object::Namespace => "the namespace".into(),
         Object::Sysctl(path, value) => format!("{path}={value}"),
-        Object::LinkSysctl(family, link, name, value) => format!("{family}.{link}.{name}={value}"),
+        Object::LinkSysctl(directory, link, name, value) => format!("{directory}/{link}/{name}={value}"),
         Object::Link(name, link) => match link.kind {
             LinkKind::Vxlan { vni, port, .. } => format!("VXLAN device {name} (VNI {vni}, UDP port {port})"),
             _ => format!("interface {name}"),
         },
         Object::Up(link, None) => format!("interface {link} in state up"),
         Object::Up(link, Some(bridge)) => format!("port {link} of bridge {bridge}"),
-        Object::Hairpin(port, _) => format!("hairpin mode of bridge port {port}"),
+        Object::Port(port, ..) => format!("the mode of bridge port {port}"),
+        Object::Station(port, _, mac) => format!("entry {mac} behind bridge port {port}"),
         Object::Address(link, address) => format!("address {address} on {link}"),
         Object::Fdb(link, mac, vtep) => format!("forwarding entry {mac} via {vtep} on {link}"),
         Object::Neighbour(link, address, mac) => format!("neighbour {address} at {mac} on {link}"),

@@ -9,6 +9,7 @@ use crate::{
     host::{self, Closed},
     kernel::Kernel,
     object::{Objects, Space},
+    partings::Partings,
     plan::{Step, Work, plan, record},
     rules::Rules,
     targets,
@@ -62,6 +63,7 @@ pub struct DataPlane {
     firewall: Firewall,
     /// What the kernel holds, unless the last pass left doubts.
     remembered: Option<Remembered>,
+    partings: Partings,
 }
 
 struct Remembered {
@@ -79,7 +81,13 @@ impl DataPlane {
         fs::create_dir_all(&config.run_dir)
             .map_err(|source| Error::File { path: config.run_dir.clone(), source })?;
         let kernel = Kernel::open(config.run_dir.clone())?;
-        Ok(Self { config, kernel, firewall: Firewall::default(), remembered: None })
+        Ok(Self {
+            config,
+            kernel,
+            firewall: Firewall::default(),
+            remembered: None,
+            partings: Partings::default(),
+        })
     }
 
     /// Brings the kernel to what the snapshot says. Blocks: run it on a thread of its own, in the host's namespace.
@@ -121,7 +129,7 @@ impl DataPlane {
         let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
         let mtu = match &remembered {
             Some(remembered) => remembered.mtu,
-            None => self.overlay_mtu(me)?,
+            None => self.overlay_mtu(snapshot, me)?,
         };
         let (known, objects) = match remembered {
             Some(remembered) => (remembered.targets, Some(remembered.objects)),
@@ -140,6 +148,8 @@ impl DataPlane {
             plan(&objects, &desired).into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
+        // New connections no longer go to them: what is left of old ones can go.
+        self.partings.follow(&mut self.kernel, snapshot);
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =
             |id| snapshot.endpoints.get(&id).or_else(|| known.get(&id).map(|target| &target.endpoint));
@@ -152,8 +162,9 @@ impl DataPlane {
         Ok(())
     }
 
-    fn overlay_mtu(&mut self, me: &Node) -> Result<u32> {
-        host::overlay_mtu(&self.kernel.read(Space::Host)?, me.advertise.ip())
+    fn overlay_mtu(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
+        let others = snapshot.nodes.values().filter(|node| node.id != me.id);
+        host::overlay_mtu(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
     }
 
     /// Closes the host to what forwarding would open it for, and only then turns that on.

@@ -2,8 +2,9 @@
 
 use crate::{
     error::{Error, Result},
-    netlink::RawSpace,
-    object::Object,
+    kernel::Kernel,
+    netlink::RawLink,
+    object::{Object, Space},
     sysctl,
 };
 use std::{
@@ -21,16 +22,33 @@ const MTU_MIN: u32 = 1280;
 /// Where it is remembered which interfaces the host had when meshd made it forward.
 const FILE: &str = "forwarding";
 
-/// MTU of overlays over the interface that has the advertise address.
-pub(crate) fn overlay_mtu(host: &RawSpace, advertise: IpAddr) -> Result<u32> {
+/// MTU of overlays: what the interface with the advertise address and the ways to all other nodes take. Call it in the
+/// host's namespace.
+pub(crate) fn overlay_mtu(
+    kernel: &mut Kernel,
+    advertise: IpAddr,
+    others: impl Iterator<Item = IpAddr>,
+) -> Result<u32> {
+    let host = kernel.read(Space::Host)?;
     let carrier = host.objects.iter().find_map(|object| match object {
         Object::Address(link, address) if address.ip() == advertise => Some(*link),
         _ => None,
     });
-    let link = carrier.and_then(|name| host.links.values().find(|link| link.name == name));
-    let underlay = link.ok_or(Error::NoUnderlay(advertise))?.link.mtu;
+    let carrier = carrier.and_then(|name| host.links.values().find(|link| link.name == name));
+    let mut underlay = link_mtu(carrier.ok_or(Error::NoUnderlay(advertise))?, advertise.is_ipv6());
+    for other in others.filter(|other| other.is_ipv6() == advertise.is_ipv6()) {
+        let Some((index, of_route)) = kernel.way_to(other)? else { continue };
+        let of_link = host.links.get(&index).map(|link| link_mtu(link, advertise.is_ipv6()));
+        underlay = of_link.into_iter().chain(of_route).fold(underlay, u32::min);
+    }
     let overhead = if advertise.is_ipv6() { OVERHEAD_IPV6 } else { OVERHEAD_IPV4 };
     Ok(underlay.saturating_sub(overhead).max(MTU_MIN))
+}
+
+/// What an interface takes. Router advertisements may have lowered that for IPv6.
+fn link_mtu(link: &RawLink, ipv6: bool) -> u32 {
+    let advertised = sysctl::get(&format!("ipv6/conf/{}/mtu", link.name)).and_then(|mtu| mtu.parse().ok());
+    advertised.filter(|_| ipv6).map_or(link.link.mtu, |mtu: u32| mtu.min(link.link.mtu))
 }
 
 /// Interfaces between which the host did not forward before meshd came, family by family: it must not begin to.

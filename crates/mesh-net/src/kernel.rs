@@ -1,14 +1,18 @@
 //! The open ends of the kernel: a netlink socket in the host's namespace and in each other one.
 
 use crate::{
+    conntrack::Conntrack,
     error::{Error, Result},
-    netlink::{Netlink, RawLink, RawSpace, get_link, get_route},
+    netlink::{Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_link, get_route},
     netns::{self, Namespace, TargetNamespace, within},
     nft::Nft,
-    object::{Ifname, Space},
+    object::{Ifname, Object, Space},
 };
 use mesh_model::{EndpointId, NetworkId};
-use netlink_packet_route::{RouteNetlinkMessage, route::RouteType};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    route::{RouteAttribute, RouteMetric, RouteType},
+};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -29,12 +33,20 @@ struct Handle<N> {
     namespace: N,
     netlink: Netlink,
     nft: Option<Nft>,
+    conntrack: Option<Conntrack>,
 }
 
 impl<N: AsFd> Handle<N> {
     fn new(namespace: N) -> Result<Self> {
         let netlink = within(&namespace, Netlink::open)??;
-        Ok(Self { namespace, netlink, nft: None })
+        Ok(Self { namespace, netlink, nft: None, conntrack: None })
+    }
+
+    fn conntrack(&mut self) -> Result<&mut Conntrack> {
+        match &mut self.conntrack {
+            Some(conntrack) => Ok(conntrack),
+            none => Ok(none.insert(within(&self.namespace, Conntrack::open)?.map_err(Error::Socket)?)),
+        }
     }
 
     fn nft(&mut self, space: Space) -> Result<&mut Nft> {
@@ -45,6 +57,22 @@ impl<N: AsFd> Handle<N> {
             return Ok(self.nft.insert(opened?));
         }
         self.nft.as_mut().ok_or_else(|| not_open(space))
+    }
+}
+
+impl Handle<Namespace> {
+    /// Deletes the links of a namespace that somebody has taken from its place. It may live on in open sockets, and its
+    /// VXLAN link would keep the network's VNI.
+    fn clear(&mut self) {
+        let links = RawSpace::read_routing_only(&mut self.netlink).map(|raw| raw.links).unwrap_or_default();
+        let deletions: Vec<Request> = links
+            .iter()
+            .filter_map(|(index, raw)| delete(&Object::Link(raw.name, raw.link), *index))
+            .collect();
+        // Loopback stays, and the other end of what is deleted is gone already.
+        if let Err(err) = self.netlink.batch(&deletions) {
+            tracing::warn!(%err, "a lost namespace could not be cleared");
+        }
     }
 }
 
@@ -60,16 +88,22 @@ impl Kernel {
     pub(crate) fn open_overlays(&mut self) -> Vec<NetworkId> {
         for network in netns::kept(&self.run_dir) {
             let Ok(namespace) = Namespace::open(&netns::namespace_of(&self.run_dir, network)) else {
-                self.overlays.remove(&network);
                 continue;
             };
             let known = self.overlays.get(&network).is_some_and(|h| h.namespace.inode() == namespace.inode());
             if !known && let Ok(handle) = Handle::new(namespace) {
-                self.overlays.insert(network, handle);
+                let lost = self.overlays.insert(network, handle);
+                lost.into_iter().for_each(|mut handle| handle.clear());
             }
         }
         let run_dir = &self.run_dir;
-        self.overlays.retain(|network, _| netns::namespace_of(run_dir, *network).exists());
+        self.overlays.retain(|network, handle| {
+            let kept = Namespace::open(&netns::namespace_of(run_dir, *network)).is_ok();
+            if !kept {
+                handle.clear();
+            }
+            kept
+        });
         self.overlays.keys().copied().collect()
     }
 
@@ -139,6 +173,17 @@ impl Kernel {
         }
     }
 
+    /// Connection tracking of the host or of a network.
+    pub(crate) fn conntrack(&mut self, space: Space) -> Result<&mut Conntrack> {
+        match space {
+            Space::Host => self.host.conntrack(),
+            Space::Overlay(network) => {
+                self.overlays.get_mut(&network).ok_or_else(|| not_open(space))?.conntrack()
+            }
+            Space::Target(_) => Err(not_open(space)),
+        }
+    }
+
     /// Inode of a space's namespace.
     pub(crate) fn inode(&self, space: Space) -> Result<u64> {
         let found = match space {
@@ -172,7 +217,32 @@ impl Kernel {
         )
     }
 
-    fn link(&mut self, space: Space, link: Ifname) -> Result<Option<(u32, RawLink)>> {
+    /// What is configured on the way to an address: the index of the interface, and the route's MTU if it has one. Nothing
+    /// if there is no way.
+    pub(crate) fn way_to(&mut self, address: IpAddr) -> Result<Option<(u32, Option<u32>)>> {
+        let Some(RouteNetlinkMessage::NewRoute(route)) =
+            self.host.netlink.get(get_configured_route(address))?
+        else {
+            return Ok(None);
+        };
+        let (mut link, mut mtu) = (None, None);
+        for attribute in route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => link = Some(index),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(link.map(|link| (link, mtu)))
+    }
+
+    /// A link of that name, with its index.
+    pub(crate) fn link(&mut self, space: Space, link: Ifname) -> Result<Option<(u32, RawLink)>> {
         Ok(match self.netlink(space)?.get(get_link(link))? {
             Some(RouteNetlinkMessage::NewLink(found)) => {
                 RawLink::decode(&found).filter(|raw| raw.name == link).map(|raw| (found.header.index, raw))

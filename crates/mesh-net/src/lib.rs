@@ -19,6 +19,7 @@ pub mod nft;
 
 mod actual;
 mod apply;
+mod conntrack;
 mod dataplane;
 pub mod desired;
 mod error;
@@ -28,6 +29,7 @@ mod kernel;
 mod netlink;
 pub mod netns;
 pub mod object;
+mod partings;
 pub mod plan;
 pub mod ports;
 mod probe;

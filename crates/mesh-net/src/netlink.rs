@@ -5,7 +5,9 @@ mod decode;
 mod encode;
 
 pub(crate) use decode::{RawLink, RawSpace};
-pub(crate) use encode::{Place, add_pair, change_link, delete, get_link, get_route, make};
+pub(crate) use encode::{
+    Place, add_pair, change_link, delete, get_configured_route, get_link, get_route, make,
+};
 
 use crate::error::{Error, Result};
 use netlink_packet_core::{

@@ -4,9 +4,11 @@
 //! shared mount of its own, so that a removal reaches mount namespaces that copied it (else those would pin
 //! the network namespace).
 
+mod reset;
 mod sockets;
 mod target;
 
+pub use reset::reset;
 pub use sockets::established;
 pub use target::TargetNamespace;
 

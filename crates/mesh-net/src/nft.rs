@@ -16,7 +16,7 @@
 //! `Table` and all it contains print themselves in nft's own syntax, for people and for tests.
 //! The kernel interface is `linux/netfilter/nf_tables.h`; Linux 5.15 and later is the aim.
 
-mod attr;
+pub(crate) mod attr;
 mod batch;
 mod datum;
 mod display;
@@ -32,7 +32,7 @@ mod uapi;
 pub(crate) mod tests;
 
 pub use batch::{Batch, diff};
-pub use datum::{Data, Datum, Type};
+pub use datum::{Data, Datum, Type, ether_type};
 pub use error::NftError;
 pub use rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict, ct_status, icmpv6};
 pub use socket::Nft;

@@ -105,6 +105,25 @@ pub struct Link {
     pub mtu: u32,
 }
 
+/// How a port of a bridge works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMode {
+    /// Frames may go back out by where they came in. A replica balanced to itself needs it: with bridge netfilter, what
+    /// is translated to an address behind the bridge is bridged, not routed.
+    pub hairpin: bool,
+    /// The senders of frames are taken to be behind the port.
+    pub learning: bool,
+    /// Frames for a MAC address that the bridge does not know go out here.
+    pub flood: bool,
+}
+
+impl PortMode {
+    /// The port of a container: it gets its own frames and says nothing about where others are.
+    pub const CONTAINER: Self = Self { hairpin: true, learning: false, flood: false };
+    /// The port of the VXLAN link, which knows who is on other nodes.
+    pub const TUNNEL: Self = Self { hairpin: false, learning: false, flood: true };
+}
+
 /// Where packets of a route go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
@@ -147,13 +166,14 @@ pub enum Object {
     Sysctl(String, &'static str),
     /// A link.
     Link(Ifname, Link),
-    /// A sysctl of one link: family directory, link, name, value.
+    /// A sysctl of one link: directory (`ipv4/conf`), link, name, value.
     LinkSysctl(&'static str, Ifname, &'static str, &'static str),
     /// A link is up, and a port of a bridge if one is given.
     Up(Ifname, Option<Ifname>),
-    /// A port of a bridge sends frames back out by where they came in. A replica balanced to itself needs it: with
-    /// bridge netfilter, what is translated to an address behind the bridge is bridged, not routed.
-    Hairpin(Ifname, Ifname),
+    /// How a port of a bridge works.
+    Port(Ifname, Ifname, PortMode),
+    /// A static entry of a bridge: the MAC address that is behind a port, and the bridge. Ports learn none.
+    Station(Ifname, Ifname, MacAddr),
     /// An address on a link; IPv6 ones without duplicate address detection.
     Address(Ifname, IpNetwork),
     /// A static forwarding entry of a VXLAN link: MAC address to VTEP.
@@ -175,12 +195,14 @@ pub enum Name {
     Sysctl(String),
     /// The interface.
     Link(Ifname),
-    /// Family directory, link, name.
+    /// Directory, link, name.
     LinkSysctl(&'static str, Ifname, &'static str),
     /// The interface.
     Up(Ifname),
     /// The port.
-    Hairpin(Ifname),
+    Port(Ifname),
+    /// Port and MAC address.
+    Station(Ifname, MacAddr),
     /// Interface and address.
     Address(Ifname, IpNetwork),
     /// Interface and MAC address.
@@ -200,9 +222,10 @@ impl Object {
             Self::Namespace => Name::Namespace,
             Self::Sysctl(path, _) => Name::Sysctl(path.clone()),
             Self::Link(link, _) => Name::Link(*link),
-            Self::LinkSysctl(family, link, name, _) => Name::LinkSysctl(family, *link, name),
+            Self::LinkSysctl(directory, link, name, _) => Name::LinkSysctl(directory, *link, name),
             Self::Up(link, _) => Name::Up(*link),
-            Self::Hairpin(port, _) => Name::Hairpin(*port),
+            Self::Port(port, ..) => Name::Port(*port),
+            Self::Station(port, _, mac) => Name::Station(*port, *mac),
             Self::Address(link, address) => Name::Address(*link, *address),
             Self::Fdb(link, mac, _) => Name::Fdb(*link, *mac),
             Self::Neighbour(link, address, _) => Name::Neighbour(*link, *address),
@@ -215,7 +238,7 @@ impl Object {
     pub fn bridge(&self) -> Option<Ifname> {
         match self {
             Self::Up(_, bridge) => *bridge,
-            Self::Hairpin(_, bridge) => Some(*bridge),
+            Self::Port(_, bridge, _) | Self::Station(_, bridge, _) => Some(*bridge),
             _ => None,
         }
     }
@@ -227,7 +250,8 @@ impl Object {
             Self::Link(link, _)
             | Self::LinkSysctl(_, link, ..)
             | Self::Up(link, _)
-            | Self::Hairpin(link, _)
+            | Self::Port(link, ..)
+            | Self::Station(link, ..)
             | Self::Address(link, _)
             | Self::Fdb(link, ..)
             | Self::Neighbour(link, ..)

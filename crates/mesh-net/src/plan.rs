@@ -33,7 +33,8 @@ pub struct Work {
 pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {
     let wanted: BTreeMap<&Key, &Object> = desired.parts.iter().flat_map(|part| part.objects.iter()).collect();
     let gone = Gone::new(actual, desired, &wanted);
-    let mut works = deletions(actual, &wanted, &gone);
+    let stranded = stranded(actual, desired);
+    let mut works = deletions(actual, &wanted, &gone, &stranded);
     for part in &desired.parts {
         let steps = make(part, actual, &gone);
         match works.iter_mut().find(|work| work.owner == part.owner) {
@@ -97,7 +98,12 @@ impl Gone {
 }
 
 /// What is there and should not be, owner by owner.
-fn deletions(actual: &Objects, wanted: &BTreeMap<&Key, &Object>, gone: &Gone) -> Vec<Work> {
+fn deletions(
+    actual: &Objects,
+    wanted: &BTreeMap<&Key, &Object>,
+    gone: &Gone,
+    stranded: &BTreeSet<PairEnd>,
+) -> Vec<Work> {
     let mut by_owner: BTreeMap<Owner, Vec<Step>> = BTreeMap::new();
     for (key, object) in actual.iter() {
         let space = key.0;
@@ -106,7 +112,8 @@ fn deletions(actual: &Objects, wanted: &BTreeMap<&Key, &Object>, gone: &Gone) ->
             Object::Namespace => gone.spaces.contains(&space),
             _ => !wanted.contains_key(key) && !gone.takes(space, object),
         };
-        if delete && is_deletable(space, object) {
+        let is_stranded = matches!(object, Object::Link(name, _) if stranded.contains(&(space, *name)));
+        if delete && (is_stranded || is_deletable(space, object)) {
             by_owner.entry(owner_of(space)).or_default().push(Step::Delete(space, object.clone()));
         }
     }
@@ -117,10 +124,19 @@ fn deletions(actual: &Objects, wanted: &BTreeMap<&Key, &Object>, gone: &Gone) ->
     by_owner.into_iter().map(|(owner, steps)| Work { owner, steps }).collect()
 }
 
+/// Ends of pairs in targets whose port is not where it was made: somebody moved it, and it would not take them along.
+fn stranded(actual: &Objects, desired: &Desired) -> BTreeSet<PairEnd> {
+    let is_there = |(space, name): &PairEnd| actual.contains(&(*space, Name::Link(*name)));
+    let pairs = desired.parts.iter().map(|part| part.pair);
+    let half =
+        pairs.filter(|[port, end]| matches!(end.0, Space::Target(_)) && !is_there(port) && is_there(end));
+    half.map(|[_, end]| end).collect()
+}
+
 /// Settings have no absence. The end of a pair in a target goes with its port: by then the name may be somebody else's.
 fn is_deletable(space: Space, object: &Object) -> bool {
     match object {
-        Object::Sysctl(..) | Object::LinkSysctl(..) | Object::Up(..) | Object::Hairpin(..) => false,
+        Object::Sysctl(..) | Object::LinkSysctl(..) | Object::Up(..) | Object::Port(..) => false,
         Object::Link(..) => !matches!(space, Space::Target(_)),
         _ => true,
     }

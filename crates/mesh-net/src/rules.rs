@@ -8,6 +8,7 @@
 //! network are made, so that there is no moment in which the host forwards into it unasked.
 
 mod balance;
+mod bridge;
 mod host;
 mod overlay;
 mod version;
@@ -52,7 +53,7 @@ impl<'a> Rules<'a> {
     /// The tables of one network's namespace.
     pub fn overlay(&self, network: &Network) -> [Table; 3] {
         let [ip, ip6] = IpVersion::BOTH.map(|version| overlay::table(self, version, network));
-        [ip, ip6, overlay::bridge_table(self)]
+        [ip, ip6, bridge::table(self, network)]
     }
 
     /// The endpoints of a service that new connections may go to, in the order of their turns.

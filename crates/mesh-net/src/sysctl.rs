@@ -10,7 +10,7 @@ use std::{fs, io, path::PathBuf};
 pub(crate) fn path(object: &Object) -> Option<(PathBuf, &'static str)> {
     let (relative, value) = match object {
         Object::Sysctl(path, value) => (path.clone(), *value),
-        Object::LinkSysctl(family, link, name, value) => (format!("{family}/conf/{link}/{name}"), *value),
+        Object::LinkSysctl(directory, link, name, value) => (format!("{directory}/{link}/{name}"), *value),
         _ => return None,
     };
     Some((file(&relative), value))

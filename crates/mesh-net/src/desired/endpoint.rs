@@ -1,9 +1,9 @@
 //! An endpoint on this node: a veth pair from the overlay's bridge into the target, and the target's routes.
 
 use super::{Attachment, MAIN_TABLE, Owner, Part, TABLES, bridge, everything, port};
-use crate::object::{Ifname, Link, LinkKind, NextHop, Object, Selector, Space};
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space};
 use ipnetwork::IpNetwork;
-use mesh_model::{Endpoint, EndpointId, MacAddr, Network};
+use mesh_model::{Endpoint, EndpointId, MacAddr, Network, Subnet};
 
 /// The objects of one endpoint; `None` if its interface name is none that the kernel takes.
 pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment: Attachment) -> Option<Part> {
@@ -14,15 +14,19 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
     let near = Link { kind: LinkKind::Veth, mac: port_mac(endpoint.mac), mtu };
     part.put(overlay, Object::Link(port(endpoint.id), near));
     part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
-    part.put(overlay, Object::Hairpin(port(endpoint.id), bridge()));
+    part.put(overlay, Object::Port(port(endpoint.id), bridge(), PortMode::CONTAINER));
+    part.put(overlay, Object::Station(port(endpoint.id), bridge(), endpoint.mac));
     part.put(target, Object::Link(name, Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu }));
     part.put(target, Object::Up(name, None));
     part.put(target, Object::Up(Ifname::derived("lo", ""), None));
     // Loose, for the client's address of a published port may be routed elsewhere.
-    part.put(target, Object::LinkSysctl("ipv4", name, "rp_filter", "2"));
+    part.put(target, Object::LinkSysctl("ipv4/conf", name, "rp_filter", "2"));
     if endpoint.addresses.iter().any(|address| address.is_ipv6()) {
-        for (sysctl, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
-            part.put(target, Object::LinkSysctl("ipv6", name, sysctl, value));
+        // The link-local address is made of the MAC address: no other gets past the bridge.
+        let settings =
+            [("accept_dad", "0"), ("accept_ra", "0"), ("addr_gen_mode", "0"), ("disable_ipv6", "0")];
+        for (sysctl, value) in settings {
+            part.put(target, Object::LinkSysctl("ipv6/conf", name, sysctl, value));
         }
     }
     for address in &endpoint.addresses {
@@ -41,9 +45,18 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
             part.put(target, Object::Route(table, everything, gateway));
             part.put(target, Object::Route(table, subnet.cidr, NextHop { via: None, link: name }));
             part.put(target, Object::Rule(Selector::From(*address), table));
+            for other in others(network, subnet) {
+                part.put(target, Object::Route(MAIN_TABLE, other, gateway));
+            }
         }
     }
     Some(part)
+}
+
+/// The network's other subnets of the same family, which the gateway leads to.
+fn others<'a>(network: &'a Network, own: &'a Subnet) -> impl Iterator<Item = IpNetwork> + 'a {
+    let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
+    subnets.filter(|cidr| *cidr != own.cidr && cidr.is_ipv6() == own.cidr.is_ipv6())
 }
 
 /// The overlay's end of the pair: told from the endpoint's by one bit.

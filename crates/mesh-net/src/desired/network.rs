@@ -3,7 +3,7 @@
 use super::{
     Facts, Owner, Part, TABLES, bridge, everything, inner_uplink, uplink, uplink_mac, uplink_side, vxlan,
 };
-use crate::object::{Ifname, Link, LinkKind, Object, Selector, Space, via};
+use crate::object::{Ifname, Link, LinkKind, Object, PortMode, Selector, Space, via};
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, Network, Node, Snapshot};
 use std::net::{IpAddr, Ipv6Addr};
@@ -88,6 +88,12 @@ impl Builder<'_> {
         part.put(inside, Object::Up(bridge(), None));
         part.put(inside, Object::Link(self.vxlan(), Link { kind, mac: uplink_side(vni, 2), mtu }));
         part.put(inside, Object::Up(self.vxlan(), Some(bridge())));
+        part.put(inside, Object::Port(self.vxlan(), bridge(), PortMode::TUNNEL));
+        // Everybody on the bridge is known. Who is asked for all the same is not looked for: a container that goes through
+        // the addresses of its network would fill the neighbour table, which all namespaces of the host share.
+        for family in ["ipv4/neigh", "ipv6/neigh"] {
+            part.put(inside, Object::LinkSysctl(family, bridge(), "mcast_solicit", "0"));
+        }
         let lo = Ifname::derived("lo", "");
         part.put(inside, Object::Up(lo, None));
         // The node's own addresses: sources of meshd's connections, since replies to the gateway address, which every
@@ -121,10 +127,10 @@ impl Builder<'_> {
             ("disable_ipv6", "0"),
             ("forwarding", "1"),
         ] {
-            part.put(Space::Host, Object::LinkSysctl("ipv6", host_end, name, value));
+            part.put(Space::Host, Object::LinkSysctl("ipv6/conf", host_end, name, value));
         }
         // 2 (loose) wins over a stricter setting for all: replies of published ports come in here.
-        part.put(Space::Host, Object::LinkSysctl("ipv4", host_end, "rp_filter", "2"));
+        part.put(Space::Host, Object::LinkSysctl("ipv4/conf", host_end, "rp_filter", "2"));
         for subnet in &self.network.subnets {
             part.put(Space::Host, Object::Route(super::MAIN_TABLE, subnet.cidr, via(INNER_SIDE, host_end)));
         }

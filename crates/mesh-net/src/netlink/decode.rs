@@ -3,7 +3,7 @@
 use super::{Netlink, encode::PROTOCOL};
 use crate::{
     error::Result,
-    object::{Ifname, Link, LinkKind, NextHop, Object, Selector},
+    object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector},
 };
 use ipnetwork::IpNetwork;
 use mesh_model::MacAddr;
@@ -36,8 +36,8 @@ pub(crate) struct RawLink {
     pub(crate) operational: bool,
     /// Index of the bridge that it is a port of.
     pub(crate) bridge: Option<u32>,
-    /// As a port of it, sends frames back out by where they came in.
-    pub(crate) hairpin: bool,
+    /// How it works as a port of it.
+    pub(crate) port: Option<PortMode>,
 }
 
 /// What a namespace holds.
@@ -118,12 +118,13 @@ impl RawSpace {
         Some(Object::Address(self.name(message.header.index)?, address))
     }
 
-    /// A static neighbour, or a static forwarding entry of a VXLAN link (NTF_SELF).
+    /// A static neighbour, a static entry of a bridge, or one of a VXLAN link (NTF_SELF).
     fn neighbour(&self, message: &NeighbourMessage) -> Option<Object> {
         let link = self.name(message.header.ifindex)?;
-        let (mut address, mut mac) = (None, None);
+        let (mut address, mut mac, mut bridge) = (None, None, None);
         for attribute in &message.attributes {
             match attribute {
+                NeighbourAttribute::Controller(index) => bridge = self.name(*index),
                 NeighbourAttribute::Destination(destination) => address = neighbour_address(destination),
                 NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
                 _ => {}
@@ -132,6 +133,9 @@ impl RawSpace {
         if message.header.family != AddressFamily::Bridge {
             let lasting = message.header.state == NeighbourState::Permanent;
             return lasting.then_some(Object::Neighbour(link, address?, mac?));
+        }
+        if let (Some(bridge), NeighbourState::Noarp) = (bridge, message.header.state) {
+            return Some(Object::Station(link, bridge, mac?));
         }
         let own = message.header.flags.contains(NeighbourFlags::Own);
         own.then_some(Object::Fdb(link, mac?, address?))
@@ -177,21 +181,21 @@ fn read_links(netlink: &mut Netlink) -> Result<BTreeMap<u32, RawLink>> {
 impl RawLink {
     pub(crate) fn decode(message: &LinkMessage) -> Option<Self> {
         let (mut name, mut mac, mut mtu, mut bridge) = (None, None, 0, None);
-        let (mut kind, mut hairpin, mut operational) = (LinkKind::Foreign, false, false);
+        let (mut kind, mut port, mut operational) = (LinkKind::Foreign, None, false);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Ifname::new(text),
                 LinkAttribute::Address(bytes) => mac = mac_of(bytes),
                 LinkAttribute::Mtu(bytes) => mtu = *bytes,
                 LinkAttribute::Controller(index) => bridge = Some(*index),
-                LinkAttribute::LinkInfo(info) => (kind, hairpin) = (kind_of(info), has_hairpin(info)),
+                LinkAttribute::LinkInfo(info) => (kind, port) = (kind_of(info), port_of(info)),
                 LinkAttribute::OperState(state) => operational = matches!(state, State::Up | State::Unknown),
                 _ => {}
             }
         }
         let link = Link { kind, mac: mac.unwrap_or(MacAddr([0; 6])), mtu };
         let up = message.header.flags.contains(LinkFlags::Up);
-        Some(Self { name: name?, link, up, operational, bridge, hairpin })
+        Some(Self { name: name?, link, up, operational, bridge, port })
     }
 }
 
@@ -214,12 +218,14 @@ fn kind_of(info: &[LinkInfo]) -> LinkKind {
     }
 }
 
-fn has_hairpin(info: &[LinkInfo]) -> bool {
-    info.iter().any(|info| match info {
-        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
-            port.contains(&InfoBridgePort::HairpinMode(true))
-        }
-        _ => false,
+fn port_of(info: &[LinkInfo]) -> Option<PortMode> {
+    info.iter().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(PortMode {
+            hairpin: port.contains(&InfoBridgePort::HairpinMode(true)),
+            learning: port.contains(&InfoBridgePort::Learning(true)),
+            flood: port.contains(&InfoBridgePort::UnicastFlood(true)),
+        }),
+        _ => None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Objects as requests.
 
 use super::Request;
-use crate::object::{Ifname, Link, LinkKind, NextHop, Object, Selector};
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector};
 use ipnetwork::IpNetwork;
 use mesh_model::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -54,13 +54,16 @@ pub(crate) fn make(
             (Message::NewLink(new_link(*name, link, place)), NLM_F_CREATE | NLM_F_EXCL)
         }
         Object::Up(..) => (Message::NewLink(up(index, bridge)), 0),
-        Object::Hairpin(..) => (Message::NewLink(hairpin(index)), 0),
+        Object::Port(_, _, mode) => (Message::NewLink(port(index, *mode)), 0),
         // Entries in state only: whatever the kernel has learned meanwhile must not stand in the way.
         Object::Address(_, address) => {
             (Message::NewAddress(address_of(index, *address)), NLM_F_CREATE | NLM_F_REPLACE)
         }
         Object::Fdb(_, mac, vtep) => {
             (Message::NewNeighbour(forwarding(index, *mac, *vtep)), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Object::Station(_, _, mac) => {
+            (Message::NewNeighbour(station(index, *mac)), NLM_F_CREATE | NLM_F_REPLACE)
         }
         Object::Neighbour(_, address, mac) => {
             (Message::NewNeighbour(neighbour(index, *address, *mac)), NLM_F_CREATE | NLM_F_REPLACE)
@@ -83,7 +86,7 @@ pub(crate) fn delete(object: &Object, index: u32) -> Option<Request> {
         | Object::Sysctl(..)
         | Object::LinkSysctl(..)
         | Object::Up(..)
-        | Object::Hairpin(..) => return None,
+        | Object::Port(..) => return None,
         Object::Link(..) => {
             let mut message = LinkMessage::default();
             message.header.index = index;
@@ -91,6 +94,7 @@ pub(crate) fn delete(object: &Object, index: u32) -> Option<Request> {
         }
         Object::Address(_, address) => Message::DelAddress(address_of(index, *address)),
         Object::Fdb(_, mac, vtep) => Message::DelNeighbour(forwarding(index, *mac, *vtep)),
+        Object::Station(_, _, mac) => Message::DelNeighbour(station(index, *mac)),
         Object::Neighbour(_, address, mac) => Message::DelNeighbour(neighbour(index, *address, *mac)),
         Object::Route(table, destination, hop) => Message::DelRoute(route(*table, *destination, *hop, index)),
         Object::Rule(selector, table) => Message::DelRule(rule(*selector, *table)),
@@ -98,11 +102,13 @@ pub(crate) fn delete(object: &Object, index: u32) -> Option<Request> {
     Some(Request { message, flags: 0 })
 }
 
-/// Gives a link that is there another MAC address and MTU.
-pub(crate) fn change_link(index: u32, link: &Link) -> Request {
+/// Gives a link that is there another MTU and, if asked, MAC address: that costs the link its neighbours, also when it is
+/// the one that it has.
+pub(crate) fn change_link(index: u32, link: &Link, mac: bool) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    message.attributes = vec![LinkAttribute::Address(link.mac.0.to_vec()), LinkAttribute::Mtu(link.mtu)];
+    message.attributes = vec![LinkAttribute::Mtu(link.mtu)];
+    message.attributes.extend(mac.then(|| LinkAttribute::Address(link.mac.0.to_vec())));
     Request { message: Message::NewLink(message), flags: 0 }
 }
 
@@ -129,13 +135,24 @@ pub(crate) fn get_link(name: Ifname) -> Message {
     Message::GetLink(message)
 }
 
+/// Asks for the route to an address as it was configured, without what the kernel has found out about the path.
+pub(crate) fn get_configured_route(to: IpAddr) -> Message {
+    let mut message = route_to(to);
+    message.header.flags = RouteFlags::FibMatch;
+    Message::GetRoute(message)
+}
+
 /// Asks which route a packet to an address would take.
 pub(crate) fn get_route(to: IpAddr) -> Message {
+    Message::GetRoute(route_to(to))
+}
+
+fn route_to(to: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to.is_ipv6());
     message.header.destination_prefix_length = if to.is_ipv6() { 128 } else { 32 };
     message.attributes = vec![RouteAttribute::Destination(to.into())];
-    Message::GetRoute(message)
+    message
 }
 
 fn new_link(name: Ifname, link: &Link, place: Place) -> LinkMessage {
@@ -180,12 +197,16 @@ fn up(index: u32, bridge: Option<u32>) -> LinkMessage {
     message
 }
 
-fn hairpin(index: u32) -> LinkMessage {
+fn port(index: u32, mode: PortMode) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = vec![LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![
+            InfoBridgePort::HairpinMode(mode.hairpin),
+            InfoBridgePort::Learning(mode.learning),
+            InfoBridgePort::UnicastFlood(mode.flood),
+        ])),
     ])];
     message
 }
@@ -211,6 +232,17 @@ fn forwarding(index: u32, mac: MacAddr, vtep: IpAddr) -> NeighbourMessage {
     message.header.family = AddressFamily::Bridge;
     message.header.state = NeighbourState::Other(FDB_STATE);
     message.header.flags = NeighbourFlags::Own;
+    message
+}
+
+/// An entry of the bridge that the link is a port of, which neither ages nor moves.
+fn station(index: u32, mac: MacAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
     message
 }
 

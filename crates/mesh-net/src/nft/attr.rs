@@ -9,31 +9,31 @@ const TYPE_MASK: u16 = 0x3fff;
 
 /// The header of one netfilter netlink message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Header {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// `nfgen_family`.
-    pub(super) family: u8,
+    pub(crate) family: u8,
     /// `res_id`, in host order.
-    pub(super) resource: u16,
+    pub(crate) resource: u16,
 }
 
 /// A run of netlink messages under construction.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffer(Vec<u8>);
+pub(crate) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Appends a message whose attributes `fill` writes.
-    pub(super) fn message(&mut self, header: Header, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn message(&mut self, header: Header, fill: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.0.extend_from_slice(&0u32.to_ne_bytes());
         self.0.extend_from_slice(&header.kind.to_ne_bytes());
@@ -48,19 +48,19 @@ impl Buffer {
     }
 
     /// Appends messages that were built elsewhere.
-    pub(super) fn extend(&mut self, other: &Buffer) {
+    pub(crate) fn extend(&mut self, other: &Buffer) {
         self.0.extend_from_slice(&other.0);
     }
 
     /// Sets `flags` in the header of the message that starts at `offset`.
-    pub(super) fn add_flags(&mut self, offset: usize, flags: u16) {
+    pub(crate) fn add_flags(&mut self, offset: usize, flags: u16) {
         self.0[offset + 6..offset + 8]
             .iter_mut()
             .zip(flags.to_ne_bytes())
             .for_each(|(byte, flag)| *byte |= flag);
     }
 
-    pub(super) fn attr(&mut self, kind: u16, payload: &[u8]) {
+    pub(crate) fn attr(&mut self, kind: u16, payload: &[u8]) {
         self.0.extend_from_slice(&((payload.len() + 4) as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(payload);
@@ -68,7 +68,7 @@ impl Buffer {
     }
 
     /// A string, terminated as nf_tables wants it.
-    pub(super) fn text(&mut self, kind: u16, text: &str) {
+    pub(crate) fn text(&mut self, kind: u16, text: &str) {
         self.0.extend_from_slice(&((text.len() + 5) as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(text.as_bytes());
@@ -77,11 +77,11 @@ impl Buffer {
     }
 
     /// A number; nf_tables has all of them in network order.
-    pub(super) fn number(&mut self, kind: u16, number: u32) {
+    pub(crate) fn number(&mut self, kind: u16, number: u32) {
         self.attr(kind, &number.to_be_bytes());
     }
 
-    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.0.extend_from_slice(&[0, 0]);
         self.0.extend_from_slice(&(kind | NESTED).to_ne_bytes());
@@ -91,6 +91,11 @@ impl Buffer {
         self.0[start..start + 2].copy_from_slice(&(length as u16).to_ne_bytes());
     }
 
+    /// A nested attribute whose content was read as it is.
+    pub(crate) fn raw_nested(&mut self, kind: u16, content: &[u8]) {
+        self.attr(kind | NESTED, content);
+    }
+
     fn pad(&mut self) {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
@@ -98,23 +103,23 @@ impl Buffer {
 
 /// One received message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// What follows `struct nlmsghdr`.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The attributes of a netfilter message, after its `struct nfgenmsg`.
-    pub(super) fn attributes(&self) -> Attributes<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes(self.payload.get(GENMSG..).unwrap_or_default())
     }
 }
 
 /// The messages in a received datagram; stops at the first malformed one.
-pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = datagram.get(..HEADER)?;
         let length = word(header, 0)? as usize;
@@ -131,16 +136,16 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>>
 
 /// The attributes in a byte string; stops at the first malformed one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// The payload of the first attribute of this type.
-    pub(super) fn get(mut self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(mut self, kind: u16) -> Option<&'a [u8]> {
         self.find(|(found, _)| *found == kind).map(|(_, payload)| payload)
     }
 
     /// A string attribute without its terminator.
-    pub(super) fn text(self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn text(self, kind: u16) -> Option<&'a str> {
         let bytes = self.get(kind)?;
         std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).ok()
     }
@@ -163,6 +168,6 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// The 32-bit number in host order at an offset.
-pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

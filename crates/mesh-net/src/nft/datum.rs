@@ -6,6 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The size of an interface name in the kernel (`IFNAMSIZ`).
 const IFNAME: usize = 16;
 
+/// EtherTypes (IEEE 802 numbers).
+pub mod ether_type {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+}
+
 /// The type of a [`Datum`]. The numbers are those of the `nft` program, which needs them to list a
 /// set; the kernel only looks at the length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +36,10 @@ pub enum Type {
     Slot,
     /// An interface name.
     Ifname,
+    /// A VXLAN network identifier of 24 bits. nft has no named set of these.
+    Vni,
+    /// An EtherType.
+    EtherType,
 }
 
 impl Type {
@@ -40,6 +54,8 @@ impl Type {
             Type::Number => "mark",
             Type::Slot => "integer",
             Type::Ifname => "ifname",
+            Type::Vni => "integer",
+            Type::EtherType => "ether_type",
         }
     }
 
@@ -51,8 +67,9 @@ impl Type {
             Type::Proto => 12,
             Type::Port => 13,
             Type::Number => 19,
-            Type::Slot => 4,
+            Type::Slot | Type::Vni => 4,
             Type::Ifname => 41,
+            Type::EtherType => 10,
         }
     }
 
@@ -63,7 +80,8 @@ impl Type {
             Type::Ipv6 | Type::Ifname => IFNAME,
             Type::Ether => 6,
             Type::Proto => 1,
-            Type::Port => 2,
+            Type::Port | Type::EtherType => 2,
+            Type::Vni => 3,
         }
     }
 }
@@ -98,6 +116,10 @@ pub enum Datum {
     Number(u32),
     /// An interface name of at most 15 bytes (a longer one is cut).
     Ifname(String),
+    /// A VXLAN network identifier; its lower 24 bits count.
+    Vni(u32),
+    /// An EtherType.
+    EtherType(u16),
 }
 
 /// A value or a concatenation of values (`10.0.0.1 . 80`).
@@ -114,6 +136,8 @@ impl Datum {
             Datum::Port(_) => Type::Port,
             Datum::Number(_) => Type::Number,
             Datum::Ifname(_) => Type::Ifname,
+            Datum::Vni(_) => Type::Vni,
+            Datum::EtherType(_) => Type::EtherType,
         }
     }
 
@@ -124,6 +148,8 @@ impl Datum {
             Datum::Ether(address) => address.to_vec(),
             Datum::Proto(number) => vec![*number],
             Datum::Port(port) => port.to_be_bytes().to_vec(),
+            Datum::EtherType(number) => number.to_be_bytes().to_vec(),
+            Datum::Vni(vni) => vni.to_be_bytes()[1..].to_vec(),
             Datum::Number(number) => number.to_ne_bytes().to_vec(),
             Datum::Ifname(name) => {
                 let mut bytes = name.as_bytes()[..name.len().min(IFNAME - 1)].to_vec();
@@ -185,6 +211,11 @@ impl fmt::Display for Datum {
             Datum::Port(port) => port.fmt(f),
             Datum::Number(number) => number.fmt(f),
             Datum::Ifname(name) => write!(f, "\"{name}\""),
+            Datum::Vni(vni) => vni.fmt(f),
+            Datum::EtherType(ether_type::IPV4) => f.write_str("ip"),
+            Datum::EtherType(ether_type::ARP) => f.write_str("arp"),
+            Datum::EtherType(ether_type::IPV6) => f.write_str("ip6"),
+            Datum::EtherType(number) => write!(f, "{number:#06x}"),
         }
     }
 }

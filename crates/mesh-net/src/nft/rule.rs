@@ -11,6 +11,18 @@ pub mod ct_status {
 
 /// ICMPv6 message types (RFC 4443, RFC 4861).
 pub mod icmpv6 {
+    /// Multicast listener query (RFC 2710).
+    pub const MLD_QUERY: u8 = 130;
+    /// Multicast listener report (RFC 2710).
+    pub const MLD_REPORT: u8 = 131;
+    /// Multicast listener report of version 2 (RFC 3810).
+    pub const MLD2_REPORT: u8 = 143;
+    /// Router advertisement.
+    pub const ND_ROUTER_ADVERT: u8 = 134;
+    /// Neighbour solicitation.
+    pub const ND_NEIGHBOUR_SOLICIT: u8 = 135;
+    /// Neighbour advertisement.
+    pub const ND_NEIGHBOUR_ADVERT: u8 = 136;
     /// Echo request (RFC 4443): a ping.
     pub const ECHO_REQUEST: u8 = 128;
     /// Redirect.
@@ -38,6 +50,18 @@ pub enum Field {
     Ip6Daddr,
     /// MAC source.
     EtherSaddr,
+    /// The frame's EtherType; that of a VLAN tag, if it has one.
+    EtherType,
+    /// Sender's MAC address in ARP.
+    ArpSaddrEther,
+    /// Sender's IPv4 address in ARP.
+    ArpSaddrIp,
+    /// Target address in a neighbour solicitation or advertisement.
+    NdTarget,
+    /// VXLAN network identifier, after a UDP header.
+    Vni,
+    /// Source port of TCP or UDP.
+    ThSport,
     /// Destination port of TCP or UDP.
     ThDport,
     /// Flags of a TCP header.
@@ -66,10 +90,12 @@ impl Field {
         match self {
             Field::Iifname | Field::Oifname => Type::Ifname,
             Field::L4proto | Field::TcpFlags | Field::Icmpv6Type | Field::CtDirection => Type::Proto,
-            Field::IpSaddr | Field::IpDaddr => Type::Ipv4,
-            Field::Ip6Saddr | Field::Ip6Daddr => Type::Ipv6,
-            Field::EtherSaddr => Type::Ether,
-            Field::ThDport => Type::Port,
+            Field::IpSaddr | Field::IpDaddr | Field::ArpSaddrIp => Type::Ipv4,
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget => Type::Ipv6,
+            Field::EtherSaddr | Field::ArpSaddrEther => Type::Ether,
+            Field::EtherType => Type::EtherType,
+            Field::Vni => Type::Vni,
+            Field::ThDport | Field::ThSport => Type::Port,
             Field::Mark | Field::FibDaddrType | Field::CtState | Field::CtStatus | Field::CtMark => {
                 Type::Number
             }

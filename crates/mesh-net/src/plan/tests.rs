@@ -64,7 +64,7 @@ impl Model {
         match object {
             Object::Link(..) | Object::Namespace | Object::Sysctl(..) | Object::Rule(..) => Ok(()),
             Object::Up(_, Some(bridge)) => needs(has(Name::Link(*bridge)), "no bridge"),
-            Object::Hairpin(port, _) => needs(has(Name::Up(*port)), "no port yet"),
+            Object::Port(port, ..) | Object::Station(port, ..) => needs(has(Name::Up(*port)), "no port yet"),
             Object::Route(_, _, hop) => needs(has(Name::Up(hop.link)), "link is not up"),
             Object::Up(..) | Object::Address(..)
                 if object.link().is_some_and(|link| link.as_str() == "lo") =>

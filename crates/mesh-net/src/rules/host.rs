@@ -18,8 +18,9 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<Str
     let mut table = Table::new(version.family(), HOST_TABLE);
     published_ports(&mut table, rules, version);
     uplinks(&mut table, rules);
+    nodes(&mut table, rules, version);
     ways_out(&mut table);
-    door(&mut table, rules, closed);
+    door(&mut table, rules, version, closed);
     table
 }
 
@@ -62,7 +63,6 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         Base::new(ChainKind::Nat, Hook::Output, -100),
         vec![version.not_loopback().daddr_is_local().jump("published")],
     );
-    nodes(table, rules, version);
     // Containers reach what the host serves, as with Docker; those of internal networks reach nothing, whatever routes
     // they give themselves. A port without a backend: TCP is refused by the socket that reserves it, which leaves UDP
     // unanswered.
@@ -72,7 +72,7 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         Base::new(ChainKind::Filter, Hook::Input, 0),
         vec![
             forged(rules).drop(),
-            frames(rules).not_in(&[version.saddr()], "nodes").drop(),
+            strange(rules, version),
             Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
             udp().is_in(&[daddr, Field::ThDport], "refused_bound").reject_port_unreachable(),
             udp().is_in(&[Field::ThDport], "refused").reject_port_unreachable(),
@@ -190,22 +190,6 @@ fn ways_out(table: &mut Table) {
     );
 }
 
-/// Who may send frames: VXLAN itself takes those of anybody, of a neighbour on the LAN and of a node that was removed.
-/// Nodes send theirs from the address that they advertise.
-fn nodes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
-    let mut nodes = Set::plain(&[version.address()]);
-    let addresses = rules.snapshot.nodes.values().map(|node| node.advertise.ip());
-    for address in addresses.filter(|address| version.is_of(address)) {
-        nodes.add(vec![address.into()]);
-    }
-    table.set("nodes", nodes);
-}
-
-/// What goes to the VXLAN port.
-fn frames(rules: &Rules<'_>) -> Rule {
-    Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(data_path_port(rules.snapshot)))
-}
-
 /// What a container sends to the VXLAN port of a node: frames for any network, and masqueraded they would bear a node's
 /// address.
 fn forged(rules: &Rules<'_>) -> Rule {
@@ -213,9 +197,30 @@ fn forged(rules: &Rules<'_>) -> Rule {
     Rule::new().is_in(&[Field::Iifname], "overlays").protocol(UDP).eq(Field::ThDport, port)
 }
 
+/// Who may send frames of which networks: the cluster's other nodes.
+fn nodes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let mut nodes = Set::plain(&[version.address()]);
+    let others = rules.snapshot.nodes.values().filter(|node| node.id != rules.me.id);
+    for address in others.map(|node| node.advertise.ip()).filter(|address| version.is_of(address)) {
+        nodes.add(vec![address.into()]);
+    }
+    table.set("nodes", nodes);
+    let vnis = rules.snapshot.networks.values().map(|network| Datum::Vni(network.vni));
+    table.chain("strange", vnis.map(|vni| Rule::new().eq(Field::Vni, vni).drop()).collect());
+}
+
+/// Frames for the mesh's networks from an address that is no node's: VXLAN itself takes those of anybody, of a neighbour on
+/// the LAN and of a node that was removed. Nodes send theirs from the address that they advertise. Other VXLAN networks
+/// of the host may use the same port, and are left alone.
+fn strange(rules: &Rules<'_>, version: IpVersion) -> Rule {
+    let port = Datum::Port(data_path_port(rules.snapshot));
+    let to_vxlan = Rule::new().protocol(UDP).eq(Field::ThDport, port);
+    to_vxlan.not_in(&[version.saddr()], "nodes").jump("strange")
+}
+
 /// The host is no door: into an overlay goes what came by a published port, and answers. All else is dropped, also what
 /// connection tracking makes nothing of.
-fn door(table: &mut Table, rules: &Rules<'_>, closed: &BTreeSet<String>) {
+fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) {
     let mut names = Set::plain(&[Type::Ifname]);
     for name in closed {
         names.add(vec![Datum::Ifname(name.clone())]);
@@ -226,6 +231,7 @@ fn door(table: &mut Table, rules: &Rules<'_>, closed: &BTreeSet<String>) {
         Base::new(ChainKind::Filter, Hook::Forward, 0),
         vec![
             forged(rules).not_in(&[Field::Oifname], "overlays").drop(),
+            strange(rules, version),
             Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
             Rule::new().is_in(&[Field::Oifname], "overlays").goto("into_overlay"),
             Rule::new().is_in(&[Field::Iifname], "closed").is_in(&[Field::Oifname], "closed").drop(),

@@ -2,14 +2,13 @@
 
 use super::{IpVersion, OVERLAY_TABLE, Rules, balance};
 use crate::nft::{
-    Base, ChainKind, CtDirection, Data, Datum, Family, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
-    icmpv6,
+    Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict, icmpv6,
 };
 use mesh_model::{Balance, Network, Service};
 use std::net::IpAddr;
 
 /// `IPPROTO_ICMPV6`.
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) -> Table {
@@ -28,24 +27,6 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
         let redirect = Rule::new().protocol(ICMPV6).eq(Field::Icmpv6Type, Datum::Proto(icmpv6::ND_REDIRECT));
         table.hook("output", Base::new(ChainKind::Filter, Hook::Output, 0), vec![redirect.drop()]);
     }
-    table
-}
-
-/// Frames from another node's bridge are marked with that node: it routed them here, from its ingress or a VIP. Before
-/// priority 0, at which a bridge hands packets to the IP hooks.
-pub(super) fn bridge_table(rules: &Rules<'_>) -> Table {
-    let mut table = Table::new(Family::Bridge, OVERLAY_TABLE);
-    let mut nodes = Set::map(&[Type::Ether], &[Type::Number]);
-    for node in rules.snapshot.nodes.values().filter(|node| node.id != rules.me.id) {
-        nodes.insert(vec![Datum::Ether(node.bridge_mac().0)], vec![Datum::Number(node.mark())]);
-    }
-    table.set("nodes", nodes);
-    let mark = Source::Map { key: vec![Field::EtherSaddr], map: "nodes".into() };
-    table.hook(
-        "prerouting",
-        Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![Rule::new().begins(Field::Iifname, "vx").set_mark(mark)],
-    );
     table
 }
 
@@ -81,6 +62,7 @@ fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Netw
         version,
         vips: Set::verdicts(&[version.address()]),
         slots: Set::map(&[version.address(), Type::Number], &[version.address()]),
+        stand_ins: Set::map(&[version.address()], &[version.address()]),
         refused: Set::plain(&[version.address()]),
     };
     for service in rules.snapshot.services.values() {
@@ -92,6 +74,7 @@ fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Netw
     }
     table.set("vips", vips.vips);
     table.set("slots", vips.slots);
+    table.set("stand_ins", vips.stand_ins);
     table.set("refused", vips.refused);
     table.hook(
         "prerouting",
@@ -119,6 +102,7 @@ struct Vips {
     version: IpVersion,
     vips: Set,
     slots: Set,
+    stand_ins: Set,
     refused: Set,
 }
 
@@ -130,7 +114,9 @@ impl Vips {
                 self.share(vip, backends);
                 let name = format!("random_{count}");
                 let key = vec![self.version.daddr(), Field::NumgenRandom(count as u32)];
-                table.chain(&name, vec![Rule::new().dnat(Source::Map { key, map: "slots".into() })]);
+                let choice = Source::Map { key, map: "slots".into() };
+                let stand_in = Source::Map { key: vec![self.version.daddr()], map: "stand_ins".into() };
+                table.chain(&name, vec![Rule::new().dnat(choice), Rule::new().dnat(stand_in)]);
                 name
             }
             (balance, _) => {
@@ -145,7 +131,14 @@ impl Vips {
 
     /// A chain for each number of backends is enough for all services that choose at random: a change of backends is
     /// then one of elements only.
+    ///
+    /// A packet that meets that change may be in the chain for more backends than there are from then on, and find no
+    /// slot for its number: another map, which has one for each VIP at every moment, stands in (see
+    /// [`balance::choices`]).
     fn share(&mut self, vip: IpAddr, backends: Vec<Data>) {
+        if let Some(first) = backends.first() {
+            self.stand_ins.insert(vec![vip.into()], first.clone());
+        }
         for (slot, backend) in (0u32..).zip(backends) {
             self.slots.insert(vec![vip.into(), Datum::Number(slot)], backend);
         }

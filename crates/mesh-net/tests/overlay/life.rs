@@ -184,3 +184,87 @@ fn a_failed_network_is_taken_away_and_said() {
     lab.reconcile(Pass::Changed);
     lab.in_container(endpoint).reaches("10.1.0.1");
 }
+
+/// What the host has of its own, in forms that come close to the mesh's.
+fn of_others(host: &Space) -> String {
+    let looked = [
+        "ip -br link show dev up7",
+        "ip -br addr show dev up7",
+        "ip route show proto static",
+        "ip rule show table 77",
+        "ip neigh show dev up7",
+        "nft list table ip mesh",
+        "nft list table inet meshd",
+        "bridge link show dev up7",
+        "ip -br link show dev br0",
+    ];
+    looked.map(|command| host.ok(command)).concat()
+}
+
+#[test]
+fn what_others_made_is_left_alone_and_orphans_go() {
+    let mut lab = Lab::new(1, false);
+    let network = lab.network(1);
+    let container = lab.container(0, 1, 11);
+    let host = &lab.hosts[0].space;
+    // An interface of the name that network 7 would have, a table and a bridge of names that meshd uses elsewhere.
+    for command in [
+        "ip link add br0 type bridge",
+        "ip link add up7 type veth peer name up8",
+        "ip link set up7 master br0",
+        "ip link set up7 up",
+        "ip addr add 10.99.0.1/24 dev up7",
+        "ip neigh add 10.99.0.9 lladdr 02:00:00:00:00:09 dev up7",
+        "ip route add 10.98.0.0/24 via 10.77.0.100 proto static",
+        "ip rule add from 10.99.0.0/24 lookup 77",
+        "nft add table ip mesh",
+        "nft add table inet meshd",
+        "nft add set inet meshd kept { type ipv4_addr; }",
+    ] {
+        host.ok(command);
+    }
+    let before = of_others(host);
+    lab.reconcile(Pass::Changed);
+    // An earlier life had a network that is none any more.
+    let orphan = lab.network(9);
+    let stray = lab.container(0, 9, 19);
+    lab.reconcile(Pass::Changed);
+    lab.in_container(stray).reaches("10.9.0.1");
+    lab.hosts[0].forget();
+    lab.snapshot.networks.remove(&orphan);
+    lab.snapshot.endpoints.remove(&stray);
+    lab.reconcile(Pass::Changed);
+    assert!(!mesh_net::netns::namespace_of(&lab.hosts[0].run_dir, orphan).exists());
+    let links = lab.hosts[0].space.ip("-br link");
+    assert!(!links.contains("up4105") && !lab.in_container(stray).ip("-br link").contains("eth0"), "{links}");
+
+    lab.hosts[0].overlay(network).ip("link del br0");
+    lab.reconcile(Pass::Full);
+    lab.in_container(container).reaches("10.1.0.1");
+    let report = lab.hosts[0].clear();
+    assert!(report.failures.is_empty(), "{report:?}");
+    assert_eq!(of_others(&lab.hosts[0].space), before);
+}
+
+/// Somebody takes a network's namespace from its place while a socket still holds it: its links are not left to stand in
+/// the way of the new ones.
+#[test]
+fn a_namespace_that_is_lost_is_made_anew_at_once() {
+    let mut lab = Lab::new(2, false);
+    let network = lab.network(1);
+    let [one, _] = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    lab.reconcile(Pass::Changed);
+    let held = lab.hosts[0].overlay(network).within(|| std::net::UdpSocket::bind("10.1.0.1:53"));
+    let path = mesh_net::netns::namespace_of(&lab.hosts[0].run_dir, network);
+    for and_the_file in [false, true] {
+        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH).expect("it is mounted");
+        if and_the_file {
+            std::fs::remove_file(&path).expect("a file");
+        }
+        lab.reconcile(Pass::Full);
+        assert_eq!(lab.reconcile(Pass::Full), 0);
+        lab.in_container(one).reaches("10.1.0.12");
+        lab.in_container(one).reaches("fd1::12");
+    }
+    drop(held);
+}

@@ -1,10 +1,13 @@
 //! The data plane from outside: hosts on a LAN, containers on overlays, packets between them. Needs root.
 
+mod attacks;
 mod lab;
 mod life;
+mod options;
+mod partings;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
-use mesh_model::{NodeStatus, Protocol};
+use mesh_model::{Balance, NodeStatus, Protocol};
 use mesh_net::{Error, Pass, desired};
 use socket2::{Domain, Socket};
 use std::{
@@ -111,11 +114,21 @@ fn a_published_port_answers_on_every_host_and_replicas_see_the_client() {
 
 #[test]
 fn a_change_of_backends_refuses_no_connection() {
+    refuses_no_connection(Balance::Roundrobin);
+}
+
+#[test]
+fn a_change_of_backends_that_share_their_chain_refuses_no_connection() {
+    refuses_no_connection(Balance::Random);
+}
+
+fn refuses_no_connection(balance: Balance) {
     const CHANGES: usize = 400;
     let mut lab = Lab::new(2, false);
     lab.network(1);
     let replicas = [lab.container(0, 1, 11), lab.container(1, 1, 12), lab.container(1, 1, 13)];
-    lab.service(1, &replicas, Some(8080));
+    let service = lab.service(1, &replicas, Some(8080));
+    Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service")).balance = balance;
     lab.reconcile(Pass::Changed);
     replicas.iter().for_each(|replica| serve(lab.in_container(*replica)));
     let (client, own) = (lab.plug("client", 100), lab.container(0, 1, 20));

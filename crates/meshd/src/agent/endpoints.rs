@@ -7,7 +7,7 @@ use crate::{
 };
 use mesh_api::Removed;
 use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot};
-use mesh_net::netns::{TargetNamespace, established};
+use mesh_net::netns::{TargetNamespace, established, reset};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -115,7 +115,8 @@ impl Agent {
         Ok(gone.revision)
     }
 
-    /// Waits until the endpoint's last TCP connection has ended, or the time is up.
+    /// Waits until the endpoint's last TCP connection has ended; those that are left when the time is up are reset, so that
+    /// clients need not wait for answers that won't come.
     async fn in_flight(&self, endpoint: &Endpoint, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
@@ -128,8 +129,11 @@ impl Agent {
             });
             // A target that can't be opened any more has no connections.
             let open = count.await.ok().and_then(Result::ok).unwrap_or(0);
-            if open == 0 || Instant::now() >= deadline {
+            if open == 0 {
                 return;
+            }
+            if Instant::now() >= deadline {
+                return cut(endpoint).await;
             }
             sleep(COUNT).await;
         }
@@ -177,5 +181,21 @@ impl Agent {
                 return;
             }
         }
+    }
+}
+
+/// Ends the connections that an endpoint still has.
+async fn cut(endpoint: &Endpoint) {
+    let (target, addresses) = (endpoint.target.clone(), endpoint.addresses.clone());
+    let cut = tokio::task::spawn_blocking(move || {
+        let target = TargetNamespace::open(&target)?;
+        addresses.iter().try_fold(0, |sum, a| Ok::<_, mesh_net::Error>(sum + reset(&target, *a)?))
+    });
+    match cut.await {
+        Ok(Ok(connections)) => {
+            tracing::info!(endpoint = %endpoint.name, connections, "drained as long as it may: the rest is reset");
+        }
+        Ok(Err(err)) => tracing::warn!(endpoint = %endpoint.name, %err, "connections are left that hang"),
+        Err(err) => tracing::warn!(endpoint = %endpoint.name, %err, "connections are left that hang"),
     }
 }

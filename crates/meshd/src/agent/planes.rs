@@ -14,8 +14,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the kernel is read anew to repair what others changed.
-const FULL_PASS: Duration = Duration::from_secs(5);
+/// How often the kernel is read anew to repair what others changed: within 5 s, the pass and its work included.
+const FULL_PASS: Duration = Duration::from_secs(3);
 /// Verdicts of checks that wait to be reported.
 const VERDICTS: usize = 1024;
 

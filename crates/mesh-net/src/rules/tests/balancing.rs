@@ -79,6 +79,13 @@ fn slots(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Dat
             assert_eq!(first, Some(&Value::Data(stand_in.clone())), "one of the choices stands in");
             own
         }
+        [shared @ Source::Map { .. }, Source::Map { map, .. }] => {
+            let Source::Map { map: slots, .. } = shared else { unreachable!("it is one") };
+            let vip = vip.expect("shared by VIPs");
+            let first = &table.sets[slots].elements[&vec![vip.clone(), Datum::Number(0)]];
+            assert_eq!(table.sets[map].elements[&vec![vip.clone()]], *first, "one of the choices stands in");
+            shared
+        }
         others => panic!("{chain}: {others:?}"),
     };
     let (elements, modulus): (Vec<(&Data, &Value)>, _) = match source {

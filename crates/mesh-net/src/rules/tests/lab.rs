@@ -213,11 +213,12 @@ impl Lab {
         overlay.sysctl("bridge/bridge-nf-call-iptables", "1");
         overlay.sysctl("bridge/bridge-nf-call-ip6tables", "1");
         overlay.ip(&format!("address add {link_local}/64 dev br0"));
-        self.replicas[node].connect("eth0", overlay, "p1");
-        overlay.ip("link set p1 master br0");
+        // By a name that is no port of a container: what those may send is not looked at here.
+        self.replicas[node].connect("eth0", overlay, "c1");
+        overlay.ip("link set c1 master br0");
         // A frame whose destination is translated to the bridge's own subnet is bridged, not routed: back to the
         // container that sent it only with hairpin mode.
-        overlay.ip("link set p1 type bridge_slave hairpin on");
+        overlay.ip("link set c1 type bridge_slave hairpin on");
     }
 
     fn number(&self, plan: Plan, vips: &[u16]) {

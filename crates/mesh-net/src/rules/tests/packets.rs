@@ -155,19 +155,22 @@ fn only_nodes_send_frames() {
     let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
     for plan in Plan::BOTH {
         let (from, to) = (plan.lan(2), plan.lan(1));
-        let sent = |port| {
+        // A header for a network of the mesh, and for one that is none.
+        let header = |vni: u8| [8, 0, 0, 0, 0, vni, 0, 0];
+        let sent = |port, vni| {
             let socket = lab.host.run(|| UdpSocket::bind((to, port))).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
-            lab.client.run(|| UdpSocket::bind((from, 0))?.send_to(b"frame", (to, port))).unwrap();
+            lab.client.run(|| UdpSocket::bind((from, 0))?.send_to(&header(vni), (to, port))).unwrap();
             socket.recv(&mut [0; 8]).map_err(|error| error.kind())
         };
         let mut snapshot = state();
         apply(&lab, &snapshot);
-        assert_eq!(sent(VXLAN + 1), Ok(5), "{to}: other ports are fine");
-        assert_eq!(sent(VXLAN), Err(ErrorKind::WouldBlock), "{to}");
+        assert_eq!(sent(VXLAN + 1, 0x10), Ok(8), "{to}: other ports are fine");
+        assert_eq!(sent(VXLAN, 0x20), Ok(8), "{to}: other networks are somebody else's");
+        assert_eq!(sent(VXLAN, 0x10), Err(ErrorKind::WouldBlock), "{to}");
         edit(snapshot.nodes.get_mut(&node_id(2)), |node| node.advertise.set_ip(from));
         apply(&lab, &snapshot);
-        assert_eq!(sent(VXLAN), Ok(5), "{to}: {from} is a node");
+        assert_eq!(sent(VXLAN, 0x10), Ok(8), "{to}: {from} is a node");
     }
 }
 

@@ -1,0 +1,218 @@
+//! Connection tracking entries of one network namespace, as ctnetlink has them
+//! (`linux/netfilter/nfnetlink_conntrack.h`): what is left of connections to backends that take no more.
+
+use crate::{
+    netlink::DATAGRAM_BYTES,
+    nft::attr::{self, Attributes, Buffer, Header},
+};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use std::{collections::BTreeSet, io, net::IpAddr};
+
+/// `NFNL_SUBSYS_CTNETLINK`.
+const SUBSYSTEM: u16 = 1 << 8;
+/// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+
+/// `CTA_*`.
+mod cta {
+    pub(super) const TUPLE_ORIG: u16 = 1;
+    pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const STATUS: u16 = 3;
+    pub(super) const ID: u16 = 12;
+    pub(super) const ZONE: u16 = 18;
+    pub(super) const FILTER: u16 = 25;
+    pub(super) const FILTER_REPLY_FLAGS: u16 = 2;
+    pub(super) const TUPLE_IP: u16 = 1;
+    pub(super) const TUPLE_PROTO: u16 = 2;
+    pub(super) const IP_V4_SRC: u16 = 1;
+    pub(super) const IP_V6_SRC: u16 = 3;
+    pub(super) const PROTO_NUM: u16 = 1;
+}
+
+/// Bit of `CTA_FILTER_REPLY_FLAGS`: the source address has to match (Linux 5.8).
+const FILTER_SOURCE: u32 = 1;
+/// `IPS_SEEN_REPLY`, `IPS_DST_NAT`.
+const SEEN_REPLY: u32 = 1 << 1;
+const DST_NAT: u32 = 1 << 5;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// Up to so many IPv4 addresses the kernel is asked for the entries of each; beyond, for all at once.
+const ONE_BY_ONE: usize = 8;
+
+/// Why a backend takes no more, the worst last: which entries of it go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Parting {
+    /// It goes on with the connections that it has. All but TCP has none, so that a flow would stay with it for ever.
+    Draining,
+    /// It goes on with what it can; what TCP asked and it has not answered is asked of another.
+    Failing,
+    /// It is gone, and everything with it.
+    Gone,
+}
+
+/// The socket of one namespace: that of the thread which opened it. The value may then be used on any thread.
+pub(crate) struct Conntrack {
+    socket: Socket,
+    received: Vec<u8>,
+}
+
+/// What deletes an entry.
+struct Entry {
+    family: u8,
+    /// Attributes as the kernel dumped them: the original tuple, the zone, the entry's number.
+    original: Vec<u8>,
+    zone: Option<Vec<u8>>,
+    id: Option<Vec<u8>>,
+}
+
+impl Conntrack {
+    /// Opens ctnetlink of the calling thread's network namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, received: Vec::with_capacity(DATAGRAM_BYTES) })
+    }
+
+    /// Deletes the entries of connections that one of these addresses answers, whatever they were sent to; how many.
+    pub(crate) fn forget(&mut self, backends: &BTreeSet<IpAddr>, parting: Parting) -> io::Result<usize> {
+        let mut found = Vec::new();
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = backends.iter().partition(|backend| backend.is_ipv4());
+        // Asked for one IPv6 address, kernels of today show the entries of all others.
+        if !v6.is_empty() {
+            found.extend(self.entries(true, None, backends, parting)?);
+        }
+        if v4.len() > ONE_BY_ONE {
+            found.extend(self.entries(false, None, backends, parting)?);
+        } else {
+            for backend in v4 {
+                found.extend(self.entries(false, Some(backend), backends, parting)?);
+            }
+        }
+        for entry in &found {
+            self.delete(entry)?;
+        }
+        Ok(found.len())
+    }
+
+    fn entries(
+        &mut self,
+        ipv6: bool,
+        only: Option<IpAddr>,
+        backends: &BTreeSet<IpAddr>,
+        parting: Parting,
+    ) -> io::Result<Vec<Entry>> {
+        let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
+        let header =
+            Header { kind: GET, flags: NLM_F_REQUEST | NLM_F_DUMP, sequence: 0, family, resource: 0 };
+        let mut request = Buffer::default();
+        request.message(header, |b| {
+            if let Some(source) = only {
+                b.nested(cta::TUPLE_REPLY, |b| b.nested(cta::TUPLE_IP, |b| source_attribute(b, source)));
+                b.nested(cta::FILTER, |b| b.attr(cta::FILTER_REPLY_FLAGS, &FILTER_SOURCE.to_ne_bytes()));
+            }
+        });
+        self.socket.send(request.bytes(), 0)?;
+        let mut found = Vec::new();
+        loop {
+            self.receive()?;
+            for message in attr::messages(&self.received) {
+                match message.kind {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => return Err(refusal(&message).unwrap_or(io::ErrorKind::InvalidData.into())),
+                    _ => found.extend(
+                        matching(message.attributes(), backends, parting)
+                            .then(|| entry(family, message.attributes()))
+                            .flatten(),
+                    ),
+                }
+            }
+        }
+    }
+
+    /// One that has ended by itself meanwhile is fine.
+    fn delete(&mut self, entry: &Entry) -> io::Result<()> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        let header = Header { kind: DELETE, flags, sequence: 0, family: entry.family, resource: 0 };
+        let mut request = Buffer::default();
+        request.message(header, |b| {
+            b.raw_nested(cta::TUPLE_ORIG, &entry.original);
+            if let Some(zone) = &entry.zone {
+                b.attr(cta::ZONE, zone);
+            }
+            if let Some(id) = &entry.id {
+                b.attr(cta::ID, id);
+            }
+        });
+        self.socket.send(request.bytes(), 0)?;
+        self.receive()?;
+        let refused = attr::messages(&self.received).find_map(|message| refusal(&message));
+        match refused {
+            Some(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        self.received.clear();
+        loop {
+            match self.socket.recv(&mut self.received, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+fn source_attribute(buffer: &mut Buffer, source: IpAddr) {
+    match source {
+        IpAddr::V4(source) => buffer.attr(cta::IP_V4_SRC, &source.octets()),
+        IpAddr::V6(source) => buffer.attr(cta::IP_V6_SRC, &source.octets()),
+    }
+}
+
+/// Whether an entry is of a connection to one of these backends that is to go. The source of the reply is who answers,
+/// after all translation.
+fn matching(entry: Attributes<'_>, backends: &BTreeSet<IpAddr>, parting: Parting) -> bool {
+    let Some(reply) = entry.get(cta::TUPLE_REPLY).map(Attributes) else { return false };
+    let source = reply.get(cta::TUPLE_IP).and_then(|ip| source_of(Attributes(ip)));
+    if !source.is_some_and(|source| backends.contains(&source)) {
+        return false;
+    }
+    let proto = reply.get(cta::TUPLE_PROTO).and_then(|proto| Attributes(proto).get(cta::PROTO_NUM));
+    let status =
+        entry.get(cta::STATUS).and_then(|status| status.try_into().ok()).map_or(0, u32::from_be_bytes);
+    // What was sent to the living one itself has nothing translated, but may hold which node it came by.
+    let goes = |unless: bool| status & DST_NAT != 0 && (proto != Some(&[TCP]) || !unless);
+    match parting {
+        Parting::Draining => goes(true),
+        Parting::Failing => goes(status & SEEN_REPLY != 0),
+        Parting::Gone => true,
+    }
+}
+
+fn source_of(ip: Attributes<'_>) -> Option<IpAddr> {
+    let v4 = ip.get(cta::IP_V4_SRC).and_then(|octets| <[u8; 4]>::try_from(octets).ok()).map(IpAddr::from);
+    v4.or_else(|| {
+        ip.get(cta::IP_V6_SRC).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(IpAddr::from)
+    })
+}
+
+fn entry(family: u8, attributes: Attributes<'_>) -> Option<Entry> {
+    let copy = |kind| attributes.get(kind).map(<[u8]>::to_vec);
+    Some(Entry { family, original: copy(cta::TUPLE_ORIG)?, zone: copy(cta::ZONE), id: copy(cta::ID) })
+}
+
+/// The error of an `NLMSG_ERROR`; nothing in an acknowledgement.
+fn refusal(message: &attr::Message<'_>) -> Option<io::Error> {
+    if message.kind != NLMSG_ERROR {
+        return None;
+    }
+    let number = attr::word(message.payload, 0)? as i32;
+    (number != 0).then(|| io::Error::from_raw_os_error(-number))
+}
+
+#[cfg(test)]
+mod tests;

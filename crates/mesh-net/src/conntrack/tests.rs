@@ -1,0 +1,72 @@
+//! Entries made by real packets through a real translation, in a namespace of the test's own.
+
+use super::*;
+use crate::nft::{
+    Base, ChainKind, Datum, Family, Field, Hook, Rule, Source, Table,
+    tests::namespace::{in_namespace, load},
+};
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 100);
+const BACKEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
+const PORT: u16 = 5300;
+
+fn one(address: Ipv4Addr) -> BTreeSet<IpAddr> {
+    [address.into()].into()
+}
+
+/// What goes to the VIP is answered by the backend.
+fn translate() {
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip is needed");
+    assert!(status.success());
+    let mut table = Table::new(Family::Ip, "test");
+    let to = Source::Constant(vec![Datum::Ipv4(BACKEND)]);
+    table.hook(
+        "output",
+        Base::new(ChainKind::Nat, Hook::Output, -100),
+        vec![Rule::new().eq(Field::IpDaddr, VIP).dnat(to)],
+    );
+    load(&[&table]);
+}
+
+#[test]
+fn what_a_parting_takes_and_what_it_leaves() {
+    in_namespace(|| {
+        translate();
+        let mut conntrack = Conntrack::open().expect("ctnetlink");
+        let (udp, tcp) = (UdpSocket::bind((BACKEND, PORT)), TcpListener::bind((BACKEND, PORT)));
+        let (udp, tcp) = (udp.expect("a socket"), tcp.expect("a listener"));
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let ask = || {
+            client.send_to(b"?", (VIP, PORT)).expect("sent");
+            let (_, from) = udp.recv_from(&mut [0; 8]).expect("it arrives");
+            udp.send_to(b"!", from).expect("answered");
+            client.recv_from(&mut [0; 8]).expect("the answer is translated");
+        };
+        ask();
+        let connection = TcpStream::connect((VIP, PORT)).expect("a connection");
+        let accepted = tcp.accept().expect("accepted");
+        // Straight to the backend, without a translation.
+        let direct = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        direct.send_to(b"?", (BACKEND, PORT)).expect("sent");
+        udp.recv_from(&mut [0; 8]).expect("it arrives");
+
+        let mut forget =
+            |whom: &BTreeSet<IpAddr>, parting| conntrack.forget(whom, parting).expect("ctnetlink answers");
+        assert_eq!(forget(&one(Ipv4Addr::new(127, 0, 0, 8)), Parting::Gone), 0, "nobody's");
+        assert_eq!(forget(&one(BACKEND), Parting::Draining), 1, "the translated datagrams");
+        assert_eq!(forget(&one(BACKEND), Parting::Draining), 0);
+        assert_eq!(forget(&one(BACKEND), Parting::Failing), 0, "the connection was answered");
+        ask();
+        assert_eq!(forget(&one(BACKEND), Parting::Gone), 3, "both flows and the connection");
+        ask();
+        // Many at once are looked for in one go.
+        let many: BTreeSet<IpAddr> = (1..=20).map(|n| Ipv4Addr::new(127, 0, 0, n).into()).collect();
+        assert!(many.len() > ONE_BY_ONE && many.contains(&IpAddr::from(BACKEND)));
+        assert_eq!(forget(&many, Parting::Draining), 1);
+        drop((connection, accepted));
+    });
+}

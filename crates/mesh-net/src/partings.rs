@@ -1,0 +1,139 @@
+//! Backends that leave: what connection tracking still holds for them goes when they do.
+//!
+//! An entry outlives the rules that made it: a flow that has one never looks at the map of backends again. UDP would be
+//! sent to a backend that is gone for as long as the client asks, and a SYN until the client gives up.
+
+use crate::{conntrack::Parting, kernel::Kernel, object::Space};
+use mesh_model::{Availability, Endpoint, EndpointId, NetworkId, NodeStatus, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// The replicas that were seen last, and why those that take no new connections don't.
+#[derive(Default)]
+pub(crate) struct Partings {
+    seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
+}
+
+impl Partings {
+    /// Forgets connections to replicas that have left, or have gone further on their way out, since it was last called.
+    /// Call it when the rules are as the snapshot says.
+    pub(crate) fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot) {
+        for ((network, parting), addresses) in self.news(snapshot) {
+            for space in [Space::Host, Space::Overlay(network)] {
+                if !kernel.is_open(space) {
+                    continue;
+                }
+                match kernel.conntrack(space).map(|conntrack| conntrack.forget(&addresses, parting)) {
+                    Ok(Ok(0)) => {}
+                    Ok(Ok(entries)) => {
+                        tracing::debug!(%space, entries, ?parting, "connections to backends that left are forgotten")
+                    }
+                    Ok(Err(err)) => {
+                        tracing::warn!(%space, %err, "connections to backends that left are not forgotten: they hang until they time out")
+                    }
+                    Err(err) => tracing::warn!(%space, %err, "connection tracking is out of reach"),
+                }
+            }
+        }
+    }
+
+    /// The addresses of those that have left further, by network and reason.
+    fn news(&mut self, snapshot: &Snapshot) -> BTreeMap<(NetworkId, Parting), BTreeSet<IpAddr>> {
+        let replicas = snapshot.endpoints.values().filter(|endpoint| endpoint.service.is_some());
+        let now: BTreeMap<_, _> = replicas
+            .map(|endpoint| (endpoint.id, (Arc::clone(endpoint), parting(snapshot, endpoint))))
+            .collect();
+        let mut news: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (id, (endpoint, before)) in &self.seen {
+            let after = now.get(id).map_or(Some(Parting::Gone), |(_, parting)| *parting);
+            if let Some(parting) = after.filter(|_| after > *before) {
+                news.entry((endpoint.network, parting)).or_default().extend(&endpoint.addresses);
+            }
+        }
+        self.seen = now;
+        news
+    }
+}
+
+/// Why a replica is offered no new connections, if it isn't.
+fn parting(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Parting> {
+    if snapshot.takes_traffic(endpoint) {
+        return None;
+    }
+    let node = snapshot.nodes.get(&endpoint.node);
+    Some(if snapshot.status_of(endpoint.node) == NodeStatus::Down || node.is_none() {
+        Parting::Gone
+    } else if endpoint.draining || node.is_some_and(|node| node.availability == Availability::Drain) {
+        Parting::Draining
+    } else {
+        Parting::Failing
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_model::{Health, MacAddr, ServiceId, Target};
+
+    fn endpoint(draining: bool) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            id: EndpointId::from_bits(1),
+            name: "web1".parse().expect("a name"),
+            network: NetworkId::from_bits(1),
+            node: mesh_model::NodeId::from_bits(1),
+            addresses: vec!["10.50.0.2".parse().expect("an address")],
+            mac: MacAddr::endpoint(1),
+            service: Some(ServiceId::from_bits(1)),
+            aliases: vec![],
+            target: Target::Pid(1),
+            namespace_inode: 0,
+            ifname: "eth0".into(),
+            draining,
+            created: 0,
+        })
+    }
+
+    fn node() -> mesh_model::Node {
+        mesh_model::Node {
+            id: mesh_model::NodeId::from_bits(1),
+            name: "vm1".parse().expect("a name"),
+            role: mesh_model::Role::Worker,
+            index: 1,
+            advertise: ([192, 0, 2, 1], 7443).into(),
+            addresses: vec![],
+            availability: Availability::Active,
+            labels: BTreeMap::new(),
+            created: 0,
+        }
+    }
+
+    /// Each step of a way out is taken once; nobody is taken for gone who was never there.
+    #[test]
+    fn a_way_out() {
+        let mut snapshot = Snapshot::default();
+        let mut partings = Partings::default();
+        let mut next = |snapshot: &Snapshot| -> Vec<Parting> {
+            partings.news(snapshot).into_keys().map(|(_, parting)| parting).collect()
+        };
+        let id = EndpointId::from_bits(1);
+        assert_eq!(next(&snapshot), []);
+        snapshot.nodes.insert(node().id, Arc::new(node()));
+        snapshot.endpoints.insert(id, endpoint(false));
+        assert_eq!(next(&snapshot), []);
+        snapshot.endpoints.insert(id, endpoint(true));
+        assert_eq!(next(&snapshot), [Parting::Draining]);
+        assert_eq!(next(&snapshot), []);
+        snapshot.status.insert(node().id, NodeStatus::Down);
+        assert_eq!(next(&snapshot), [Parting::Gone]);
+        snapshot.status.clear();
+        snapshot.endpoints.insert(id, endpoint(false));
+        assert_eq!(next(&snapshot), []);
+        snapshot.endpoints.clear();
+        snapshot.health.insert(id, Health::Unhealthy);
+        assert_eq!(next(&snapshot), [Parting::Gone]);
+        assert_eq!(next(&snapshot), []);
+    }
+}

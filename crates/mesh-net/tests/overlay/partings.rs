@@ -1,0 +1,110 @@
+//! Backends that leave: what has a connection to them goes on, goes elsewhere, or is told.
+
+use crate::lab::{Lab, Space, echo_streams, wait_until};
+use mesh_model::{EndpointId, Protocol};
+use mesh_net::Pass;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+/// Answers every datagram to port 80 in a namespace with its name, until the test ends.
+fn name_itself(space: &Space) {
+    let socket = space.within(|| UdpSocket::bind("[::]:80")).expect("port 80 is free in a container");
+    let name = space.name.clone();
+    thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+    });
+}
+
+/// Asks until somebody answers.
+fn answered_by(socket: &UdpSocket, to: SocketAddr) -> String {
+    let mut answer = [0; 64];
+    let mut name = String::new();
+    wait_until(&format!("{to} answers"), || {
+        match socket.send_to(b"?", to).and_then(|_| socket.recv(&mut answer)) {
+            Ok(length) => {
+                name = String::from_utf8_lossy(&answer[..length]).into_owned();
+                true
+            }
+            Err(_) => false,
+        }
+    });
+    name
+}
+
+fn two_replicas(protocol: Protocol) -> (Lab, [EndpointId; 2], Space) {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let replicas = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    let service = lab.service(1, &replicas, Some(8080));
+    Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service")).ports[0].protocol = protocol;
+    let client = lab.plug("client", 100);
+    (lab, replicas, client)
+}
+
+/// A flow has no end that anybody sees: it would stay with a backend for as long as its client asks.
+#[test]
+fn datagrams_go_to_another_backend_when_theirs_leaves() {
+    let (mut lab, replicas, client) = two_replicas(Protocol::Udp);
+    let inside = lab.container(0, 1, 20);
+    lab.reconcile(Pass::Changed);
+    replicas.iter().for_each(|replica| name_itself(lab.in_container(*replica)));
+    let flows: Vec<(UdpSocket, SocketAddr)> = [
+        (&client, "0.0.0.0:0", "10.77.0.11:8080"),
+        (&client, "[::]:0", "[fd77::12]:8080"),
+        (lab.in_container(inside), "0.0.0.0:0", "10.1.0.100:80"),
+        (lab.in_container(inside), "[::]:0", "[fd1::100]:80"),
+    ]
+    .into_iter()
+    .map(|(from, own, to)| {
+        let socket = from.within(|| UdpSocket::bind(own)).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        (socket, to.parse().expect("an address"))
+    })
+    .collect();
+    for leaving in [0, 1, 0] {
+        let name = |at: usize| lab.snapshot.endpoints[&replicas[at]].name.to_string();
+        let (stays, leaves) = (name(1 - leaving), name(leaving));
+        flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+        lab.change(replicas[leaving], |endpoint| endpoint.draining = true);
+        lab.reconcile(Pass::Changed);
+        for (socket, to) in &flows {
+            // An answer of before may still be on its way.
+            wait_until(&format!("{to} is not answered by {leaves}"), || answered_by(socket, *to) == stays);
+            assert!((0..3).all(|_| answered_by(socket, *to) == stays), "{to}");
+        }
+        lab.change(replicas[leaving], |endpoint| endpoint.draining = false);
+        lab.reconcile(Pass::Changed);
+    }
+}
+
+#[test]
+fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
+    let (mut lab, replicas, client) = two_replicas(Protocol::Tcp);
+    lab.reconcile(Pass::Changed);
+    replicas.iter().for_each(|replica| echo_streams(lab.in_container(*replica)));
+    let echoes = |stream: &mut TcpStream| stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0]));
+    let connect = |to: &str| {
+        let stream = client.within(|| TcpStream::connect(to)).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream
+    };
+    // By turns, so that each replica has some by each way.
+    let ways = ["10.77.0.11:8080", "10.77.0.12:8080", "[fd77::11]:8080", "[fd77::12]:8080"];
+    let mut streams: Vec<TcpStream> = ways.iter().flat_map(|to| [connect(to), connect(to)]).collect();
+    streams.iter_mut().for_each(|stream| echoes(stream).expect("it answers"));
+    lab.change(replicas[1], |endpoint| endpoint.draining = true);
+    lab.reconcile(Pass::Changed);
+    streams.iter_mut().for_each(|stream| echoes(stream).expect("it goes on while it is drained"));
+    lab.snapshot.endpoints.remove(&replicas[1]);
+    lab.reconcile(Pass::Changed);
+    let ended = streams.iter_mut().filter_map(|stream| echoes(stream).err()).map(|error| error.kind());
+    let ended: Vec<_> = ended.collect();
+    assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 4]);
+}
