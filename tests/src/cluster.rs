@@ -1,5 +1,6 @@
 //! Three hosts that are one cluster.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -41,23 +42,36 @@ impl Cluster {
         for name in ["vm1", "vm2", "vm3"] {
             daemons.push(lab.host(name)?.meshd()?);
         }
-        Self::joined(daemons, role, options)
+        Self::joined(daemons, role, options, |host| host.ip().into())
+    }
+
+    /// A manager and two workers that know each other by their IPv6 addresses only.
+    pub fn three_over_ipv6(lab: &Lab) -> Result<Self> {
+        let daemons = ["vm1", "vm2", "vm3"].map(|name| lab.host(name)?.meshd());
+        let daemons = daemons.into_iter().collect::<Result<_>>()?;
+        Self::joined(daemons, "worker", &[], |host| host.ip6().into())
     }
 
     /// Joins three daemons, the first as the manager.
     pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
-        Self::joined(daemons, "worker", &[])
+        Self::joined(daemons, "worker", &[], |host| host.ip().into())
     }
 
-    fn joined(daemons: Vec<Meshd>, role: &str, options: &[&str]) -> Result<Self> {
+    fn joined(
+        daemons: Vec<Meshd>,
+        role: &str,
+        options: &[&str],
+        advertised: fn(&Host) -> IpAddr,
+    ) -> Result<Self> {
         let cluster = Self { daemons };
-        let manager = cluster.vm1().ip().to_string();
+        let manager = advertised(cluster.vm1());
+        let (manager, peer) = (manager.to_string(), SocketAddr::new(manager, 7443).to_string());
         let init = [&["cluster", "init", "--advertise-addr", &manager], options].concat();
         cluster.vm1().meshctl(&init).ok()?;
         let token = cluster.vm1().meshctl(&["-q", "cluster", "join-token", role]).ok()?;
         for host in [cluster.vm2(), cluster.vm3()] {
-            let (address, manager) = (host.ip().to_string(), format!("{manager}:7443"));
-            host.meshctl(&["cluster", "join", "--token", &token, "--advertise-addr", &address, &manager])
+            let address = advertised(host).to_string();
+            host.meshctl(&["cluster", "join", "--token", &token, "--advertise-addr", &address, &peer])
                 .ok()?;
         }
         within(CONVERGES, "three nodes are Ready", || {
