@@ -96,6 +96,11 @@ impl Lab {
         ])
     }
 
+    /// Runs a script of the shell where the LAN's switch is: the port of each machine bears its name.
+    pub fn switch(&self, script: &str) -> Result<()> {
+        Namespace::named(&self.init, "lan").shell(script).ok().map(drop)
+    }
+
     /// A process of the lab to look at from outside: its first.
     pub fn pid(&self) -> nix::unistd::Pid {
         self.init.pid()

@@ -1,10 +1,10 @@
 //! The client: one connection to the local socket for each request.
 
 use crate::{
-    AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine, EventView,
-    EventsQuery, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated,
-    NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
-    StoreSpec,
+    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine,
+    EventView, EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave,
+    Migrated, NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView,
+    StatusView, StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -71,6 +71,11 @@ impl Client {
     /// `status`.
     pub async fn status(&self) -> Result<StatusView, Error> {
         self.get("/v1/status").await
+    }
+
+    /// `doctor`: takes a few seconds.
+    pub async fn doctor(&self, what: &Examine) -> Result<Diagnosis, Error> {
+        self.send(Method::POST, "/v1/doctor", Some(what)).await
     }
 
     /// `cluster init`.

@@ -4,11 +4,13 @@
 //! 5xx with an [`ErrorBody`]: one line that says what is wrong and what to do.
 
 mod client;
+mod doctor;
 mod event;
 mod request;
 mod view;
 
 pub use client::{Client, Error, Events};
+pub use doctor::{Diagnosis, Examine, Finding, Group, Outcome};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
     Disconnect, EndpointFilter, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest, JoinTokenView,

@@ -40,11 +40,7 @@ pub(crate) fn read(kernel: &mut Kernel, snapshot: &Snapshot, desired: &Desired) 
 
 /// In the host, uplinks are told from others by name and MAC address, both of which follow from the VNI.
 fn host(raw: &RawSpace, objects: &mut Objects) {
-    let ours = |link: &RawLink| {
-        let vni = link.name.as_str().strip_prefix("up").and_then(|vni| vni.parse().ok());
-        vni.is_some_and(|vni| uplink(vni) == link.name && uplink_mac(vni) == link.link.mac)
-    };
-    collect(raw, Space::Host, ours, objects);
+    collect(raw, Space::Host, is_uplink, objects);
     for object in &raw.objects {
         if matches!(object, Object::Rule(..)) {
             continue;
@@ -54,6 +50,12 @@ fn host(raw: &RawSpace, objects: &mut Objects) {
             objects.put(Space::Host, object.clone());
         }
     }
+}
+
+/// Whether a link in the host is the end of a network's uplink.
+pub(crate) fn is_uplink(link: &RawLink) -> bool {
+    let vni = link.name.as_str().strip_prefix("up").and_then(|vni| vni.parse().ok());
+    vni.is_some_and(|vni| uplink(vni) == link.name && uplink_mac(vni) == link.link.mac)
 }
 
 /// The overlay's namespace is ours as a whole; only links that somebody put there by other names are left alone.

@@ -293,7 +293,8 @@ fn describe(step: &Step) -> String {
     }
 }
 
-fn text(object: &Object) -> String {
+/// An object in words.
+pub(crate) fn text(object: &Object) -> String {
     match object {
         Object::Namespace => "the namespace".into(),
         Object::Sysctl(path, value) => format!("{path}={value}"),

@@ -17,6 +17,10 @@ use crate::{
 use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
+mod inspect;
+
+pub use inspect::{Difference, Inspection};
+
 /// Where the data plane works.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -66,6 +66,17 @@ impl Firewall {
         Ok(wrote)
     }
 
+    /// Whether a space's tables are no longer what was written into them. Nothing is known of a space that none were
+    /// written into.
+    pub(crate) fn differs(&mut self, kernel: &mut Kernel, space: Space) -> Result<bool> {
+        let inode = kernel.inode(space)?;
+        let Some(written) = self.written.get_mut(&space).filter(|written| written.inode == inode) else {
+            return Ok(false);
+        };
+        let differs = written.was_changed(kernel.nft(space)?);
+        differs.map_err(|source| Error::Firewall { place: space.to_string(), source: Box::new(source) })
+    }
+
     /// Removes the host's tables. Those of networks go with their namespaces.
     pub(crate) fn clear(&mut self, kernel: &mut Kernel) -> Result<()> {
         self.written.clear();
@@ -114,6 +125,12 @@ impl Written {
             self.generation = Some(now);
         }
         Ok(same)
+    }
+
+    /// Whether the kernel holds something else for certain. The first look after a write takes note of what was written.
+    fn was_changed(&mut self, nft: &mut Nft) -> Result<bool, NftError> {
+        let noted = self.generation == Some(nft.generation()?) || self.fingerprints.is_some();
+        Ok(noted && !self.is_untouched(nft)?)
     }
 
     fn fingerprints(&self, nft: &mut Nft) -> Result<Vec<Option<u64>>, NftError> {

@@ -33,10 +33,13 @@ mod partings;
 pub mod plan;
 pub mod ports;
 mod probe;
+pub mod resolution;
 pub mod rules;
+pub mod survey;
 mod sysctl;
 mod targets;
 
-pub use dataplane::{Config, DataPlane, Failure, Pass, Report};
+pub use dataplane::{Config, DataPlane, Difference, Failure, Inspection, Pass, Report};
 pub use error::{Error, Result};
 pub use probe::{Missing, probe_kernel};
+pub use rules::PROBE_PORT;

@@ -112,7 +112,7 @@ pub fn namespace_of(run_dir: &Path, network: NetworkId) -> PathBuf {
 }
 
 /// The networks that have a file here, whether or not a namespace is mounted on it.
-pub(crate) fn kept(run_dir: &Path) -> Vec<NetworkId> {
+pub fn kept(run_dir: &Path) -> Vec<NetworkId> {
     let Ok(entries) = fs::read_dir(directory(run_dir)) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

@@ -26,6 +26,8 @@ use version::IpVersion;
 pub const HOST_TABLE: &str = "meshd";
 /// Name of the tables in the namespace of each network.
 pub const OVERLAY_TABLE: &str = "mesh";
+/// UDP port at which each node answers probes of the others, on its own address inside each network.
+pub const PROBE_PORT: u16 = 7443;
 
 /// What the rules of one node are derived from.
 pub struct Rules<'a> {

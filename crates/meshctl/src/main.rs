@@ -8,6 +8,7 @@
 //! Everything runs on the main thread: `run` changes the namespaces of the thread it is on.
 
 mod cluster;
+mod doctor;
 mod endpoint;
 mod events;
 mod failure;
@@ -53,6 +54,8 @@ enum Command {
     Cluster(cluster::Command),
     /// Show where this host's meshd stands; exits 0 if it is ready
     Status,
+    /// Find what is wrong with this host and its links to the others; exits 0 if nothing is
+    Doctor(doctor::Args),
     /// Show the versions of meshctl and meshd
     Version,
     /// Show the hosts of the cluster
@@ -90,6 +93,7 @@ async fn act(session: &Session, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Cluster(command) => command.act(session).await,
         Command::Status => status::status(session).await,
+        Command::Doctor(args) => doctor::doctor(session, args).await,
         Command::Version => status::version(session).await,
         Command::Node(command) => command.act(session).await,
         Command::Network(command) => command.act(session).await,

@@ -112,6 +112,16 @@ impl Output {
         self.answer(record, String::new, || table::fields(record, fields, &style))
     }
 
+    /// A record with a text of its own for people; nothing with `-q`.
+    pub(crate) fn report(
+        &self,
+        record: &impl Serialize,
+        text: impl FnOnce(&Style) -> String,
+    ) -> anyhow::Result<()> {
+        let style = Style { whole: true, now: now() };
+        self.answer(record, String::new, || text(&style))
+    }
+
     /// One record of a stream: a line, for programs a JSON object or a YAML document; with `-q` its ID. False when
     /// nobody reads any more.
     pub(crate) fn line(&self, record: &impl Serialize, id: &str, line: &str) -> anyhow::Result<bool> {

@@ -25,14 +25,16 @@ mod trust;
 
 pub(crate) use fronts::Fronts;
 pub(crate) use link::Link;
+pub(crate) use planes::Look;
 
 use crate::api::Failure;
-use crate::{config::Config, identity::Identity, supervisor::Spawner};
+use crate::{config::Config, doctor::Responder, identity::Identity, sockets::Sockets, supervisor::Spawner};
 use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_api::FrontView;
 use mesh_model::{EndpointId, NodeId, Snapshot};
 use problem::Problem;
+use mesh_net::Inspection;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,13 +42,16 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 /// Requests about ports that wait for the planes.
 const PORT_REQUESTS: usize = 64;
+/// Looks of doctors that wait for the planes.
+const LOOKS: usize = 4;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -63,6 +68,10 @@ pub(crate) struct Applied {
     pub(crate) fronts: Vec<FrontView>,
     /// Everything that does not work, a line each.
     pub(crate) problems: Vec<String>,
+    /// Of these, what the kernel could not be brought to.
+    pub(crate) kernel: Vec<String>,
+    /// Of these, published ports that can't be held.
+    pub(crate) ports: Vec<String>,
 }
 
 /// The agent.
@@ -81,7 +90,9 @@ pub(crate) struct Agent {
     trust: Arc<trust::Trust>,
     /// The verdicts of this node's checks.
     health: watch::Sender<Arc<report::OwnHealth>>,
-    applied: watch::Sender<Arc<Applied>>,
+    pub(crate) applied: watch::Sender<Arc<Applied>>,
+    /// To the planes.
+    looks: mpsc::Sender<Look>,
     /// Cancelled before the agent is, it ends with what it serves.
     pub(crate) end_fronts: CancellationToken,
     disowned: endpoints::Disowned,
@@ -102,6 +113,7 @@ impl Agent {
         let (to_seen, seen) = watch::channel(first);
         let (to_keys, keys) = watch::channel(members::load_keys(&config.data_dir));
         let (to_ports, ports) = mpsc::channel(PORT_REQUESTS);
+        let (looks, to_look) = mpsc::channel(LOOKS);
         let trust = Arc::new(trust::Trust::load(&config.data_dir)?);
         let (link, link_task) = Link::new(identity.clone(), Arc::clone(&trust), to_told, to_keys, to_ports);
         let (to_nodes, nodes) = watch::channel(Arc::default());
@@ -145,6 +157,7 @@ impl Agent {
             trust: Arc::clone(&trust),
             health,
             applied,
+            looks,
             end_fronts,
             disowned: endpoints::Disowned::default(),
         });
@@ -160,9 +173,32 @@ impl Agent {
         spawner.spawn("liveness", liveness.run(cancel.clone()));
         spawner.spawn("watch of targets", targets::Targets::new(Arc::clone(&agent)).run(cancel.clone()));
         spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
+        let responder = Responder {
+            me: identity.node,
+            sockets: Sockets::new(config.run_dir.clone(), identity.node, agent.snapshot.clone()),
+            snapshot: agent.snapshot.clone(),
+            applied: agent.applied.subscribe(),
+        };
+        spawner.spawn("answers to probes", responder.run(cancel.clone()));
         let planes = planes::Planes::start(config, &agent, spawner).await?;
-        spawner.spawn("data planes", planes.run(ports, cached.is_some(), cancel.clone()));
+        spawner.spawn("data planes", planes.run(ports, to_look, cached.is_some(), cancel.clone()));
         Ok(agent)
+    }
+
+    /// What of the kernel is not as the state says; none before there is a state.
+    pub(crate) async fn inspect(&self) -> Option<mesh_net::Result<Inspection>> {
+        let (reply, answer) = oneshot::channel();
+        self.looks.send(Look::Inspect(reply)).await.ok()?;
+        answer.await.ok()?
+    }
+
+    /// Repairs what others changed in the kernel, now.
+    pub(crate) async fn repair(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.looks.send(Look::Repair(reply)).await.is_ok() {
+            // It fails with the daemon only.
+            let _ = answer.await;
+        }
     }
 
     /// Asks whichever manager is connected.
@@ -199,6 +235,11 @@ impl Agent {
     /// The processes that serve names and the L7 ingress of this node.
     pub(crate) fn fronts(&self) -> Vec<FrontView> {
         self.applied.borrow().fronts.clone()
+    }
+
+    /// How this node proves to a manager who it is; none if its credentials are of no use.
+    pub(crate) fn connector(&self) -> Option<TlsConnector> {
+        self.trust.connector().ok()
     }
 
     /// What does not work on this node, a line each.

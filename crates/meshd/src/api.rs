@@ -69,6 +69,7 @@ fn router(daemon: Arc<Daemon>) -> Router {
     use handlers as h;
     Router::new()
         .route("/v1/status", get(h::status))
+        .route("/v1/doctor", post(h::doctor))
         .route("/v1/cluster/init", post(h::cluster_init))
         .route("/v1/cluster/join", post(h::cluster_join))
         .route("/v1/cluster/join-token", post(h::join_token))

@@ -131,10 +131,15 @@ impl Member {
 
     /// What does not work on this node, a line each.
     fn problems(&self) -> Vec<String> {
+        self.manager_problems().into_iter().chain(self.agent.problems()).collect()
+    }
+
+    /// What does not work of the manager in this process, a line each.
+    pub(crate) fn manager_problems(&self) -> Vec<String> {
         let manager = self.manager.borrow().as_ref().err().filter(|problem| !problem.is_empty()).cloned();
         let manager = manager.map(|problem| format!("the manager does not run: {problem}"));
         let managed = self.manager().map(|manager| manager.problems()).unwrap_or_default();
-        manager.into_iter().chain(managed).chain(self.agent.problems()).collect()
+        manager.into_iter().chain(managed).collect()
     }
 }
 
@@ -338,6 +343,11 @@ impl Daemon {
                 "this node left the cluster, but something of its networks is left in the kernel: {e}"
             ))),
         }
+    }
+
+    /// Where this daemon keeps what must outlive it, but not a reboot.
+    pub(crate) fn run_dir(&self) -> &std::path::Path {
+        &self.config.run_dir
     }
 
     /// Resolves when the daemon ends.

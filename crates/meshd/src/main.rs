@@ -15,6 +15,7 @@ mod clock;
 mod config;
 mod daemon;
 mod data_dir;
+mod doctor;
 mod front;
 mod identity;
 mod manager;

@@ -69,7 +69,12 @@ impl Sockets {
         node.addresses.iter().copied().find(|address| address.is_ipv4() == towards.is_ipv4())
     }
 
-    fn within<T>(&self, network: NetworkId, open: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    /// Opens something inside a network.
+    pub(crate) fn within<T>(
+        &self,
+        network: NetworkId,
+        open: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         let namespace =
             netns::Namespace::open(&netns::namespace_of(&self.run_dir, network)).map_err(io::Error::other)?;
         netns::within(&namespace, open).map_err(io::Error::other)?

@@ -55,12 +55,7 @@ pub(crate) struct RawSpace {
 impl RawSpace {
     /// Reads it all.
     pub(crate) fn read(netlink: &mut Netlink) -> Result<Self> {
-        let mut space = Self { links: read_links(netlink)?, ..Self::default() };
-        for message in netlink.dump(&Message::GetAddress(AddressMessage::default()))? {
-            if let Message::NewAddress(address) = message {
-                space.objects.extend(space.address(&address));
-            }
-        }
+        let mut space = Self::read_links_and_addresses(netlink)?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
             let mut ask = NeighbourMessage::default();
             ask.header.family = family;
@@ -71,6 +66,17 @@ impl RawSpace {
             }
         }
         space.read_routing(netlink)?;
+        Ok(space)
+    }
+
+    /// Reads links and addresses only.
+    pub(crate) fn read_links_and_addresses(netlink: &mut Netlink) -> Result<Self> {
+        let mut space = Self { links: read_links(netlink)?, ..Self::default() };
+        for message in netlink.dump(&Message::GetAddress(AddressMessage::default()))? {
+            if let Message::NewAddress(address) = message {
+                space.objects.extend(space.address(&address));
+            }
+        }
         Ok(space)
     }
 

@@ -15,6 +15,8 @@ use crate::netlink::{DATAGRAM_BYTES, DUMP_TRIES, NLMSGERR_ATTR_MSG};
 
 /// Where attributes begin in a capped `struct nlmsgerr` (`linux/netlink.h`).
 const ERROR_ATTRIBUTES: usize = 20;
+/// `NFPROTO_UNSPEC`.
+const UNSPECIFIED: u8 = 0;
 
 /// nf_tables of one network namespace: that of the thread which opened it. The value may then be
 /// used on any thread.
@@ -57,7 +59,7 @@ impl Nft {
     /// stays, no table has changed: far cheaper than a fingerprint.
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let mut generation = 0;
-        self.request(message::GETGEN, 0, Family::Ip, |_| {})?;
+        self.request(message::GETGEN, 0, Family::Ip.number(), |_| {})?;
         self.replies(|message| {
             let bytes = message.attributes().get(nfta::GEN_ID).and_then(|id| id.try_into().ok());
             generation = bytes.map_or(0, u32::from_be_bytes);
@@ -101,8 +103,28 @@ impl Nft {
     ) -> Result<T, NftError> {
         for _ in 0..DUMP_TRIES {
             let mut collected = T::default();
-            self.request(kind, NLM_F_DUMP, family, &request)?;
+            self.request(kind, NLM_F_DUMP, family.number(), &request)?;
             let whole = self.replies(|message| each(&mut collected, message.attributes()))?;
+            if whole {
+                return Ok(collected);
+            }
+        }
+        Err(NftError::Interrupted(DUMP_TRIES))
+    }
+
+    /// Dumps one kind of object of all families, whose numbers (`NFPROTO_*`) are told with it.
+    pub(super) fn dump_all<T: Default>(
+        &mut self,
+        kind: u16,
+        mut each: impl FnMut(&mut T, u8, Attributes<'_>),
+    ) -> Result<T, NftError> {
+        for _ in 0..DUMP_TRIES {
+            let mut collected = T::default();
+            self.request(kind, NLM_F_DUMP, UNSPECIFIED, |_| {})?;
+            let whole = self.replies(|message| {
+                let family = message.payload.first().copied().unwrap_or(UNSPECIFIED);
+                each(&mut collected, family, message.attributes());
+            })?;
             if whole {
                 return Ok(collected);
             }
@@ -117,7 +139,7 @@ impl Nft {
         family: Family,
         name: impl Fn(&mut Buffer),
     ) -> Result<bool, NftError> {
-        self.request(kind, 0, family, name)?;
+        self.request(kind, 0, family.number(), name)?;
         match self.replies(|_| {}) {
             Ok(_) => Ok(true),
             Err(NftError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -129,14 +151,14 @@ impl Nft {
         &mut self,
         kind: u16,
         flags: u16,
-        family: Family,
+        family: u8,
         fill: impl FnOnce(&mut Buffer),
     ) -> Result<(), NftError> {
         let header = Header {
             kind: SUBSYSTEM << 8 | kind,
             flags: NLM_F_REQUEST | flags,
             sequence: 0,
-            family: family.number(),
+            family,
             resource: 0,
         };
         let mut buffer = Buffer::default();

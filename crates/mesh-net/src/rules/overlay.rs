@@ -1,6 +1,6 @@
 //! Tables of a network's own namespace.
 
-use super::{IpVersion, OVERLAY_TABLE, Rules, balance};
+use super::{IpVersion, OVERLAY_TABLE, PROBE_PORT, Rules, balance};
 use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict, icmpv6,
 };
@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 /// `IPPROTO_ICMPV6`.
 pub(super) const ICMPV6: u8 = 58;
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) -> Table {
@@ -21,6 +23,7 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
         Base::new(ChainKind::Filter, Hook::Forward, -150),
         vec![Rule::new().clamp_mss_to_path()],
     );
+    probes(&mut table);
     if version == IpVersion::V6 {
         // Containers believe redirects, and answers of published ports would leave by the wrong node. There is no
         // sysctl against sending them.
@@ -28,6 +31,16 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
         table.hook("output", Base::new(ChainKind::Filter, Hook::Output, 0), vec![redirect.drop()]);
     }
     table
+}
+
+/// Probes are between nodes: what came from no other node's bridge has no mark.
+fn probes(table: &mut Table) {
+    let to_responder = Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(PROBE_PORT));
+    table.hook(
+        "probes",
+        Base::new(ChainKind::Filter, Hook::Input, 0),
+        vec![to_responder.eq(Field::CtMark, Datum::Number(0)).drop()],
+    );
 }
 
 /// A connection remembers the node that it came by, and what goes back is marked with it for policy routing.

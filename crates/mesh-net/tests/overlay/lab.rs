@@ -173,6 +173,14 @@ impl Host {
         })
     }
 
+    /// What is not as it should be, in words.
+    pub(crate) fn inspect(&mut self, snapshot: &Snapshot) -> Vec<String> {
+        let Self { space, plane, .. } = self;
+        let inspection = space.within(|| plane.as_mut().expect("a data plane").inspect(snapshot));
+        let differences = inspection.expect("the kernel can be read").differences;
+        differences.into_iter().map(|difference| difference.text).collect()
+    }
+
     /// Takes everything of the mesh out of this host.
     pub(crate) fn clear(&mut self) -> Report {
         let Self { space, plane, .. } = self;

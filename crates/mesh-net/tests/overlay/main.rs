@@ -276,6 +276,37 @@ fn drift_is_repaired_by_a_full_pass() {
 }
 
 #[test]
+fn what_others_changed_is_named_and_left_for_the_next_pass() {
+    let (mut lab, _) = two_containers(false);
+    let network = *lab.snapshot.networks.keys().next().expect("a network");
+    let Lab { hosts, snapshot, .. } = &mut lab;
+    let host = &mut hosts[0];
+    // The first look takes note of the tables.
+    assert_eq!(host.inspect(snapshot), [""; 0]);
+    for (damage, expected) in [
+        (
+            "bridge fdb replace 02:00:00:00:00:99 dev vx4097 dst 192.0.2.9 self",
+            "forwarding entry 02:00:00:00:00:99 via 192.0.2.9 on vx4097 should not be there",
+        ),
+        ("ip link set br0 mtu 1300", "interface br0 is not as it should be"),
+        ("sysctl -q net.ipv4.ip_forward=0", "ipv4/ip_forward=1 is missing"),
+        ("nft flush ruleset", "the nftables tables of the mesh were changed by somebody else"),
+    ] {
+        host.overlay(network).ok(damage);
+        for _ in 0..2 {
+            assert_eq!(host.inspect(snapshot), [expected], "{damage}: looking changes nothing");
+        }
+        host.reconcile(snapshot, Pass::Full);
+        assert_eq!(host.inspect(snapshot), [""; 0], "{damage}");
+    }
+    // Tables of others are theirs.
+    host.space.ok("nft add table ip other");
+    assert_eq!(host.inspect(snapshot), [""; 0]);
+    host.space.ok("nft delete table ip6 meshd");
+    assert_eq!(host.inspect(snapshot).len(), 1);
+}
+
+#[test]
 fn an_attachment_that_fails_leaves_nothing_and_names_what_is_wrong() {
     let mut lab = Lab::new(1, false);
     lab.network(1);

@@ -1,7 +1,10 @@
 //! What is printed, on which stream, with which exit code.
 
 use crate::{daemon::Daemon, views};
-use mesh_api::{Created, Disconnect, Initialized, Join, JoinTokenView, Joined, State};
+use mesh_api::{
+    Created, Diagnosis, Disconnect, Examine, Finding, Group, Initialized, Join, JoinTokenView, Joined,
+    Outcome, State,
+};
 use mesh_model::{EndpointSpec, HealthCheck, HealthKind, NetworkSpec, NodeId, Role, ServiceUpdate, Target};
 use serde_json::Value;
 use std::{fs, os::fd::OwnedFd, process::Stdio};
@@ -63,6 +66,53 @@ fn wrong_usage_is_2_and_help_is_0() {
     }
     for help in [&["--help"][..], &["service", "create", "--help"], &["run", "--help"]] {
         assert!(daemon.meshctl(help).ok().contains("Examples:"), "{help:?}");
+    }
+}
+
+#[test]
+fn a_diagnosis_is_a_table_with_what_needs_somebody_first() {
+    let finding = |group, check: &str, outcome, place: &str, result: &str, remedy: &str| Finding {
+        group,
+        check: check.to_owned(),
+        outcome,
+        place: place.to_owned(),
+        peer: None,
+        network: None,
+        result: result.to_owned(),
+        remedy: remedy.to_owned(),
+    };
+    let fine = finding(Group::Host, "kernel", Outcome::Ok, "vm1", "has what is needed", "");
+    let odd =
+        finding(Group::Cluster, "clocks", Outcome::Warning, "vm1 <-> vm2", "3 s ahead", "set the clocks");
+    let bad = finding(Group::Links, "vxlan-port", Outcome::Failed, "vm1 <-> vm2", "blocked", "open it");
+    let diagnosis =
+        Diagnosis { node: "vm1".to_owned(), healthy: false, findings: vec![fine.clone(), odd.clone(), bad] };
+    let daemon = Daemon::start().says("POST /v1/doctor", &diagnosis);
+    let ended = daemon.meshctl(&["doctor", "--node", "vm2", "--network", "blue"]);
+    assert_eq!(
+        ended.stdout,
+        "STATUS    CHECK              WHERE         RESULT      WHAT TO DO\n\
+         FAILED    links/vxlan-port   vm1 <-> vm2   blocked     open it\n\
+         warning   cluster/clocks     vm1 <-> vm2   3 s ahead   set the clocks\n\
+         \n\
+         STATUS   CHECK         WHERE   RESULT\n\
+         ok       host/kernel   vm1     has what is needed\n"
+    );
+    assert_eq!(ended.code, Some(1));
+    assert_eq!(
+        ended.stderr,
+        "meshctl: vm1 is not healthy: 1 finding FAILED: do what stands beside, worst first from the top\n"
+    );
+    let asked: Examine = daemon.asked_once("POST /v1/doctor").body();
+    assert_eq!((asked.node.as_deref(), asked.network.as_deref()), (Some("vm2"), Some("blue")));
+
+    let healthy = Diagnosis { healthy: true, findings: vec![fine, odd], ..diagnosis };
+    let daemon = Daemon::start().says("POST /v1/doctor", &healthy);
+    assert!(daemon.meshctl(&["doctor"]).ok().starts_with("STATUS"), "warnings alone are no failure");
+    assert_eq!(daemon.meshctl(&["-q", "doctor"]).ok(), "");
+    for form in ["json", "yaml"] {
+        let said = daemon.meshctl(&["-o", form, "doctor"]).ok();
+        assert_eq!(yaml_serde::from_str::<Diagnosis>(&said).unwrap(), healthy);
     }
 }
 

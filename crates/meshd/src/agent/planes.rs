@@ -5,7 +5,7 @@ use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, por
 use crate::{config::Config, identity::Identity, sockets::Sockets, supervisor::Spawner};
 use anyhow::Context;
 use mesh_model::Snapshot;
-use mesh_net::{DataPlane, Pass, Report, desired::Owner};
+use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner};
 use mesh_proxy::HealthChecks;
 use std::{sync::Arc, thread, time::Duration};
 use tokio::{
@@ -19,7 +19,19 @@ const FULL_PASS: Duration = Duration::from_secs(3);
 /// Verdicts of checks that wait to be reported.
 const VERDICTS: usize = 1024;
 
-type Request = (Arc<Snapshot>, Pass, oneshot::Sender<Report>);
+/// To the thread that owns the kernel's state.
+enum Request {
+    Pass(Arc<Snapshot>, Pass, oneshot::Sender<Report>),
+    Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
+}
+
+/// What a doctor asks of the planes.
+pub(crate) enum Look {
+    /// Compare the kernel with the state that was applied last; none before the first.
+    Inspect(oneshot::Sender<Option<mesh_net::Result<Inspection>>>),
+    /// Repair what others changed, now.
+    Repair(oneshot::Sender<()>),
+}
 
 /// The data planes.
 pub(super) struct Planes {
@@ -30,6 +42,8 @@ pub(super) struct Planes {
     names: Names,
     ports: Ports,
     fronts: Fronts,
+    /// What they run from.
+    running: Option<Arc<Snapshot>>,
     /// What the front processes end with; the daemon may end earlier.
     end: CancellationToken,
 }
@@ -68,6 +82,7 @@ impl Planes {
             names,
             ports,
             fronts,
+            running: None,
             end: agent.end_fronts.clone(),
         })
     }
@@ -76,6 +91,7 @@ impl Planes {
     pub(super) async fn run(
         mut self,
         mut requests: mpsc::Receiver<PortRequest>,
+        mut looks: mpsc::Receiver<Look>,
         cached: bool,
         cancel: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -90,6 +106,10 @@ impl Planes {
                 () = cancel.cancelled() => break,
                 request = requests.recv() => {
                     self.answer(request.context("no port requests any more")?);
+                    continue;
+                }
+                look = looks.recv() => {
+                    self.look(look.context("nobody can look any more")?).await?;
                     continue;
                 }
                 changed = self.snapshot.changed() => {
@@ -122,22 +142,46 @@ impl Planes {
         }
     }
 
+    /// Who asked may have given up meanwhile.
+    async fn look(&mut self, look: Look) -> anyhow::Result<()> {
+        let running = self.running.clone();
+        match (look, running) {
+            (Look::Inspect(reply), None) => drop(reply.send(None)),
+            (Look::Inspect(reply), Some(snapshot)) => {
+                let (to_inspection, inspection) = oneshot::channel();
+                let request = Request::Inspect(snapshot, to_inspection);
+                self.net.send(request).await.context("the kernel data plane ended")?;
+                drop(reply.send(Some(inspection.await.context("the kernel data plane ended")?)));
+            }
+            (Look::Repair(reply), running) => {
+                if let Some(snapshot) = running {
+                    self.apply(snapshot, Pass::Full).await?;
+                }
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
     async fn apply(&mut self, snapshot: Arc<Snapshot>, pass: Pass) -> anyhow::Result<()> {
-        let mut problems = self.ports.apply(&snapshot, self.identity.node);
+        let ports = self.ports.apply(&snapshot, self.identity.node);
+        let mut problems = ports.clone();
+        self.running = Some(Arc::clone(&snapshot));
         let (reply, report) = oneshot::channel();
-        self.net.send((Arc::clone(&snapshot), pass, reply)).await.context("the kernel data plane ended")?;
+        let request = Request::Pass(Arc::clone(&snapshot), pass, reply);
+        self.net.send(request).await.context("the kernel data plane ended")?;
         let report = report.await.context("the kernel data plane ended")?;
         problems.extend(self.names.apply(&snapshot, self.identity.node));
         let places = self.ports.listeners().chain(self.names.held()).collect();
         problems.extend(self.fronts.apply(&snapshot, &places).await);
         self.fronts.failed().iter().for_each(|place| self.names.forget(place));
-        self.publish(&snapshot, &report, problems);
+        self.publish(&snapshot, &report, problems, ports);
         Ok(())
     }
 
-    fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>) {
+    fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>, ports: Vec<String>) {
         let (revision, fronts) = (snapshot.revision, self.fronts.view());
-        let mut applied = Applied { revision, fronts, problems, ..Applied::default() };
+        let mut applied = Applied { revision, fronts, problems, ports, ..Applied::default() };
         for failure in &report.failures {
             let text = failure.error.to_string();
             let owner = match failure.owner {
@@ -153,8 +197,9 @@ impl Planes {
                     )
                 }
             };
-            applied.problems.push(format!("{owner}: {text}"));
+            applied.kernel.push(format!("{owner}: {text}"));
         }
+        applied.problems.extend_from_slice(&applied.kernel);
         applied.vanished.extend(&report.vanished);
         let before = self.agent.applied.borrow().problems.clone();
         for problem in applied.problems.iter().filter(|problem| !before.contains(problem)) {
@@ -176,9 +221,14 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
             }
             Err(e) => return drop(started.send(Err(e))),
         };
-        while let Some((snapshot, pass, reply)) = receiver.blocking_recv() {
+        while let Some(request) = receiver.blocking_recv() {
             // Who asked has ended with the daemon, if it does not take the answer.
-            drop(reply.send(plane.reconcile(&snapshot, pass)));
+            match request {
+                Request::Pass(snapshot, pass, reply) => {
+                    drop(reply.send(plane.reconcile(&snapshot, pass)));
+                }
+                Request::Inspect(snapshot, reply) => drop(reply.send(plane.inspect(&snapshot))),
+            }
         }
     })?;
     start.await.context("the kernel data plane did not start")??;

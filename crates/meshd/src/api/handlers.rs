@@ -18,10 +18,10 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use mesh_api::{
-    AuthorityView, Created, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery, Init,
-    Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView, NodeRemoval,
-    NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec,
-    json_line,
+    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery,
+    Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView,
+    NodeRemoval, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
+    StoreSpec, json_line,
 };
 use mesh_model::{
     Endpoint, EndpointSpec, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec,
@@ -42,6 +42,10 @@ pub(super) async fn unknown(uri: Uri) -> Failure {
 
 pub(super) async fn status(State(daemon): Shared) -> Json<StatusView> {
     Json(daemon.status(views::node))
+}
+
+pub(super) async fn doctor(State(daemon): Shared, Json(what): Json<Examine>) -> Answer<Diagnosis> {
+    Ok(Json(crate::doctor::examine(&daemon, &what).await?))
 }
 
 pub(super) async fn cluster_init(State(daemon): Shared, Json(init): Json<Init>) -> Answer<Initialized> {

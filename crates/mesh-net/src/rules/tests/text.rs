@@ -174,6 +174,10 @@ fn the_overlay_tables_word_for_word() {
 		type nat hook prerouting priority -100; policy accept;
 		ip daddr vmap @vips
 	}
+	chain probes {
+		type filter hook input priority 0; policy accept;
+		meta l4proto udp th dport 7443 ct mark 0 drop
+	}
 	chain vip_10.78.0.100 {
 		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
 		dnat to 10.78.0.11

@@ -1,0 +1,489 @@
+//! Looks and asks: all at once, each with a time of its own.
+
+use super::{
+    Scope,
+    evidence::{
+        Duplicate, Duplicates, Evidence, Ingress, KernelState, Link, Managers, Network as NetworkSeen, Peer,
+    },
+    names,
+    prober::{self, Way},
+    underlay,
+};
+use crate::{agent::Agent, daemon::Member, sockets::Sockets};
+use futures_util::{StreamExt, future::join_all, stream};
+use mesh_model::{
+    Endpoint, MacAddr, Network, NetworkId, Node, NodeId, NodeStatus, Protocol, PublishMode, Role, Snapshot,
+};
+use mesh_net::{
+    Difference,
+    desired::{Owner, bridge},
+    netns, probe_kernel, resolution,
+    survey::{self, Survey, interface_of},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{task::spawn_blocking, time::sleep};
+
+/// Links that are asked at once, and at all.
+const AT_ONCE: usize = 64;
+const LINKS: usize = 512;
+/// Networks whose name servers and addresses are asked for.
+const NETWORKS: usize = 128;
+/// Addresses that are asked for on one link.
+const ADDRESSES: usize = 256;
+/// Ports of one other node, and of all.
+const PORTS: usize = 16;
+const ALL_PORTS: usize = 256;
+/// How long answers for an address are waited for.
+const RESOLVED: Duration = Duration::from_millis(600);
+/// After a repair, until it is looked whether it lasted.
+const LASTS: Duration = Duration::from_millis(1200);
+
+/// What a host that is no member's can tell.
+pub(super) async fn of_host(run_dir: &Path) -> Evidence {
+    let (missing, survey) = host().await;
+    let kept = netns::kept(run_dir);
+    let leftovers =
+        kept.iter().map(|network| format!("namespace {}", netns::namespace_of(run_dir, *network).display()));
+    let no_member = || Some("this node belongs to no cluster".to_owned());
+    Evidence {
+        missing,
+        survey: Some(survey),
+        leftovers: leftovers.collect(),
+        state: KernelState { unknown: no_member(), ..KernelState::default() },
+        duplicates: Duplicates { unknown: no_member(), ..Duplicates::default() },
+        ..Evidence::default()
+    }
+}
+
+async fn host() -> (Vec<mesh_net::Missing>, Result<Survey, String>) {
+    let looked = spawn_blocking(|| (probe_kernel(), survey::survey().map_err(|e| e.to_string()))).await;
+    looked.unwrap_or_else(|error| (Vec::new(), Err(error.to_string())))
+}
+
+/// One examination of a member.
+pub(super) struct Gather<'a> {
+    member: &'a Arc<Member>,
+    agent: &'a Agent,
+    snapshot: Arc<Snapshot>,
+    sockets: Sockets,
+    run_dir: PathBuf,
+    me: NodeId,
+    scope: Scope,
+    /// The networks on this node that are looked at.
+    networks: Vec<Arc<Network>>,
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn new(
+        member: &'a Arc<Member>,
+        snapshot: Arc<Snapshot>,
+        run_dir: &Path,
+        scope: Scope,
+    ) -> Self {
+        let me = member.identity.node;
+        let wanted = |id: &NetworkId| scope.network.is_none_or(|only| only == *id);
+        let networks = snapshot
+            .networks_on(me)
+            .iter()
+            .filter(|id| wanted(id))
+            .filter_map(|id| snapshot.networks.get(id))
+            .cloned()
+            .collect();
+        let sockets = Sockets::new(run_dir.to_owned(), me, member.agent.subscribe());
+        let agent = &member.agent;
+        Self { member, agent, snapshot, sockets, run_dir: run_dir.to_owned(), me, scope, networks }
+    }
+
+    /// Everything.
+    pub(super) async fn evidence(self) -> Evidence {
+        let me = self.snapshot.nodes.get(&self.me).cloned();
+        let only_peers = self.scope.node.is_some_and(|node| node != self.me);
+        // What changes what others find out comes first; it takes milliseconds.
+        let before = self.look().await;
+        let overlay_mtu = before.overlay_mtu;
+        let (missing, survey) = host().await;
+        let (state, duplicates, peers, links, networks, ingress) = tokio::join!(
+            self.lasting(before),
+            self.duplicates(survey.as_ref().ok()),
+            self.peers(),
+            self.links(overlay_mtu),
+            self.networks(),
+            self.ingress(),
+        );
+        let (links, links_left_out) = links;
+        let applied = self.agent.applied.subscribe().borrow().clone();
+        let told = |problem: &&String| !applied.kernel.contains(problem) && !applied.ports.contains(problem);
+        Evidence {
+            me: self.member.identity.name.to_string(),
+            address: me.map(|node| node.advertise.ip()),
+            only_peers,
+            vxlan_port: self.snapshot.cluster.as_ref().map_or(4789, |cluster| cluster.data_path_port),
+            missing,
+            survey: Some(survey),
+            leftovers: Vec::new(),
+            state,
+            duplicates,
+            managers: self.managers(),
+            peers,
+            links,
+            links_left_out,
+            front: self.front(),
+            networks,
+            front_problems: applied.problems.iter().filter(told).cloned().collect(),
+            degraded_ports: applied.ports.clone(),
+            published: self.snapshot.services.values().map(|service| service.ports.len()).sum(),
+            ingress,
+        }
+    }
+
+    fn managers(&self) -> Managers {
+        let link = &self.agent.link;
+        let node = self.snapshot.nodes.get(&self.me);
+        Managers {
+            connected: link.is_connected(),
+            removed: link.is_removed(),
+            own: self.member.manager_problems(),
+            here: node.is_some_and(|node| node.role == Role::Manager),
+            refusals: link.problems(),
+        }
+    }
+
+    /// Compares the kernel with the state, and has it repaired if it differs.
+    async fn look(&self) -> KernelState {
+        let mut state = KernelState::default();
+        let mut differences = self.differences(&mut state).await;
+        if !differences.is_empty() {
+            self.agent.repair().await;
+            // From here on it is known what the tables were like when they were written.
+            state.stays = self.differences(&mut state).await;
+            differences.retain(|difference| !state.stays.contains(difference));
+        }
+        state.repaired = differences;
+        state
+    }
+
+    /// Whether what was repaired lasts; a repair that was undone at once may have been undone a moment later too.
+    async fn lasting(&self, mut state: KernelState) -> KernelState {
+        if !state.repaired.is_empty() || !state.stays.is_empty() {
+            sleep(LASTS).await;
+            let again = self.differences(&mut state).await;
+            let new = again.into_iter().filter(|difference| !state.stays.contains(difference));
+            let new: Vec<_> = new.collect();
+            state.stays.extend(new);
+            state.repaired.retain(|difference| !state.stays.contains(difference));
+        }
+        state.failures = self.agent.applied.subscribe().borrow().kernel.clone();
+        state
+    }
+
+    async fn differences(&self, state: &mut KernelState) -> Vec<(String, String)> {
+        match self.agent.inspect().await {
+            None => state.unknown = Some("this node has not applied any state yet".to_owned()),
+            Some(Err(error)) => state.unknown = Some(error.to_string()),
+            Some(Ok(inspection)) => {
+                state.overlay_mtu = Some(inspection.mtu);
+                return inspection
+                    .differences
+                    .iter()
+                    .filter_map(|difference| self.named(difference))
+                    .collect();
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whose a difference is, in words, if it is within the scope.
+    fn named(&self, difference: &Difference) -> Option<(String, String)> {
+        let network = match difference.owner {
+            Owner::Host => None,
+            Owner::Network(id) => Some(id),
+            Owner::Endpoint(id) => self.snapshot.endpoints.get(&id).map(|endpoint| endpoint.network),
+        };
+        if network.is_some() && self.scope.network.is_some_and(|only| network != Some(only)) {
+            return None;
+        }
+        let owner = match difference.owner {
+            Owner::Host => String::new(),
+            Owner::Network(id) => match self.snapshot.networks.get(&id) {
+                Some(network) => format!("network '{}'", network.name),
+                None => "a network of before".to_owned(),
+            },
+            Owner::Endpoint(id) => match self.snapshot.endpoints.get(&id) {
+                Some(endpoint) => format!("endpoint '{}'", endpoint.name),
+                None => "an endpoint of before".to_owned(),
+            },
+        };
+        Some((owner, difference.text.clone()))
+    }
+
+    /// The other nodes that are looked at.
+    fn others(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let wanted =
+            |node: &&Arc<Node>| node.id != self.me && self.scope.node.is_none_or(|only| only == node.id);
+        self.snapshot.nodes.values().filter(wanted)
+    }
+
+    async fn peers(&self) -> Vec<Peer> {
+        let connector = self.agent.connector();
+        let from = self.member.identity.advertise.ip();
+        let ask = self.others().map(|node| {
+            let (connector, status) = (connector.clone(), self.snapshot.status_of(node.id));
+            async move {
+                let udp = async {
+                    match status {
+                        NodeStatus::Ready => None,
+                        NodeStatus::Suspect | NodeStatus::Down => {
+                            Some(underlay::udp(from, node.advertise).await)
+                        }
+                    }
+                };
+                let tcp = underlay::manager_port(node.role, node.advertise, connector);
+                let (tcp, udp) = tokio::join!(tcp, udp);
+                Peer {
+                    name: node.name.to_string(),
+                    role: node.role,
+                    address: node.advertise,
+                    status,
+                    tcp,
+                    udp,
+                }
+            }
+        });
+        let asked: Vec<_> = ask.collect();
+        stream::iter(asked).buffered(AT_ONCE).collect().await
+    }
+
+    /// Over each network that is on both nodes; and how many links were left out. As long as there is room, each node is
+    /// asked over another network too.
+    async fn links(&self, overlay_mtu: Option<u32>) -> (Vec<Link>, usize) {
+        let mut shared: BTreeMap<NodeId, Vec<&Arc<Network>>> = BTreeMap::new();
+        for node in self.others() {
+            let there = self.snapshot.networks_on(node.id);
+            let both = self.networks.iter().filter(|network| there.contains(&network.id));
+            shared.insert(node.id, both.collect());
+        }
+        let all: usize = shared.values().map(Vec::len).sum();
+        let most = shared.values().map(Vec::len).max().unwrap_or_default();
+        let in_turn = (0..most).flat_map(|turn| {
+            shared.iter().filter_map(move |(node, networks)| Some((*node, *networks.get(turn)?)))
+        });
+        let chosen: Vec<(NodeId, &Arc<Network>)> = in_turn.take(LINKS).collect();
+        let left_out = all - chosen.len();
+        let ask: Vec<_> =
+            chosen.into_iter().map(|(node, network)| self.link(node, network, overlay_mtu)).collect();
+        let links: Vec<Option<Link>> = stream::iter(ask).buffered(AT_ONCE).collect().await;
+        (links.into_iter().flatten().collect(), left_out)
+    }
+
+    async fn link(&self, peer: NodeId, network: &Network, overlay_mtu: Option<u32>) -> Option<Link> {
+        let (me, peer) = (self.snapshot.nodes.get(&self.me)?, self.snapshot.nodes.get(&peer)?);
+        let of_both = |from: &IpAddr| {
+            peer.addresses.iter().find(|to| to.is_ipv4() == from.is_ipv4()).map(|to| (*from, *to))
+        };
+        let (from, to) = me.addresses.iter().find_map(of_both)?;
+        let mtu = network.mtu.or(overlay_mtu);
+        let heard = prober::probe(&self.sockets, Way { network: network.id, from, to, mtu }).await;
+        Some(Link { peer: peer.name.to_string(), network: network.name.to_string(), mtu, heard })
+    }
+
+    async fn networks(&self) -> Vec<NetworkSeen> {
+        let ask: Vec<_> = self.networks.iter().take(NETWORKS).map(|network| self.network(network)).collect();
+        stream::iter(ask).buffered(AT_ONCE).collect().await
+    }
+
+    async fn network(&self, network: &Network) -> NetworkSeen {
+        let asked = network.gateways().map(|gateway| async move {
+            let why = names::ask(&self.sockets, network.id, &network.name, gateway).await?;
+            Some((gateway, why))
+        });
+        let mute = join_all(asked).await.into_iter().flatten().collect();
+        let conntrack = self.sockets.within(network.id, || Ok(survey::conntrack())).ok().flatten();
+        NetworkSeen {
+            name: network.name.to_string(),
+            subnets: network.subnets.iter().map(|subnet| subnet.cidr).collect(),
+            mtu: network.mtu,
+            mute,
+            conntrack,
+        }
+    }
+
+    /// Published TCP ports through the other nodes. A connection that is accepted is closed at once.
+    async fn ingress(&self) -> Vec<Ingress> {
+        let mut wanted = Vec::new();
+        for node in self.others() {
+            let ports = self.snapshot.services.values().flat_map(|service| {
+                let network =
+                    service.ingress_network().filter(|id| self.scope.network.is_none_or(|only| only == *id));
+                let served =
+                    network.is_some_and(|id| self.snapshot.backends(service.id, id).next().is_some());
+                service.ports.iter().filter(move |_| served).map(move |port| (service, port))
+            });
+            let reachable = ports.filter(|(_, port)| {
+                port.protocol != Protocol::Udp && port.mode == PublishMode::Ingress && port.ip.is_none()
+            });
+            wanted.extend(reachable.take(PORTS).map(|(service, port)| (node, port.published, service)));
+        }
+        wanted.truncate(ALL_PORTS);
+        let ask = wanted.into_iter().map(|(node, port, service)| async move {
+            let answer = underlay::tcp(SocketAddr::new(node.advertise.ip(), port)).await;
+            Ingress { peer: node.name.to_string(), port, service: service.name.to_string(), answer }
+        });
+        let asked: Vec<_> = ask.collect();
+        stream::iter(asked).buffered(AT_ONCE).collect().await
+    }
+
+    /// Whether a front process runs, by the sockets that they keep in the run directory.
+    fn front(&self) -> Option<bool> {
+        if self.networks.is_empty() {
+            return None;
+        }
+        let entries = std::fs::read_dir(&self.run_dir).ok()?.flatten();
+        let pid = |name: String| name.strip_prefix("front.")?.strip_suffix(".sock")?.parse::<u32>().ok();
+        let mut pids = entries.filter_map(|entry| pid(entry.file_name().into_string().ok()?));
+        Some(pids.any(|pid| Path::new(&format!("/proc/{pid}")).exists()))
+    }
+
+    /// Asks who answers for the addresses of nodes on the LAN, and for those of the networks here.
+    async fn duplicates(&self, survey: Option<&Survey>) -> Duplicates {
+        let mut asks: Vec<Ask> = survey.and_then(|survey| self.on_underlay(survey)).into_iter().collect();
+        if self.scope.node.is_none_or(|node| node == self.me) {
+            asks.extend(self.networks.iter().take(NETWORKS).map(|network| self.inside(network)));
+        }
+        let sockets = &self.sockets;
+        let asked = asks.into_iter().map(|ask| {
+            let sockets = sockets.clone();
+            spawn_blocking(move || ask.out(&sockets))
+        });
+        let mut duplicates = Duplicates::default();
+        for outcome in join_all(asked).await.into_iter().flatten() {
+            match outcome {
+                Ok((asked, found)) => {
+                    duplicates.asked += asked;
+                    duplicates.found.extend(found);
+                }
+                Err(why) => duplicates.unknown = Some(why),
+            }
+        }
+        duplicates
+    }
+
+    fn on_underlay(&self, survey: &Survey) -> Option<Ask> {
+        let own = self.member.identity.advertise.ip();
+        let interface = interface_of(&survey.addresses, own)?;
+        let on_link = |node: &&Arc<Node>| interface.address.contains(node.advertise.ip());
+        let others = self.others().filter(on_link).take(ADDRESSES).map(|node| {
+            let owner = format!("node '{}'", node.name);
+            Owned {
+                address: node.advertise.ip(),
+                owner,
+                peer: Some(node.name.to_string()),
+                rightful: Rightful::One,
+            }
+        });
+        let mine =
+            Owned { address: own, owner: "this node".to_owned(), peer: None, rightful: Rightful::Nobody };
+        let addresses = others.chain([mine]).collect();
+        Some(Ask { network: None, link: interface.link.clone(), addresses, known: BTreeMap::new() })
+    }
+
+    fn inside(&self, network: &Network) -> Ask {
+        let endpoints = || self.snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id);
+        let of_endpoint = |endpoint: &Arc<Endpoint>| {
+            let (owner, rightful) = (format!("endpoint '{}'", endpoint.name), Rightful::Mac(endpoint.mac));
+            let owned =
+                |address: &IpAddr| Owned { address: *address, owner: owner.clone(), peer: None, rightful };
+            endpoint.addresses.iter().map(owned).collect::<Vec<_>>()
+        };
+        let own = |address, owner| Owned { address, owner, peer: None, rightful: Rightful::Nobody };
+        let gateways = network.gateways().map(|gateway| own(gateway, "the gateway".to_owned()));
+        let vips = self.snapshot.services.values().flat_map(|service| {
+            let owner = format!("service '{}'", service.name);
+            service.vips(network.id).iter().map(move |vip| own(*vip, owner.clone())).collect::<Vec<_>>()
+        });
+        let addresses =
+            gateways.chain(vips).chain(endpoints().flat_map(of_endpoint)).take(ADDRESSES).collect();
+        let known =
+            endpoints().map(|endpoint| (endpoint.mac, format!("endpoint '{}'", endpoint.name))).collect();
+        Ask {
+            network: Some((network.id, network.name.to_string())),
+            link: bridge().to_string(),
+            addresses,
+            known,
+        }
+    }
+}
+
+/// Who may answer for an address.
+#[derive(Debug, Clone, Copy)]
+enum Rightful {
+    /// It is this host's own on that link, which does not answer itself.
+    Nobody,
+    /// Whoever it is, one machine.
+    One,
+    /// This one.
+    Mac(MacAddr),
+}
+
+#[derive(Debug)]
+struct Owned {
+    address: IpAddr,
+    owner: String,
+    peer: Option<String>,
+    rightful: Rightful,
+}
+
+/// A question about addresses on one link.
+struct Ask {
+    /// In a network; else in the host.
+    network: Option<(NetworkId, String)>,
+    link: String,
+    addresses: Vec<Owned>,
+    /// Whose a MAC address is.
+    known: BTreeMap<MacAddr, String>,
+}
+
+impl Ask {
+    /// How many addresses were asked for, and which have wrong owners. Blocks.
+    fn out(self, sockets: &Sockets) -> Result<(usize, Vec<Duplicate>), String> {
+        let addresses: Vec<IpAddr> = self.addresses.iter().map(|owned| owned.address).collect();
+        let ask = || resolution::who_has(&self.link, &addresses, RESOLVED);
+        let answers = match &self.network {
+            Some((network, _)) => sockets.within(*network, ask),
+            None => ask(),
+        };
+        let answers = answers
+            .map_err(|error| format!("nobody can be asked for addresses on {}: {error}", self.link))?;
+        let none = BTreeSet::new();
+        let found = self.addresses.iter().filter_map(|owned| {
+            let macs = answers.get(&owned.address).unwrap_or(&none);
+            let wrong = owned.rightful.others(macs);
+            let known = wrong.iter().filter_map(|mac| self.known.get(mac).cloned()).collect();
+            (!wrong.is_empty()).then(|| Duplicate {
+                address: owned.address,
+                network: self.network.as_ref().map(|(_, name)| name.clone()),
+                owner: owned.owner.clone(),
+                peer: owned.peer.clone(),
+                others: wrong,
+                known,
+            })
+        });
+        Ok((addresses.len(), found.collect()))
+    }
+}
+
+impl Rightful {
+    /// Those that should not have answered; all of several that can't be told apart.
+    fn others(self, answered: &BTreeSet<MacAddr>) -> Vec<MacAddr> {
+        match self {
+            Self::One if answered.len() < 2 => Vec::new(),
+            Self::Nobody | Self::One => answered.iter().copied().collect(),
+            Self::Mac(rightful) => answered.iter().copied().filter(|mac| *mac != rightful).collect(),
+        }
+    }
+}

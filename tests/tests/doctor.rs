@@ -1,0 +1,405 @@
+//! `meshctl doctor` names each trouble, made for real, and nothing else; and says that all is well once it is gone.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Background, CONVERGES, Cluster, Host, Lab, Meshd, field, scenario, within};
+use serde_json::Value;
+use std::{net::TcpListener, path::Path, time::Duration};
+
+/// How long it may take until a trouble shows, or is gone: membership and repairs take some seconds.
+const SHOWS: Duration = Duration::from_secs(60);
+
+/// A container on the network `blue` of each node.
+fn blue(cluster: &Cluster) -> Result<Vec<Background>> {
+    cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+    let hosts = [(cluster.vm1(), "c1"), (cluster.vm2(), "c2"), (cluster.vm3(), "c3")];
+    let run = |(host, name): (&Host, &str)| {
+        host.run(&["--network", "blue", "--name", name], &["sleep", "infinity"])
+    };
+    let containers = hosts.into_iter().map(run).collect::<Result<Vec<_>>>()?;
+    within(CONVERGES, "three endpoints", || {
+        ensure!(cluster.list(&["endpoint", "ls"])?.len() == 3);
+        Ok(())
+    })?;
+    Ok(containers)
+}
+
+/// What a node's doctor says: whether it exits 0, and the findings.
+fn doctor(host: &Host, options: &[&str]) -> Result<(bool, Vec<Value>)> {
+    let said = host.meshctl(&[&["-o", "json", "doctor"], options].concat());
+    ensure!(matches!(said.code, Some(0 | 1)), "{said:?}");
+    let diagnosis: Value = serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?;
+    let healthy = said.code == Some(0);
+    ensure!(diagnosis["healthy"] == healthy, "{said:?}");
+    ensure!(diagnosis["node"] == host.name(), "{said:?}");
+    let findings = diagnosis["findings"].as_array().cloned().context("no findings")?;
+    let any_failed = findings.iter().any(|finding| field(finding, "outcome") == "failed");
+    ensure!(any_failed != healthy, "{findings:#?}");
+    Ok((healthy, findings))
+}
+
+/// `check` and the other node, of what failed.
+fn failed(findings: &[Value]) -> Vec<(String, String)> {
+    let failed = findings.iter().filter(|finding| field(finding, "outcome") == "failed");
+    let mut failed: Vec<_> =
+        failed.map(|finding| (field(finding, "check"), field(finding, "peer"))).collect();
+    failed.sort();
+    failed
+}
+
+/// Waits until a node's doctor names exactly these checks and other nodes; every one says what to do.
+fn names(host: &Host, expected: &[(&str, &str)]) -> Result<Vec<Value>> {
+    let mut expected: Vec<_> =
+        expected.iter().map(|(check, peer)| ((*check).to_owned(), (*peer).to_owned())).collect();
+    expected.sort();
+    within(SHOWS, &format!("the doctor of {} names {expected:?}", host.name()), || {
+        let (_, findings) = doctor(host, &[])?;
+        ensure!(failed(&findings) == expected, "{:#?}", bad(&findings));
+        let bad =
+            findings.iter().filter(|finding| ["failed", "warning"].contains(&&*field(finding, "outcome")));
+        for finding in bad.clone() {
+            ensure!(!field(finding, "remedy").is_empty(), "no remedy: {finding:#}");
+        }
+        Ok(bad.cloned().collect())
+    })
+}
+
+/// What is not as it should be.
+fn bad(findings: &[Value]) -> Vec<&Value> {
+    findings.iter().filter(|finding| !["ok", "skipped"].contains(&&*field(finding, "outcome"))).collect()
+}
+
+/// Waits until each node's doctor finds nothing at all.
+fn healthy(cluster: &Cluster) -> Result<()> {
+    for daemon in &cluster.daemons {
+        within(SHOWS, &format!("{} is healthy", daemon.host().name()), || {
+            let (_, findings) = doctor(daemon.host(), &[])?;
+            ensure!(bad(&findings).is_empty(), "{:#?}", bad(&findings));
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A check of a healthy node was made, not skipped.
+fn made(findings: &[Value], check: &str) -> Result<()> {
+    let outcomes: Vec<String> =
+        findings.iter().filter(|f| field(f, "check") == check).map(|f| field(f, "outcome")).collect();
+    ensure!(outcomes == ["ok"], "{check}: {outcomes:?} in {findings:#?}");
+    Ok(())
+}
+
+fn shell(host: &mesh_tests::Namespace, script: &str) -> Result<()> {
+    host.shell(script).ok().map(drop)
+}
+
+/// Runs a command in the network namespace of `blue` on a host.
+fn inside(host: &Host, script: &str) -> Result<()> {
+    let entered = format!(
+        "set -e; for ns in {}/netns/*; do nsenter --net=$ns bash -ec '{script}'; done",
+        host.run_dir()
+    );
+    shell(host, &entered)
+}
+
+/// Drops what a match of nft matches as it comes in to a host, before connection tracking.
+fn drop_incoming(host: &Host, matches: &str) -> Result<()> {
+    shell(
+        host,
+        &format!(
+            "nft 'add table inet trouble; add chain inet trouble in {{ type filter hook prerouting priority -500; }}; add rule inet trouble in {matches} drop'"
+        ),
+    )
+}
+
+fn no_trouble(host: &Host) -> Result<()> {
+    shell(host, "nft delete table inet trouble")
+}
+
+/// A daemon that is well finds nothing, from each node and in every form; then what blocks ports is named one by one.
+#[test]
+fn a_healthy_cluster_and_blocked_ports() {
+    scenario("doctor: ports", |lab| {
+        let alone = lab.host("alone")?.meshd()?;
+        let said = alone.host().meshctl(&["doctor"]);
+        ensure!(said.ok()?.contains("the kernel has what is needed"), "{said:?}");
+        alone.host().meshctl(&["doctor", "--network", "blue"]).refused("cluster init")?;
+
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2, vm3) = (cluster.vm1(), cluster.vm2(), cluster.vm3());
+        let _containers = blue(&cluster)?;
+        healthy(&cluster)?;
+        let (_, findings) = doctor(vm2, &[])?;
+        for check in [
+            "kernel",
+            "forwarding",
+            "firewall",
+            "conntrack",
+            "managers",
+            "nodes",
+            "membership-port",
+            "clocks",
+            "underlay-address",
+            "vxlan-port",
+            "mtu",
+            "checksums",
+            "kernel-state",
+            "addresses",
+            "subnets",
+            "dns",
+        ] {
+            made(&findings, check)?;
+        }
+        let table = vm1.meshctl(&["doctor"]).ok()?;
+        ensure!(table.starts_with("STATUS") && !table.contains("WHAT TO DO"), "{table}");
+        ensure!(vm1.meshctl(&["-o", "yaml", "doctor"]).ok()?.contains("healthy: true"));
+        ensure!(vm1.meshctl(&["-q", "doctor"]).ok()?.is_empty());
+        vm1.meshctl(&["doctor", "--node", "vm9"]).refused("no node is called 'vm9'")?;
+        vm1.meshctl(&["doctor", "--network", "red"]).refused("no network is called 'red'")?;
+
+        // VXLAN, one way.
+        drop_incoming(vm2, "udp dport 4789")?;
+        let found = names(vm1, &[("vxlan-port", "vm2")])?;
+        ensure!(
+            field(&found[0], "place") == "vm1 <-> vm2"
+                && field(&found[0], "result").contains("udp port 4789"),
+            "{found:#?}"
+        );
+        names(vm2, &[("vxlan-port", "vm1"), ("vxlan-port", "vm3")])?;
+        let (well, _) = doctor(vm1, &["--node", "vm3"])?;
+        ensure!(well, "the link to vm3 is in order");
+        let table = vm1.meshctl(&["doctor"]);
+        ensure!(table.code == Some(1) && table.stdout.contains("let UDP 4789 pass"), "{table:?}");
+        ensure!(table.stderr.contains("vm1 is not healthy: 1 finding FAILED"), "{table:?}");
+        no_trouble(vm2)?;
+        healthy(&cluster)?;
+
+        // Membership.
+        drop_incoming(vm3, "udp dport 7443")?;
+        let found = names(vm1, &[("membership-port", "vm3")])?;
+        ensure!(field(&found[0], "result").contains("udp port 7443 is blocked"), "{found:#?}");
+        no_trouble(vm3)?;
+        healthy(&cluster)?;
+
+        // The manager's port: blocked, the daemon stopped, the host gone.
+        drop_incoming(vm1, &format!("ip saddr {} tcp dport 7443", vm2.ip()))?;
+        let found = names(vm2, &[("managers", "vm1"), ("managers", "")])?;
+        ensure!(
+            found.iter().any(|f| field(f, "result").contains("tcp port 7443 of 10.77.0.12 is blocked")),
+            "{found:#?}"
+        );
+        no_trouble(vm1)?;
+        healthy(&cluster)
+    });
+}
+
+/// A daemon that does not run and a host that is gone are told from blocked ports.
+#[test]
+fn a_stopped_daemon_and_a_dead_host() {
+    scenario("doctor: stopped", |lab| {
+        let mut cluster = Cluster::three(lab)?;
+        let _containers = blue(&cluster)?;
+        healthy(&cluster)?;
+        cluster.daemons[0].terminate()?;
+        let found = names(cluster.vm2(), &[("managers", ""), ("nodes", "vm1")])?;
+        ensure!(found.iter().any(|f| field(f, "result").contains("meshd does not run on vm1")), "{found:#?}");
+        cluster.daemons[0].start()?;
+        healthy(&cluster)?;
+        shell(cluster.vm3(), "ip link set eth0 down")?;
+        let found = names(cluster.vm1(), &[("nodes", "vm3")])?;
+        ensure!(field(&found[0], "result").contains("no sign of life"), "{found:#?}");
+        shell(cluster.vm3(), "ip link set eth0 up; ip route replace default via 10.77.0.1")?;
+        healthy(&cluster)
+    });
+}
+
+/// Packets that are too long for the path, packets whose checksum is spoilt, and addresses that two machines have.
+#[test]
+fn what_is_wrong_between_two_hosts() {
+    scenario("doctor: links", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        let containers = blue(&cluster)?;
+        healthy(&cluster)?;
+
+        // The switch's port of vm2 carries less than its hosts believe. It drops without a word, as switches do.
+        let switch = |mtu: u32| lab.switch(&format!("ip link set vm2 mtu {mtu}"));
+        switch(1300)?;
+        let found = names(vm1, &[("mtu", "vm2")])?;
+        ensure!(field(&found[0], "place").starts_with("vm1 -> vm2"), "{found:#?}");
+        ensure!(field(&found[0], "result").contains("1450 bytes (1500 on the underlay)"), "{found:#?}");
+        switch(1500)?;
+        healthy(&cluster)?;
+
+        // Only the way back is narrow.
+        let narrow = "meta length > 1300";
+        drop_incoming(vm1, &format!("ip saddr {} {narrow}", vm2.ip()))?;
+        let found = names(vm1, &[("mtu", "vm2")])?;
+        ensure!(field(&found[0], "place").starts_with("vm2 -> vm1"), "{found:#?}");
+        no_trouble(vm1)?;
+        healthy(&cluster)?;
+
+        // A card that spoils checksums: UDP inside VXLAN that has one arrives at vm1 with another. The card sums, so that
+        // somebody looks at it. (8 bytes of UDP and 8 of VXLAN, 14 of Ethernet, 20 of IP with the protocol at 9; the sum is at
+        // 6 of the inner UDP.)
+        shell(vm2, "ethtool -K eth0 tx off")?;
+        let (protocol, sum) = ((16 + 14 + 9) * 8, (16 + 14 + 20 + 6) * 8);
+        shell(
+            vm1,
+            &format!(
+                "nft 'add table inet trouble; add chain inet trouble in {{ type filter hook prerouting priority -500; }}; add rule inet trouble in ip saddr {} udp dport 4789 @th,{protocol},8 17 @th,{sum},16 != 0 @th,{sum},16 set 0x1234'",
+                vm2.ip()
+            ),
+        )?;
+        let found = names(vm1, &[("checksums", "vm2")])?;
+        ensure!(field(&found[0], "place").starts_with("vm2 -> vm1"), "{found:#?}");
+        let found = names(vm2, &[("checksums", "vm1")])?;
+        ensure!(field(&found[0], "place").starts_with("vm2 -> vm1"), "{found:#?}");
+        no_trouble(vm1)?;
+        shell(vm2, "ethtool -K eth0 tx on")?;
+        healthy(&cluster)?;
+
+        // The underlay address of vm2 on another machine.
+        let twin = lab.client("twin")?;
+        shell(&twin, "ip address add 10.77.0.12/24 dev eth0")?;
+        // What else is found follows from it: packets end at the one or the other.
+        within(SHOWS, "vm1 finds both", || {
+            let (_, findings) = doctor(vm1, &[])?;
+            let found = findings
+                .iter()
+                .find(|f| field(f, "check") == "underlay-address" && field(f, "peer") == "vm2");
+            let result = field(found.with_context(|| format!("{:#?}", bad(&findings)))?, "result");
+            ensure!(result.contains("10.77.0.12 of node 'vm2' is on two machines"), "{result}");
+            Ok(())
+        })?;
+        within(SHOWS, "vm2 finds the other", || {
+            let (_, findings) = doctor(vm2, &[])?;
+            let found = failed(&findings);
+            ensure!(found.contains(&("underlay-address".to_owned(), String::new())), "{:#?}", bad(&findings));
+            Ok(())
+        })?;
+        shell(&twin, "ip address del 10.77.0.12/24 dev eth0")?;
+        // As the one that keeps it says when it comes up.
+        for host in [vm1, cluster.vm3()] {
+            shell(host, "ip neighbour flush dev eth0")?;
+        }
+        healthy(&cluster)?;
+
+        // The address of a container on vm1 in a container on vm3.
+        let c3 = cluster.vm3().of_process("c3", containers[2].child()?);
+        let taken = cluster.address("c1")?;
+        shell(&c3, &format!("ip address add {taken}/24 dev eth0"))?;
+        let found = names(cluster.vm3(), &[("addresses", "")])?;
+        let result = field(&found[0], "result");
+        ensure!(
+            result.contains(&format!("{taken} is that of endpoint 'c1'")) && result.contains("endpoint 'c3'"),
+            "{found:#?}"
+        );
+        shell(&c3, &format!("ip address del {taken}/24 dev eth0"))?;
+        healthy(&cluster)
+    });
+}
+
+/// What others do to the kernel of a host, and what of a host is in the way of its networks.
+#[test]
+fn what_is_wrong_with_a_host() {
+    scenario("doctor: host", |lab| {
+        let mut cluster = Cluster::three(lab)?;
+        let _containers = blue(&cluster)?;
+        let (vm1, vm3) = (cluster.vm1().clone(), cluster.vm3().clone());
+        healthy(&cluster)?;
+
+        // Another daemon writes forwarding entries of its own, again and again.
+        let entry = "02:00:00:00:00:99 dev vx4096 dst 10.77.0.99 self";
+        let fight = format!(
+            "while sleep 0.1; do for ns in {}/netns/*; do nsenter --net=$ns bridge fdb replace {entry}; done; done",
+            vm1.run_dir()
+        );
+        let mut fighter = vm1.spawn(&["bash", "-c", &fight])?;
+        let found = names(&vm1, &[("kernel-state", "")])?;
+        let result = field(&found[0], "result");
+        ensure!(result.contains("02:00:00:00:00:99") && result.contains("should not be there"), "{found:#?}");
+        fighter.kill()?;
+        healthy(&cluster)?;
+
+        // One who did it once: repaired, a warning, exit 0.
+        inside(&vm1, "ip link set br0 mtu 1400; ip address del 10.50.0.1/24 dev br0")?;
+        within(SHOWS, "it is mended", || {
+            let (well, _) = doctor(&vm1, &[])?;
+            ensure!(well);
+            Ok(())
+        })?;
+        healthy(&cluster)?;
+
+        // A firewall that drops what is forwarded.
+        shell(
+            &vm1,
+            "nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+        )?;
+        let found = names(&vm1, &[("firewall", "")])?;
+        ensure!(field(&found[0], "place").contains("ip filter forward"), "{found:#?}");
+        shell(
+            &vm1,
+            "nft 'add rule ip filter FORWARD oifname \"up*\" accept; add rule ip filter FORWARD iifname \"up*\" accept'",
+        )?;
+        healthy(&cluster)?;
+        shell(&vm1, "nft 'delete table ip filter'")?;
+
+        // A published port that somebody else took while the daemon was away.
+        cluster.daemons[2].terminate()?;
+        let thief = vm3.inside(|| Ok(TcpListener::bind("0.0.0.0:8088")?))?;
+        let publish = ["service", "create", "--name", "web", "--network", "blue", "--publish", "8088:80"];
+        within(CONVERGES, "published without vm3", || vm1.meshctl(&publish).ok())?;
+        cluster.daemons[2].start()?;
+        let found = names(&vm3, &[("ports", "")])?;
+        ensure!(field(&found[0], "result").contains("8088"), "{found:#?}");
+        drop(thief);
+        healthy(&cluster)?;
+
+        // Names that nobody answers.
+        let fronts = cluster.daemons[0].fronts()?;
+        let fronts = fronts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        shell(&vm1, &format!("kill -STOP {fronts}"))?;
+        within(SHOWS, "vm1 finds it", || {
+            let (_, findings) = doctor(&vm1, &["--node", "self"])?;
+            let found = findings.iter().filter(|f| field(f, "check") == "dns");
+            let mut texts = found.map(|f| field(f, "result"));
+            ensure!(texts.any(|text| text.contains("10.50.0.1 does not answer")), "{:#?}", bad(&findings));
+            Ok(())
+        })?;
+        shell(&vm1, &format!("kill -CONT {fronts}"))?;
+        healthy(&cluster)?;
+
+        // A subnet that the host has too.
+        shell(
+            &vm3,
+            "ip link add other type bridge; ip address add 10.50.0.200/16 dev other; ip link set other up",
+        )?;
+        names(&vm3, &[("subnets", "")])?;
+        shell(&vm3, "ip link del other")?;
+
+        healthy(&cluster)
+    });
+}
+
+fn libfaketime() -> Result<String> {
+    let path = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    ensure!(Path::new(&path).is_file(), "{path} is missing: install the package faketime");
+    Ok(path)
+}
+
+/// A node whose clock is a minute ahead.
+#[test]
+fn a_clock_that_is_wrong() {
+    scenario("doctor: clocks", |lab: &Lab| {
+        let preload = format!("LD_PRELOAD={}", libfaketime()?);
+        let faked = ["env", "FAKETIME_DONT_FAKE_MONOTONIC=1", &preload, "FAKETIME=+60"];
+        let daemons: Vec<Meshd> =
+            vec![lab.host("vm1")?.meshd()?, lab.host("vm2")?.meshd_under(&faked)?, lab.host("vm3")?.meshd()?];
+        let cluster = Cluster::of(daemons)?;
+        let _containers = blue(&cluster)?;
+        let found = names(cluster.vm1(), &[("clocks", "vm2")])?;
+        ensure!(field(&found[0], "result").contains("s ahead of that of vm1"), "{found:#?}");
+        names(cluster.vm2(), &[("clocks", "vm1"), ("clocks", "vm3")])?;
+        Ok(())
+    });
+}
