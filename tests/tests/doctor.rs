@@ -343,6 +343,14 @@ fn what_is_wrong_with_a_host() {
         )?;
         healthy(&cluster)?;
         shell(&vm1, "nft 'delete table ip filter'")?;
+        shell(&vm1, "iptables-legacy -P FORWARD DROP")?;
+        let found = names(&vm1, &[("firewall", "")])?;
+        ensure!(field(&found[0], "place").contains("iptables-legacy filter forward"), "{found:#?}");
+        shell(
+            &vm1,
+            "iptables-legacy -A FORWARD -o up+ -j ACCEPT; iptables-legacy -A FORWARD -i up+ -j ACCEPT",
+        )?;
+        healthy(&cluster)?;
 
         // A published port that somebody else took while the daemon was away.
         cluster.daemons[2].terminate()?;

@@ -8,7 +8,9 @@ use crate::{
     sysctl,
 };
 use ipnetwork::IpNetwork;
-use std::{fs, net::IpAddr};
+use std::net::IpAddr;
+
+mod legacy;
 
 /// An address of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +45,8 @@ pub struct Survey {
     pub forwards_ipv6: bool,
     /// Uplinks at which answers of published ports are dropped by a strict reverse path filter.
     pub strict_uplinks: Vec<String>,
-    /// Base chains of others at the forward hook.
+    /// Base chains of others at the forward hook, those of iptables of the old kind too.
     pub forward_chains: Vec<ForwardChain>,
-    /// Whether iptables of the old kind (`iptables-legacy`) is in use: its rules are out of sight of nf_tables.
-    pub legacy_filter: bool,
 }
 
 /// Looks at the calling thread's namespace as the host's. A few milliseconds; blocks.
@@ -65,16 +65,15 @@ pub fn survey() -> Result<Survey> {
     };
     let uplinks = raw.links.values().filter(|link| uplink(link)).map(|link| link.name.to_string());
     let chains = Nft::open().and_then(|mut nft| nft.forward_chains());
+    let chains =
+        chains.map_err(|source| Error::Firewall { place: "the host".into(), source: Box::new(source) })?;
     Ok(Survey {
         addresses: raw.objects.iter().filter_map(address).collect(),
         conntrack: conntrack(),
         forwards_ipv4: sysctl::get("ipv4/ip_forward").as_deref() == Some("1"),
         forwards_ipv6: sysctl::get("ipv6/conf/all/forwarding").is_none_or(|value| value != "0"),
         strict_uplinks: uplinks.filter(|name| is_strict(name)).collect(),
-        forward_chains: chains
-            .map_err(|source| Error::Firewall { place: "the host".into(), source: Box::new(source) })?,
-        legacy_filter: fs::read_to_string("/proc/thread-self/net/ip_tables_names")
-            .is_ok_and(|names| names.lines().any(|name| name == "filter")),
+        forward_chains: chains.into_iter().chain(legacy::forward_chains()).collect(),
     })
 }
 

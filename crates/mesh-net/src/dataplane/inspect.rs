@@ -6,7 +6,7 @@ use crate::{
     apply::text,
     desired::{Desired, Facts, Owner, desired},
     error::{Error, Result},
-    object::Space,
+    object::{Object, Space},
     plan::{Step, plan},
 };
 use mesh_model::Snapshot;
@@ -73,6 +73,9 @@ impl DataPlane {
 fn said(step: &Step) -> String {
     match step {
         Step::MakePair([(_, near, _), (_, far, _)]) => format!("veth pair {near} - {far} is missing"),
+        Step::Make(_, object @ (Object::Sysctl(..) | Object::LinkSysctl(..))) => {
+            format!("the setting {} does not hold", text(object))
+        }
         Step::Make(_, object) => format!("{} is missing", text(object)),
         Step::Change(_, object) => format!("{} is not as it should be", text(object)),
         Step::Delete(_, object) => format!("{} should not be there", text(object)),

@@ -289,7 +289,10 @@ fn what_others_changed_is_named_and_left_for_the_next_pass() {
             "forwarding entry 02:00:00:00:00:99 via 192.0.2.9 on vx4097 should not be there",
         ),
         ("ip link set br0 mtu 1300", "interface br0 is not as it should be"),
-        ("sysctl -q net.ipv4.ip_forward=0", "ipv4/ip_forward=1 is missing"),
+        (
+            "sysctl -q net.ipv4.conf.all.send_redirects=1",
+            "the setting ipv4/conf/all/send_redirects=0 does not hold",
+        ),
         ("nft flush ruleset", "the nftables tables of the mesh were changed by somebody else"),
     ] {
         host.overlay(network).ok(damage);
