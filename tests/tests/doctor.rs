@@ -226,7 +226,11 @@ fn what_is_wrong_between_two_hosts() {
         switch(1300)?;
         let found = names(vm1, &[("mtu", "vm2")])?;
         ensure!(field(&found[0], "place").starts_with("vm1 -> vm2"), "{found:#?}");
-        ensure!(field(&found[0], "result").contains("1450 bytes (1500 on the underlay)"), "{found:#?}");
+        let result = field(&found[0], "result");
+        ensure!(
+            result.contains("1450 bytes (1500 on the underlay)") && result.contains(" pass"),
+            "{found:#?}"
+        );
         switch(1500)?;
         healthy(&cluster)?;
 

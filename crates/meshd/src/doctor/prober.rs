@@ -28,6 +28,9 @@ const ROUNDS: [Duration; 4] = [
     Duration::from_millis(400),
     Duration::from_millis(600),
 ];
+/// Lengths that are tried when full packets are lost, and how long answers are waited for then.
+const STEPS: usize = 32;
+const MEASURE: Duration = Duration::from_millis(300);
 /// IP and UDP headers, in bytes.
 const HEADERS_IPV4: u32 = 28;
 const HEADERS_IPV6: u32 = 48;
@@ -74,6 +77,8 @@ pub(super) struct Heard {
     pub(super) refused: bool,
     /// How far the other clock is ahead, in milliseconds, and half the time the answer took.
     pub(super) clock: Option<(i64, u64)>,
+    /// If what is full is lost: the longest IP packet in the network, in bytes, that is not.
+    pub(super) longest: Option<u32>,
     /// Why nothing could be sent.
     pub(super) unsent: Option<String>,
 }
@@ -157,7 +162,35 @@ async fn ask_all(sockets: &Sockets, way: Way, heard: &mut Heard) -> io::Result<(
             break;
         }
     }
+    let way_back = heard.full_there == Reply::Answered;
+    let lost = heard.full_there == Reply::Silent || (way_back && heard.full == Reply::Silent);
+    if let (true, true, Some(full)) = (lost, heard.answered(), full) {
+        checksum::send_summed(&socket, way.to.is_ipv6(), false)?;
+        let longest = measure(&socket, full, way_back).await;
+        heard.longest =
+            longest.map(|length| u32::try_from(length).unwrap_or(u32::MAX).saturating_add(headers));
+    }
     Ok(())
+}
+
+/// The longest datagram that comes through, of lengths up to one that does not: there, or there and back.
+async fn measure(socket: &UdpSocket, full: usize, way_back: bool) -> Option<usize> {
+    let step = full.saturating_sub(SMALL).div_ceil(STEPS).max(1);
+    let lengths: Vec<usize> = (SMALL..full).step_by(step).collect();
+    let first: u64 = rand::random();
+    for (at, length) in lengths.iter().enumerate() {
+        let question = Question { nonce: first.wrapping_add(at as u64), summed: false, full: way_back };
+        // What is lost here looks as if it did not pass: a step less.
+        let _ = socket.send(&question.encode(*length)).await;
+    }
+    let deadline = Instant::now() + MEASURE;
+    let (mut longest, mut buffer) = (None, vec![0; 1 << 16]);
+    while let Ok(Ok(length)) = timeout_at(deadline, socket.recv(&mut buffer)).await {
+        let answer = Answer::decode(&buffer[..length]).filter(|answer| !answer.too_long);
+        let at = answer.and_then(|answer| usize::try_from(answer.nonce.wrapping_sub(first)).ok());
+        longest = longest.max(at.and_then(|at| lengths.get(at).copied()));
+    }
+    longest
 }
 
 /// Takes answers until all have come, or the time is up.

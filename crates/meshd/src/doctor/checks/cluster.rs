@@ -93,9 +93,13 @@ pub(super) fn nodes(evidence: &Evidence) -> Vec<Found> {
     let found = evidence.peers.iter().filter_map(|peer| {
         let address = peer.address;
         let found = if peer.daemon_is_off(links) {
+            let doubt = match peer.status {
+                NodeStatus::Ready => ", or it is too old to answer probes",
+                NodeStatus::Suspect | NodeStatus::Down => "",
+            };
             Found::failed(
                 &peer.name,
-                format!("meshd does not run on {}: its host answers, the daemon does not", peer.name),
+                format!("meshd does not run on {}{doubt}: its host answers, the daemon does not", peer.name),
                 format!("start meshd on {}, and see its log if it ends again", peer.name),
             )
         } else if !peer.host_answers(links) {

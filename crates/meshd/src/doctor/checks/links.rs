@@ -173,9 +173,13 @@ fn too_long(evidence: &Evidence, peer: &str, way: Way, links: &[&Link]) -> Found
         if evidence.address.is_some_and(|address| address.is_ipv6()) { OVERHEAD_IPV6 } else { OVERHEAD_IPV4 };
     let outer = largest + overhead;
     let me = &evidence.me;
+    let passes = links.iter().filter_map(|link| link.heard.longest).min();
+    let passes = passes
+        .map(|longest| format!("; about {longest} bytes ({}) pass", longest + overhead))
+        .unwrap_or_default();
     let black_hole = |from: &str, to: &str| {
         let result = format!(
-            "MTU black hole: small packets pass, packets of {largest} bytes ({outer} on the underlay) are lost"
+            "MTU black hole: small packets pass, packets of {largest} bytes ({outer} on the underlay) are lost{passes}"
         );
         let remedy = format!(
             "let the path carry {outer} bytes (switches, tunnels, interfaces of both hosts), or lower the MTU of the interface of {me} and {peer} so that the networks follow"

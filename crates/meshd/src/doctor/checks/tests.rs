@@ -23,6 +23,7 @@ const ALL: Heard = Heard {
     full: Reply::Answered,
     refused: false,
     clock: Some((0, 0)),
+    longest: None,
     unsent: None,
 };
 
@@ -263,7 +264,7 @@ fn heard() -> impl Strategy<Value = Heard> {
     (replies, any::<bool>(), clock, prop::option::of("[a-z]{3}")).prop_map(
         |(replies, refused, clock, unsent)| {
             let (plain, summed_there, summed, full_there, full) = replies;
-            Heard { plain, summed_there, summed, full_there, full, refused, clock, unsent }
+            Heard { plain, summed_there, summed, full_there, full, refused, clock, longest: None, unsent }
         },
     )
 }
