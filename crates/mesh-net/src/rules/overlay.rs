@@ -23,7 +23,7 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
         Base::new(ChainKind::Filter, Hook::Forward, -150),
         vec![Rule::new().clamp_mss_to_path()],
     );
-    probes(&mut table);
+    probes(&mut table, rules, version);
     if version == IpVersion::V6 {
         // Containers believe redirects, and answers of published ports would leave by the wrong node. There is no
         // sysctl against sending them.
@@ -33,13 +33,25 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
     table
 }
 
-/// Probes are between nodes: what came from no other node's bridge has no mark.
-fn probes(table: &mut Table) {
-    let to_responder = Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(PROBE_PORT));
+/// Probes are between nodes. What came from no other node's bridge has no mark; and what a container sends to another node
+/// is not passed on, for there it would have this node's.
+fn probes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let mut nodes = Set::plain(&[version.address()]);
+    let addresses = rules.snapshot.nodes.values().flat_map(|node| &node.addresses);
+    for address in addresses.filter(|address| version.is_of(address)) {
+        nodes.add(vec![(*address).into()]);
+    }
+    table.set("nodes", nodes);
+    let probe = || Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(PROBE_PORT));
     table.hook(
         "probes",
         Base::new(ChainKind::Filter, Hook::Input, 0),
-        vec![to_responder.eq(Field::CtMark, Datum::Number(0)).drop()],
+        vec![probe().eq(Field::CtMark, Datum::Number(0)).drop()],
+    );
+    table.hook(
+        "probes_of_others",
+        Base::new(ChainKind::Filter, Hook::Forward, 0),
+        vec![probe().is_in(&[version.daddr()], "nodes").drop()],
     );
 }
 

@@ -8,7 +8,7 @@ mod partings;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
 use mesh_model::{Balance, NodeStatus, Protocol};
-use mesh_net::{Error, Pass, desired};
+use mesh_net::{Error, PROBE_PORT, Pass, desired};
 use socket2::{Domain, Socket};
 use std::{
     collections::BTreeMap,
@@ -307,6 +307,30 @@ fn what_others_changed_is_named_and_left_for_the_next_pass() {
     assert_eq!(host.inspect(snapshot), [""; 0]);
     host.space.ok("nft delete table ip6 meshd");
     assert_eq!(host.inspect(snapshot).len(), 1);
+}
+
+#[test]
+fn probes_are_taken_from_other_nodes_only() {
+    let (lab, ends) = two_containers(false);
+    let network = *lab.snapshot.networks.keys().next().expect("a network");
+    let [here, there] = [0, 1].map(|host| lab.hosts[host].overlay(network));
+    for to in &lab.hosts[0].node.addresses {
+        let responder = here.within(|| UdpSocket::bind((*to, PROBE_PORT))).expect("the node's own address");
+        responder.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
+        let heard = |from: &lab::Space| {
+            from.within(|| UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }))
+                .and_then(|socket| socket.send_to(b"probe", (*to, PROBE_PORT)))
+                .expect("it is sent");
+            responder.recv(&mut [0; 8]).is_ok()
+        };
+        assert!(ends.iter().all(|end| !heard(lab.in_container(*end))), "{to}: a container gets there");
+        let own = lab.hosts[1].node.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).expect("one");
+        let socket = there.within(|| UdpSocket::bind((*own, 0))).expect("the other node's own address");
+        wait_until("another node's probe is heard", || {
+            socket.send_to(b"probe", (*to, PROBE_PORT)).expect("it is sent");
+            responder.recv(&mut [0; 8]).is_ok()
+        });
+    }
 }
 
 #[test]

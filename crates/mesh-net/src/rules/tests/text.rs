@@ -137,6 +137,9 @@ fn the_overlay_tables_word_for_word() {
 		type ipv4_addr . ipv4_addr : ipv4_addr
 		elements = { 10.78.0.11 . 10.78.0.11 : 10.78.0.1, 10.78.0.14 . 10.78.0.14 : 10.78.0.1 }
 	}
+	set nodes {
+		type ipv4_addr
+	}
 	set refused {
 		type ipv4_addr
 		elements = { 10.78.0.101 }
@@ -177,6 +180,10 @@ fn the_overlay_tables_word_for_word() {
 	chain probes {
 		type filter hook input priority 0; policy accept;
 		meta l4proto udp th dport 7443 ct mark 0 drop
+	}
+	chain probes_of_others {
+		type filter hook forward priority 0; policy accept;
+		meta l4proto udp th dport 7443 ip daddr @nodes drop
 	}
 	chain vip_10.78.0.100 {
 		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
