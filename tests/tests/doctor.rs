@@ -1,7 +1,9 @@
 //! `meshctl doctor` names each trouble, made for real, and nothing else; and says that all is well once it is gone.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Background, CONVERGES, Cluster, Host, Lab, Meshd, field, scenario, within};
+use mesh_tests::{
+    Background, CONVERGES, Cluster, Host, Lab, Meshd, Replica, ReplicaSpec, field, scenario, within,
+};
 use serde_json::Value;
 use std::{net::TcpListener, path::Path, time::Duration};
 
@@ -230,7 +232,7 @@ fn what_is_wrong_between_two_hosts() {
         ensure!(field(&found[0], "place").starts_with("vm1 -> vm2"), "{found:#?}");
         let result = field(&found[0], "result");
         ensure!(
-            result.contains("1450 bytes (1500 on the underlay)") && result.contains(" pass"),
+            result.contains("1450 bytes (1500 on the underlay)") && result.contains("; about"),
             "{found:#?}"
         );
         switch(1500)?;
@@ -349,14 +351,6 @@ fn what_is_wrong_with_a_host() {
         )?;
         healthy(&cluster)?;
         shell(&vm1, "nft 'delete table ip filter'")?;
-        shell(&vm1, "iptables-legacy -P FORWARD DROP")?;
-        let found = names(&vm1, &[("firewall", "")])?;
-        ensure!(field(&found[0], "place").contains("iptables-legacy filter forward"), "{found:#?}");
-        shell(
-            &vm1,
-            "iptables-legacy -A FORWARD -o up+ -j ACCEPT; iptables-legacy -A FORWARD -i up+ -j ACCEPT",
-        )?;
-        healthy(&cluster)?;
 
         // A published port that somebody else took while the daemon was away.
         cluster.daemons[2].terminate()?;
@@ -367,7 +361,11 @@ fn what_is_wrong_with_a_host() {
         let found = names(&vm3, &[("ports", "")])?;
         ensure!(field(&found[0], "result").contains("8088"), "{found:#?}");
         drop(thief);
+        let spec = ReplicaSpec { name: "web2", network: Some("blue"), service: Some("web"), port: 80 };
+        let _replica = Replica::start(cluster.vm2(), spec)?;
+        cluster.endpoints("web", "1/1")?;
         healthy(&cluster)?;
+        made(&doctor(&vm3, &[])?.1, "reach")?;
 
         // Names that nobody answers.
         let fronts = cluster.daemons[0].fronts()?;
@@ -390,7 +388,18 @@ fn what_is_wrong_with_a_host() {
         )?;
         names(&vm3, &[("subnets", "")])?;
         shell(&vm3, "ip link del other")?;
+        healthy(&cluster)?;
 
+        // A firewall by iptables of the old kind, which nf_tables does not show; others see what it does.
+        shell(&vm1, "iptables-legacy -P FORWARD DROP")?;
+        let found = names(&vm1, &[("firewall", "")])?;
+        ensure!(field(&found[0], "place").contains("iptables-legacy filter forward"), "{found:#?}");
+        let found = names(cluster.vm2(), &[("reach", "vm1")])?;
+        ensure!(field(&found[0], "result").contains("8088 (web)"), "{found:#?}");
+        shell(
+            &vm1,
+            "iptables-legacy -A FORWARD -o up+ -j ACCEPT; iptables-legacy -A FORWARD -i up+ -j ACCEPT",
+        )?;
         healthy(&cluster)
     });
 }

@@ -48,7 +48,7 @@ pub(super) struct Answer {
 impl Question {
     /// A datagram of a length, which is at least [`SMALL`].
     pub(super) fn encode(&self, length: usize) -> Vec<u8> {
-        let flags = u8::from(self.summed) * SUMMED | u8::from(self.full) * FULL;
+        let flags = (u8::from(self.summed) * SUMMED) | (u8::from(self.full) * FULL);
         encode(QUESTION, flags, self.nonce, 0, length)
     }
 
