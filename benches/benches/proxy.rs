@@ -74,6 +74,8 @@ fn snapshot(published: u16, upstream: SocketAddr) -> Snapshot {
         target: Target::Pid(1),
         namespace_inode: 0,
         ifname: "eth0".into(),
+        ports: Vec::new(),
+        owner: None,
         draining: false,
         created: 0,
     };

@@ -78,15 +78,11 @@ impl Bench {
 
     fn replica(&mut self, service: u16, node: NodeId) {
         let fresh = self.fresh();
+        let target = Target::Netns(format!("/run/netns/{}", fresh.id).into());
         let spec = EndpointSpec {
-            network: "bench".to_owned(),
             service: Some(format!("service{service}")),
-            name: None,
-            addresses: Vec::new(),
-            aliases: Vec::new(),
-            target: Target::Netns(format!("/run/netns/{}", fresh.id).into()),
             namespace_inode: fresh.id,
-            ifname: "eth0".to_owned(),
+            ..EndpointSpec::new("bench", target, "eth0")
         };
         let endpoint = admit::endpoint(&self.snapshot, node, &spec, fresh).expect("a free address");
         self.put(Object::Endpoint(Arc::new(endpoint)));

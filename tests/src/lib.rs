@@ -19,6 +19,7 @@
 //! from the target directory of the running test: `cargo build --bins` first, as `scripts/test` does.
 
 pub mod cluster;
+pub mod cni;
 pub mod conversation;
 pub mod echo;
 pub mod host;
@@ -27,11 +28,13 @@ pub mod member;
 pub mod namespace;
 pub mod nginx;
 pub mod partition;
+pub mod podman;
 pub mod probe;
 pub mod process;
 pub mod site_etcd;
 
 pub use cluster::{CONVERGES, Cluster, field};
+pub use cni::Plugin;
 pub use conversation::{Conversations, Kind};
 pub use echo::Echo;
 pub use host::{Host, Meshd};
@@ -40,6 +43,7 @@ pub use member::{MemberConnection, credentials};
 pub use namespace::Namespace;
 pub use nginx::{Nginx, Replica, ReplicaSpec};
 pub use partition::Partition;
+pub use podman::Podman;
 pub use probe::{Load, Ping, only, shares, within};
 pub use process::{Background, Outcome};
 pub use site_etcd::{SiteEtcd, SiteTls};

@@ -365,15 +365,11 @@ impl Agent {
 
     async fn attach(&self, of: usize) -> Result<EndpointId> {
         let id = EndpointId::from_bits(rand::random());
+        let target = Target::Netns(format!("/run/netns/{id}").into());
         let spec = EndpointSpec {
-            network: network(of),
             service: Some(network(of)),
-            name: None,
-            addresses: Vec::new(),
-            aliases: Vec::new(),
-            target: Target::Netns(format!("/run/netns/{id}").into()),
             namespace_inode: id.bits(),
-            ifname: "eth0".to_owned(),
+            ..EndpointSpec::new(network(of), target, "eth0")
         };
         self.ask::<_, serde_json::Value>(Method::PUT, &format!("/v1/agent/endpoints/{id}"), &spec).await?;
         Ok(id)

@@ -7,7 +7,7 @@ use crate::{
     StatusView, StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -23,6 +23,12 @@ pub enum Error {
     /// meshd said no; the text is its own.
     #[error("{0}")]
     Refused(String),
+    /// meshd knows nothing of what was named; the text is its own.
+    #[error("{0}")]
+    NotFound(String),
+    /// meshd can't tell or do it now: no manager answers; the text is its own.
+    #[error("{0}")]
+    Unavailable(String),
     /// Nobody listens.
     #[error("meshd does not answer at {socket}: is it running? ({source})", socket = socket.display())]
     Unreachable {
@@ -188,7 +194,12 @@ impl Client {
 
     /// `endpoint ls`.
     pub async fn endpoints(&self, filter: &EndpointFilter) -> Result<Vec<EndpointView>, Error> {
-        let pairs = [("network", &filter.network), ("service", &filter.service), ("node", &filter.node)];
+        let pairs = [
+            ("network", &filter.network),
+            ("service", &filter.service),
+            ("node", &filter.node),
+            ("owner", &filter.owner),
+        ];
         let query: Vec<String> = pairs
             .into_iter()
             .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))))
@@ -289,7 +300,12 @@ impl Client {
         }
         let body = answer.whole().await?;
         let text = || format!("meshd answered {status}: {}", String::from_utf8_lossy(&body));
-        Err(Error::Refused(serde_json::from_slice(&body).map_or_else(|_| text(), |e: ErrorBody| e.error)))
+        let text = serde_json::from_slice(&body).map_or_else(|_| text(), |e: ErrorBody| e.error);
+        Err(match status {
+            StatusCode::NOT_FOUND => Error::NotFound(text),
+            StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(text),
+            _ => Error::Refused(text),
+        })
     }
 
     async fn connect_socket(&self) -> Result<UnixStream, Error> {

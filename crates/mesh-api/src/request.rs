@@ -170,7 +170,7 @@ pub struct RotateAuthority {
 pub struct Disconnect {
     /// The network's name or ID.
     pub network: String,
-    /// A target (`netns:/path`, `pid:N`), or an endpoint's name or ID.
+    /// A target (`netns:/path`, `pid:N`), or an endpoint's name, ID or owner.
     pub endpoint: String,
     /// Do not wait for connections in flight.
     #[serde(default)]
@@ -189,6 +189,9 @@ pub struct EndpointFilter {
     /// Name or ID of a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Beginning of the owner, which narrows it to endpoints of the node that is asked: it needs no manager then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// The answer to `network prune`.

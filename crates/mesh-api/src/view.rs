@@ -259,6 +259,12 @@ pub struct EndpointView {
     pub target: Target,
     /// Interface inside the target.
     pub ifname: String,
+    /// Ports of its node that lead to it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPort>,
+    /// What the program that attached it calls the attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Name servers for whoever is attached: the gateways of the network.
     pub nameservers: Vec<IpAddr>,
     /// Seconds since 1970.

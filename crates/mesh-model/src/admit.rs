@@ -9,7 +9,7 @@ mod release;
 mod role;
 mod service;
 
-pub use endpoint::endpoint;
+pub use endpoint::{endpoint, endpoint_ports};
 pub use network::{network, network_removal, network_update, pools, unused_networks};
 pub use node::{node, node_removal, node_update};
 pub use release::release;

@@ -1,6 +1,6 @@
 //! Endpoints: one interface of one container on one network.
 
-use crate::{EndpointId, MacAddr, Name, NetworkId, NodeId, ServiceId};
+use crate::{EndpointId, MacAddr, Name, NetworkId, NodeId, PublishedPort, ServiceId};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -80,6 +80,12 @@ pub struct Endpoint {
     pub namespace_inode: u64,
     /// Name of the interface inside the target.
     pub ifname: String,
+    /// Ports of its node that lead to it alone, as an engine's `-p` publishes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPort>,
+    /// What the program that attached it calls the attachment, to find it again: `cni:NETWORK/CONTAINER/INTERFACE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Offered no new connections.
     #[serde(default)]
     pub draining: bool,
@@ -98,6 +104,10 @@ pub struct EndpointSpec {
     /// Its name; one is made up if absent.
     #[serde(default)]
     pub name: Option<Name>,
+    /// Its name if no other endpoint of the network has it, else one of its aliases: what an engine calls a container,
+    /// and may call one on each node.
+    #[serde(default)]
+    pub preferred_name: Option<Name>,
     /// Addresses wanted, at most one a family.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
@@ -111,6 +121,35 @@ pub struct EndpointSpec {
     pub namespace_inode: u64,
     /// Name of the interface inside the target.
     pub ifname: String,
+    /// Its MAC address; one is drawn if absent.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// Ports of its node that lead to it alone.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+    /// What the program that asks calls the attachment.
+    #[serde(default)]
+    pub owner: Option<String>,
+}
+
+impl EndpointSpec {
+    /// An endpoint of which everything else is left to the cluster.
+    pub fn new(network: impl Into<String>, target: Target, ifname: impl Into<String>) -> Self {
+        Self {
+            network: network.into(),
+            service: None,
+            name: None,
+            preferred_name: None,
+            addresses: Vec::new(),
+            aliases: Vec::new(),
+            target,
+            namespace_inode: 0,
+            ifname: ifname.into(),
+            mac: None,
+            ports: Vec::new(),
+            owner: None,
+        }
+    }
 }
 
 /// What the check of an endpoint's service says of it.

@@ -16,7 +16,7 @@ pub fn first_free(prefix: IpNetwork, used: &BTreeSet<IpAddr>) -> Option<IpAddr> 
 
 /// The first address of `range` that is usable by a host of `prefix` and not in `used`. The ends of a range are
 /// addresses like any other.
-pub(crate) fn first_free_in(prefix: IpNetwork, range: IpNetwork, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub fn first_free_in(prefix: IpNetwork, range: IpNetwork, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     match (prefix, range) {
         (IpNetwork::V4(prefix), IpNetwork::V4(range)) => {
             let (first, last) = usable_v4(prefix);

@@ -26,7 +26,7 @@ pub use duration::{ParseDurationError, parse_millis};
 pub use endpoint::{Endpoint, EndpointSpec, Health, Target};
 pub use event::{Action, Event, Happened};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
-pub use ipam::{Pool, first_free};
+pub use ipam::{Pool, first_free, first_free_in};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{Name, ParseNameError};
 pub use network::{Network, NetworkSpec, NetworkUpdate, Subnet, VNI_FIRST, VNI_MAX};

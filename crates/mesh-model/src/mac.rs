@@ -21,10 +21,26 @@ impl MacAddr {
         Self([0x02, b[3], b[4], b[5], b[6], b[7]])
     }
 
+    /// The address of the other end of an endpoint's veth pair, told from the endpoint's by one bit.
+    pub const fn peer(self) -> Self {
+        let [first, a, b, c, d, e] = self.0;
+        Self([first ^ 0x08, a, b, c, d, e])
+    }
+
+    /// Whether an endpoint may have this address: a unicast one, and none of a node's bridge.
+    pub const fn is_for_endpoints(self) -> bool {
+        let [a, b, c, d, e, f] = self.0;
+        let zero = a | b | c | d | e | f == 0;
+        a & 1 == 0 && !zero && !(a == Self::BRIDGE[0] && b == Self::BRIDGE[1])
+    }
+
+    /// What the addresses of nodes' bridges begin with.
+    const BRIDGE: [u8; 2] = [0x06, 0x6d];
+
     /// The address of a node's bridge, the same in each of its networks. The prefix keeps it apart from endpoints'.
     pub const fn bridge(node_index: u32) -> Self {
         let b = node_index.to_be_bytes();
-        Self([0x06, 0x6d, b[0], b[1], b[2], b[3]])
+        Self([Self::BRIDGE[0], Self::BRIDGE[1], b[0], b[1], b[2], b[3]])
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a change is refused: what is wrong and what to do, in one line each.
 
+use crate::MacAddr;
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -61,6 +62,16 @@ pub enum Refusal {
     AddressesExhausted { network: String, subnets: String },
     #[error("{target} is already on network '{network}' as endpoint '{endpoint}': disconnect it first")]
     AlreadyConnected { target: String, network: String, endpoint: String },
+    #[error("{0} can't be the address of an endpoint: choose a unicast MAC address")]
+    Mac(MacAddr),
+    #[error("{mac} is taken on network '{network}' by endpoint '{by}': choose another, or none")]
+    MacTaken { mac: MacAddr, network: String, by: String },
+    #[error("an endpoint can't publish {0}: give a published and a target port, tcp or udp")]
+    EndpointPort(String),
+    #[error(
+        "{0} can't be published: a loopback address leads nowhere else; give another address of the host, or none"
+    )]
+    PortOnLoopback(String),
     #[error("'{0}' is no interface name: up to 15 characters without '/', ':' and blanks")]
     Ifname(String),
     #[error("this node may only change its own endpoints")]
@@ -74,6 +85,10 @@ pub enum Refusal {
     PortTaken { port: String, service: String },
     #[error("port {0}/udp is the cluster's own, for VXLAN: choose another published port")]
     PortOfVxlan(u16),
+    #[error(
+        "port {port} is published already by endpoint '{endpoint}' on node '{node}': choose another, or disconnect it"
+    )]
+    PortOfEndpoint { port: String, endpoint: String, node: String },
     #[error("port {0} is given twice: leave one out")]
     PortTwice(String),
     #[error("no free port is left from 30000 to 32767: give a published port")]

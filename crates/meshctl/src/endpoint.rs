@@ -92,7 +92,7 @@ impl Command {
         let Session { client, output } = session;
         match self {
             Self::Ls { network, service, no_trunc } => {
-                let filter = EndpointFilter { network, service, node: None };
+                let filter = EndpointFilter { network, service, ..EndpointFilter::default() };
                 let found = session.wait("asking meshd", client.endpoints(&filter)).await?;
                 output.list(&found, id, COLUMNS, no_trunc)
             }

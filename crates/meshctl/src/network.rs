@@ -2,6 +2,7 @@
 
 mod connect;
 mod create;
+mod podman;
 mod prune;
 mod update;
 

@@ -122,15 +122,13 @@ async fn leave(session: &Session, endpoint: &EndpointView) {
 
 impl Args {
     fn endpoint(&self) -> EndpointSpec {
+        let target = Target::Pid(nix::unistd::getpid().as_raw());
         EndpointSpec {
-            network: self.network.clone(),
             service: self.service.clone(),
             name: self.name.clone(),
             addresses: self.ip.clone(),
             aliases: self.alias.clone(),
-            target: Target::Pid(nix::unistd::getpid().as_raw()),
-            namespace_inode: 0,
-            ifname: "eth0".to_owned(),
+            ..EndpointSpec::new(&self.network, target, "eth0")
         }
     }
 }

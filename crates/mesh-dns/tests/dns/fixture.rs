@@ -125,6 +125,8 @@ impl Mesh {
             target: Target::Pid(1),
             namespace_inode: self.next,
             ifname: "eth0".to_owned(),
+            ports: Vec::new(),
+            owner: None,
             draining: false,
             created: 0,
         };

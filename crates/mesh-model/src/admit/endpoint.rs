@@ -1,9 +1,9 @@
-//! Endpoints: addresses, MAC and name.
+//! Endpoints: addresses, MAC, name and ports.
 
-use super::{Fresh, aliases};
+use super::{Fresh, aliases, service::port_taken};
 use crate::{
-    Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Refusal, Service,
-    Snapshot, Subnet, ipam,
+    Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Protocol, PublishMode,
+    PublishedPort, Refusal, Service, Snapshot, Subnet, ipam,
 };
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -21,18 +21,21 @@ pub fn endpoint(
         .ok_or_else(|| Refusal::NotFound { kind: "network", wanted: spec.network.clone() })?;
     let service = spec.service.as_deref().map(|wanted| service_on(snapshot, wanted, network)).transpose()?;
     check_not_connected(snapshot, node, spec, network)?;
+    let (name, given) = names(snapshot, network, spec, service, fresh)?;
     Ok(Endpoint {
         id: EndpointId::from_bits(fresh.id),
-        name: name(snapshot, network, spec, service, fresh)?,
+        name,
         network: network.id,
         node,
         addresses: addresses(snapshot, network, &spec.addresses, fresh.now)?,
-        mac: MacAddr::endpoint(fresh.mac),
+        mac: mac(snapshot, network, spec.mac, fresh)?,
         service: service.map(|s| s.id),
-        aliases: aliases(&spec.aliases)?,
+        aliases: aliases(&given)?,
         target: spec.target.clone(),
         namespace_inode: spec.namespace_inode,
         ifname: spec.ifname.clone(),
+        ports: endpoint_ports(snapshot, node, &spec.ports)?,
+        owner: spec.owner.clone(),
         draining: false,
         created: fresh.now,
     })
@@ -88,6 +91,74 @@ fn check_not_connected(
         }),
         None => Ok(()),
     }
+}
+
+/// The ports that a new endpoint publishes on its node: given, not the proxy's, and nobody else's there.
+pub fn endpoint_ports(
+    snapshot: &Snapshot,
+    node: NodeId,
+    wanted: &[PublishedPort],
+) -> Result<Vec<PublishedPort>, Refusal> {
+    let mut ports: Vec<PublishedPort> = Vec::new();
+    for port in wanted {
+        if port.published == 0 || port.target == 0 || port.protocol == Protocol::Http {
+            return Err(Refusal::EndpointPort(port.to_string()));
+        }
+        if port.proxy_protocol.is_some() {
+            return Err(Refusal::ProxyProtocol);
+        }
+        if port.ip.is_some_and(|ip| ip.is_loopback()) {
+            return Err(Refusal::PortOnLoopback(port.to_string()));
+        }
+        let port = PublishedPort { mode: PublishMode::Host, ..port.clone() };
+        if ports.iter().any(|p| p.clashes(&port)) {
+            return Err(Refusal::PortTwice(format!("{}/{}", port.published, port.protocol)));
+        }
+        port_taken(snapshot, &port, None, Some(node))?;
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+/// The address that is wanted, if nobody has it, else one that is drawn.
+fn mac(
+    snapshot: &Snapshot,
+    network: &Network,
+    wanted: Option<MacAddr>,
+    fresh: Fresh,
+) -> Result<MacAddr, Refusal> {
+    let Some(mac) = wanted else { return Ok(MacAddr::endpoint(fresh.mac)) };
+    if !mac.is_for_endpoints() {
+        return Err(Refusal::Mac(mac));
+    }
+    let mut endpoints = snapshot.endpoints.values().filter(|e| e.network == network.id);
+    match endpoints.find(|e| e.mac == mac || e.mac.peer() == mac) {
+        None => Ok(mac),
+        Some(by) => {
+            let (network, by) = (network.name.to_string(), by.name.to_string());
+            Err(Refusal::MacTaken { mac, network, by })
+        }
+    }
+}
+
+/// Its name and its aliases.
+fn names(
+    snapshot: &Snapshot,
+    network: &Network,
+    spec: &EndpointSpec,
+    service: Option<&Service>,
+    fresh: Fresh,
+) -> Result<(Name, Vec<Name>), Refusal> {
+    let mut aliases = spec.aliases.clone();
+    if let (None, Some(preferred)) = (&spec.name, &spec.preferred_name) {
+        if !snapshot.endpoints.values().any(|e| e.network == network.id && e.name.same(preferred)) {
+            return Ok((preferred.clone(), aliases));
+        }
+        if !aliases.iter().any(|alias| alias.same(preferred)) {
+            aliases.push(preferred.clone());
+        }
+    }
+    Ok((name(snapshot, network, spec, service, fresh)?, aliases))
 }
 
 fn name(

@@ -5,8 +5,8 @@ use super::{
     endpoint::{free, used},
 };
 use crate::{
-    EndpointMode, HealthCheck, HealthKind, Network, NetworkId, Protocol, PublishedPort, Refusal, Service,
-    ServiceId, ServiceNetwork, ServiceSpec, ServiceUpdate, Snapshot, service::first_tcp_target,
+    EndpointMode, HealthCheck, HealthKind, Network, NetworkId, NodeId, Protocol, PublishedPort, Refusal,
+    Service, ServiceId, ServiceNetwork, ServiceSpec, ServiceUpdate, Snapshot, service::first_tcp_target,
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -132,41 +132,61 @@ fn with_free_ports(
     added: &[PublishedPort],
     own: Option<ServiceId>,
 ) -> Result<Vec<PublishedPort>, Refusal> {
-    let others = || snapshot.services.values().filter(|s| Some(s.id) != own);
-    // Nobody holds it on a node that has no network yet.
-    let vxlan = snapshot.cluster.as_ref().map(|cluster| cluster.data_path_port);
-    let is_vxlan = |port: &PublishedPort| !port.protocol.is_tcp() && vxlan == Some(port.published);
     let mut ports = kept.to_vec();
     for port in added {
         if port.proxy_protocol.is_some() {
             return Err(Refusal::ProxyProtocol);
         }
         let mut port = port.clone();
-        let clash = |port: &PublishedPort| others().find(|s| s.ports.iter().any(|p| p.clashes(port)));
         if port.published == 0 {
             // HTTP ports may be shared, but whoever leaves the choice to the cluster wants one of its own.
             let protocol = if port.protocol.is_tcp() { Protocol::Tcp } else { Protocol::Udp };
             let free = |number: &u16| {
                 let candidate = PublishedPort { published: *number, protocol, ..port.clone() };
-                !is_vxlan(&candidate)
-                    && clash(&candidate).is_none()
+                port_taken(snapshot, &candidate, own, None).is_ok()
                     && !ports.iter().any(|p| p.clashes(&candidate))
             };
             port.published = PORTS.into_iter().find(free).ok_or(Refusal::PortsExhausted)?;
         }
-        if is_vxlan(&port) {
-            return Err(Refusal::PortOfVxlan(port.published));
-        }
         if ports.iter().any(|p| p.clashes(&port) || *p == port) {
             return Err(Refusal::PortTwice(format!("{}/{}", port.published, port.protocol)));
         }
-        if let Some(other) = clash(&port) {
-            let port = format!("{}/{}", port.published, port.protocol);
-            return Err(Refusal::PortTaken { port, service: other.name.to_string() });
-        }
+        port_taken(snapshot, &port, own, None)?;
         ports.push(port);
     }
     Ok(ports)
+}
+
+/// Refuses a port that VXLAN, a service other than `own`, or an endpoint on any node or on `node` alone, has.
+pub(super) fn port_taken(
+    snapshot: &Snapshot,
+    port: &PublishedPort,
+    own: Option<ServiceId>,
+    node: Option<NodeId>,
+) -> Result<(), Refusal> {
+    // Nobody holds it on a node that has no network yet.
+    let vxlan = snapshot.cluster.as_ref().map(|cluster| cluster.data_path_port);
+    if !port.protocol.is_tcp() && vxlan == Some(port.published) {
+        return Err(Refusal::PortOfVxlan(port.published));
+    }
+    let clashes = |ports: &[PublishedPort]| ports.iter().any(|p| p.clashes(port));
+    let text = || format!("{}/{}", port.published, port.protocol);
+    let mut services = snapshot.services.values().filter(|s| Some(s.id) != own);
+    if let Some(service) = services.find(|s| clashes(&s.ports)) {
+        return Err(Refusal::PortTaken { port: text(), service: service.name.to_string() });
+    }
+    let mut endpoints = snapshot.endpoints.values().filter(|e| node.is_none_or(|node| e.node == node));
+    match endpoints.find(|e| clashes(&e.ports)) {
+        None => Ok(()),
+        Some(endpoint) => {
+            let node = snapshot.nodes.get(&endpoint.node);
+            Err(Refusal::PortOfEndpoint {
+                port: text(),
+                endpoint: endpoint.name.to_string(),
+                node: node.map_or_else(|| endpoint.node.to_string(), |node| node.name.to_string()),
+            })
+        }
+    }
 }
 
 fn check_health(health: Option<&HealthCheck>, ports: &[PublishedPort]) -> Result<(), Refusal> {

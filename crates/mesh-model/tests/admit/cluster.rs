@@ -49,16 +49,8 @@ pub(crate) fn service_spec(of: &str, networks: &[&str], publish: &[&str]) -> Ser
 
 /// An endpoint in a network namespace of its own.
 pub(crate) fn endpoint_spec(network: &str, inode: u64) -> EndpointSpec {
-    EndpointSpec {
-        network: network.to_owned(),
-        service: None,
-        name: None,
-        addresses: Vec::new(),
-        aliases: Vec::new(),
-        target: Target::Netns(format!("/run/netns/{inode}").into()),
-        namespace_inode: inode,
-        ifname: "eth0".to_owned(),
-    }
+    let target = Target::Netns(format!("/run/netns/{inode}").into());
+    EndpointSpec { namespace_inode: inode, ..EndpointSpec::new(network, target, "eth0") }
 }
 
 impl Mesh {

@@ -3,7 +3,7 @@
 use crate::cluster::{Mesh, endpoint_spec, ip, name, net, network_spec, refused, service_spec};
 use mesh_model::{
     ADDRESS_REST_S, Availability, Change, EndpointId, EndpointSpec, Key, NetworkSpec, Node, NodeId, Object,
-    Service, Snapshot, Target, admit,
+    PublishMode, Refusal, Service, Snapshot, Target, admit, parse_publish,
 };
 use proptest::prelude::*;
 use std::{
@@ -287,9 +287,9 @@ proptest! {
         let mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
         let mut macs = BTreeMap::new();
         for mac in &bits {
-            let fresh = mesh_model::admit::Fresh { id: 1, mac: *mac, now: 1 };
+            let fresh = admit::Fresh { id: 1, mac: *mac, now: 1 };
             let endpoint =
-                mesh_model::admit::endpoint(&mesh.snapshot, mesh.first_node(), &endpoint_spec("blue", 1), fresh).unwrap();
+                admit::endpoint(&mesh.snapshot, mesh.first_node(), &endpoint_spec("blue", 1), fresh).unwrap();
             prop_assert_eq!(&endpoint.addresses, &[ip("10.60.0.2")]);
             macs.insert(endpoint.mac, mac);
         }
@@ -306,4 +306,54 @@ fn aliases_are_bounded() {
     };
     mesh.endpoint(&with(1, 64)).unwrap();
     refused(mesh.endpoint(&with(2, 65)), "65 aliases");
+}
+
+#[test]
+fn a_preferred_name_gives_way_and_becomes_an_alias() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let preferring =
+        |inode| EndpointSpec { preferred_name: Some(name("web")), ..endpoint_spec("blue", inode) };
+    assert_eq!(mesh.endpoint(&preferring(1)).unwrap().name, name("web"));
+    let second = mesh.endpoint(&preferring(2)).unwrap();
+    assert_ne!(second.name, name("web"));
+    assert_eq!(second.aliases, [name("web")]);
+    let named = EndpointSpec { name: Some(name("mine")), ..preferring(3) };
+    let third = mesh.endpoint(&named).unwrap();
+    assert_eq!((third.name.clone(), third.aliases.len()), (name("mine"), 0));
+}
+
+#[test]
+fn a_mac_address_is_one_endpoints_on_a_network() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let with =
+        |inode, mac: &str| EndpointSpec { mac: Some(mac.parse().unwrap()), ..endpoint_spec("blue", inode) };
+    assert_eq!(mesh.endpoint(&with(1, "02:00:00:00:00:07")).unwrap().mac.to_string(), "02:00:00:00:00:07");
+    // The other end of the first one's veth pair has the second of these.
+    for taken in ["02:00:00:00:00:07", "0a:00:00:00:00:07"] {
+        assert!(matches!(mesh.endpoint(&with(2, taken)), Err(Refusal::MacTaken { .. })), "{taken}");
+    }
+    for wrong in ["01:00:00:00:00:07", "00:00:00:00:00:00", "06:6d:00:00:00:01"] {
+        assert!(matches!(mesh.endpoint(&with(2, wrong)), Err(Refusal::Mac(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn ports_of_an_endpoint_are_its_nodes_and_nobody_elses_there() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let port = |text: &str| parse_publish(text).unwrap();
+    let publishing = |inode, text: &str| EndpointSpec { ports: port(text), ..endpoint_spec("blue", inode) };
+    let first = mesh.endpoint(&publishing(1, "8080:80")).unwrap();
+    assert_eq!(first.ports[0].mode, PublishMode::Host);
+    let taken = mesh.endpoint(&publishing(2, "192.0.2.1:8080:80")).unwrap_err();
+    assert!(matches!(&taken, Refusal::PortOfEndpoint { port, .. } if port == "8080/tcp"), "{taken}");
+    assert!(mesh.endpoint(&publishing(2, "8080:80/udp")).is_ok());
+    let (snapshot, elsewhere) = (&mesh.snapshot, NodeId::from_bits(99));
+    assert!(admit::endpoint_ports(snapshot, elsewhere, &port("8080:80")).is_ok(), "another node");
+    for wrong in ["80", "published=80,target=80,protocol=http", "127.0.0.1:81:80"] {
+        let refused = admit::endpoint_ports(snapshot, elsewhere, &port(wrong));
+        assert!(
+            matches!(refused, Err(Refusal::EndpointPort(_) | Refusal::PortOnLoopback(_))),
+            "{wrong}: {refused:?}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use super::{Attachment, MAIN_TABLE, Owner, Part, TABLES, bridge, everything, port};
 use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space};
 use ipnetwork::IpNetwork;
-use mesh_model::{Endpoint, EndpointId, MacAddr, Network, Subnet};
+use mesh_model::{Endpoint, EndpointId, Network, Subnet};
 
 /// The objects of one endpoint; `None` if its interface name is none that the kernel takes.
 pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment: Attachment) -> Option<Part> {
@@ -11,7 +11,7 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
     let (overlay, target) = (Space::Overlay(network.id), Space::Target(endpoint.id));
     let mut part = Part::new(Owner::Endpoint(endpoint.id), [(overlay, port(endpoint.id)), (target, name)]);
     let mtu = network.mtu.unwrap_or(mtu);
-    let near = Link { kind: LinkKind::Veth, mac: port_mac(endpoint.mac), mtu };
+    let near = Link { kind: LinkKind::Veth, mac: endpoint.mac.peer(), mtu };
     part.put(overlay, Object::Link(port(endpoint.id), near));
     part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
     part.put(overlay, Object::Port(port(endpoint.id), bridge(), PortMode::CONTAINER));
@@ -57,12 +57,6 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
 fn others<'a>(network: &'a Network, own: &'a Subnet) -> impl Iterator<Item = IpNetwork> + 'a {
     let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
     subnets.filter(|cidr| *cidr != own.cidr && cidr.is_ipv6() == own.cidr.is_ipv6())
-}
-
-/// The overlay's end of the pair: told from the endpoint's by one bit.
-fn port_mac(MacAddr([first, rest @ ..]): MacAddr) -> MacAddr {
-    let [a, b, c, d, e] = rest;
-    MacAddr([first | 0x08, a, b, c, d, e])
 }
 
 /// A table of the endpoint's own in its target, where endpoints of other networks may have theirs.

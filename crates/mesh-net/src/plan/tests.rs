@@ -183,6 +183,8 @@ fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endp
         target: Target::Pid(number as i32 + 1),
         namespace_inode: 0,
         ifname: ifname.into(),
+        ports: Vec::new(),
+        owner: None,
         draining: false,
         created: 0,
     }

@@ -3,9 +3,10 @@
 use super::{HOST_TABLE, IpVersion, Rules, balance};
 use crate::desired::{data_path_port, uplink};
 use crate::nft::{
-    Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Table, Type, Verdict, ct_status,
+    Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
+    ct_status,
 };
-use mesh_model::{NetworkId, Protocol, PublishMode, PublishedPort, Service};
+use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -37,6 +38,12 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         let Some(network) = service.ingress_network() else { continue };
         for port in service.ports.iter().filter(|port| in_kernel(port)) {
             ports.publish(table, rules, service, network, port);
+        }
+    }
+    let own = rules.snapshot.endpoints.values().filter(|endpoint| endpoint.node == rules.me.id);
+    for endpoint in own.filter(|endpoint| !endpoint.draining) {
+        for port in endpoint.ports.iter().filter(|port| in_kernel(port)) {
+            ports.publish_endpoint(table, endpoint, port);
         }
     }
     table.set("ports", ports.ports);
@@ -124,6 +131,18 @@ impl Ports {
         } else if port.protocol == Protocol::Udp {
             self.refuse(port.ip, port.published);
         }
+    }
+
+    /// A port of an engine's container: it leads there whatever a check says, as where the engine does it itself.
+    fn publish_endpoint(&mut self, table: &mut Table, endpoint: &Endpoint, port: &PublishedPort) {
+        let Some(address) = self.version.address_of(endpoint) else { return };
+        if port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
+            return;
+        }
+        let (chain, protocol) = (chain_name(port), protocol_number(port));
+        let to = Source::Constant(vec![address, Datum::Port(port.target)]);
+        table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(to)]);
+        self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
     }
 
     fn lead(&mut self, bound: Option<IpAddr>, protocol: u8, port: u16, to: Verdict) {

@@ -322,6 +322,8 @@ impl Lab {
             target: Target::Netns(space.path()),
             namespace_inode: space.namespace.inode(),
             ifname: "eth0".into(),
+            ports: Vec::new(),
+            owner: None,
             draining: false,
             created: 0,
         };

@@ -53,6 +53,8 @@ pub(crate) fn endpoint(id: u64, service: u64, node: NodeId, address: IpAddr) -> 
         target: Target::Pid(1),
         namespace_inode: 1,
         ifname: "eth0".into(),
+        ports: Vec::new(),
+        owner: None,
         draining: false,
         created: 0,
     }

@@ -1,14 +1,23 @@
 //! `meshctl network connect` and `meshctl network disconnect`.
 
+use super::podman::Container;
 use crate::{session::Session, value};
-use mesh_api::Disconnect;
+use anyhow::Context;
+use mesh_api::{Disconnect, Removed};
 use mesh_model::{EndpointSpec, Name, Target};
 use std::net::IpAddr;
+
+/// What a container of Podman is written as.
+const PODMAN: &str = "podman:";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   meshctl network connect blue netns:/run/netns/web1
-  meshctl network connect --service web --name web1 --ip 192.168.100.20 blue pid:4711";
+  meshctl network connect --service web --name web1 --ip 192.168.100.20 blue pid:4711
+  meshctl network connect blue podman:web1
+
+A container of Podman is connected as its labels mesh.service, mesh.name and
+mesh.aliases say, unless an option says otherwise.";
 
 /// `network connect`.
 #[derive(Debug, clap::Args)]
@@ -30,26 +39,54 @@ pub(crate) struct Args {
     ifname: String,
     /// Name, ID or unique prefix of the ID
     network: String,
-    /// What to connect: netns:/path or pid:NUMBER
-    target: Target,
+    /// What to connect: netns:/path, pid:NUMBER or podman:NAME
+    #[arg(value_parser = target)]
+    target: String,
 }
 
 impl Args {
     pub(super) async fn act(self, session: &Session) -> anyhow::Result<()> {
         let doing = format!("connecting {}", self.target);
-        let spec = EndpointSpec {
-            network: self.network,
+        let spec = self.spec()?;
+        let endpoint = session.wait(&doing, session.client.connect(&spec)).await?;
+        let id = endpoint.id.to_string();
+        session.output.done(&endpoint, &id, &id)
+    }
+
+    fn spec(self) -> anyhow::Result<EndpointSpec> {
+        let spec = |target| EndpointSpec {
             service: self.service,
             name: self.name,
             addresses: self.ip,
             aliases: self.alias,
-            target: self.target,
-            namespace_inode: 0,
-            ifname: self.ifname,
+            ..EndpointSpec::new(self.network, target, self.ifname)
         };
-        let endpoint = session.wait(&doing, session.client.connect(&spec)).await?;
-        let id = endpoint.id.to_string();
-        session.output.done(&endpoint, &id, &id)
+        let Some(name) = self.target.strip_prefix(PODMAN) else {
+            return Ok(spec(self.target.parse().map_err(anyhow::Error::msg)?));
+        };
+        let container = Container::find(name)?.with_context(|| {
+            format!("no container is called '{name}': 'podman ps -a' shows what there is")
+        })?;
+        let mut spec = spec(container.target()?);
+        spec.service = spec.service.or_else(|| container.service());
+        if spec.name.is_none() {
+            spec.name = container.endpoint_name()?;
+        }
+        if spec.aliases.is_empty() {
+            spec.aliases = container.aliases()?;
+        }
+        spec.preferred_name = container.preferred_name();
+        spec.owner = Some(container.owner());
+        Ok(spec)
+    }
+}
+
+/// A target as it is written; whether a container of this name exists is found out later.
+fn target(text: &str) -> Result<String, String> {
+    match text.strip_prefix(PODMAN) {
+        Some("") => Err("podman: has no container: write podman:NAME".to_owned()),
+        Some(_) => Ok(text.to_owned()),
+        None => text.parse::<Target>().map(|_| text.to_owned()),
     }
 }
 
@@ -61,7 +98,7 @@ pub(crate) struct DisconnectArgs {
     force: bool,
     /// Name, ID or unique prefix of the ID
     network: String,
-    /// What was connected (netns:/path, pid:NUMBER), or the endpoint's name or ID
+    /// What was connected (netns:/path, pid:NUMBER, podman:NAME), or the endpoint's name or ID
     #[arg(value_name = "TARGET|ENDPOINT")]
     endpoint: String,
 }
@@ -69,8 +106,16 @@ pub(crate) struct DisconnectArgs {
 impl DisconnectArgs {
     pub(super) async fn act(self, session: &Session) -> anyhow::Result<()> {
         let doing = format!("draining {}", self.endpoint);
-        let request = Disconnect { network: self.network, endpoint: self.endpoint, force: self.force };
+        let endpoint = match self.endpoint.strip_prefix(PODMAN).map(Container::find).transpose()? {
+            None => self.endpoint.clone(),
+            Some(Some(container)) => container.owner(),
+            // Endpoints of containers that are gone go by themselves.
+            Some(None) => {
+                return session.output.done(&Removed { removed: false, addresses: Vec::new() }, "", "");
+            }
+        };
+        let request = Disconnect { network: self.network, endpoint, force: self.force };
         let removed = session.wait(&doing, session.client.disconnect(&request)).await?;
-        session.output.done(&removed, if removed.removed { &request.endpoint } else { "" }, "")
+        session.output.done(&removed, if removed.removed { &self.endpoint } else { "" }, "")
     }
 }

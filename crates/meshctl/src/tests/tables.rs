@@ -113,6 +113,8 @@ fn endpoint(name: &str, health: Health, draining: bool, service: bool) -> Endpoi
         draining,
         target: Target::Pid(4711),
         ifname: "eth0".to_owned(),
+        ports: Vec::new(),
+        owner: None,
         nameservers: vec!["192.168.100.1".parse().unwrap()],
         created: NOW - 61,
     }

@@ -82,6 +82,8 @@ pub(crate) fn endpoint() -> EndpointView {
         draining: false,
         target: Target::Pid(1),
         ifname: "eth0".to_owned(),
+        ports: Vec::new(),
+        owner: None,
         nameservers: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         created: 0,
     }

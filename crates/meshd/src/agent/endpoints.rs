@@ -1,12 +1,12 @@
 //! Attaching and detaching this node's endpoints.
 
-use super::Agent;
+use super::{Agent, ports::Ports};
 use crate::{
     api::Failure,
     wire::{CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed},
 };
 use mesh_api::Removed;
-use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot};
+use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot, admit};
 use mesh_net::netns::{TargetNamespace, established, reset};
 use std::{
     collections::BTreeMap,
@@ -57,7 +57,12 @@ impl Agent {
         let opened = tokio::task::spawn_blocking(move || TargetNamespace::open(&target)).await;
         let opened = opened.map_err(|e| Failure::internal(e.to_string()))?;
         spec.namespace_inode = opened.map_err(|e| Failure::bad_request(e.to_string()))?.inode();
+        let _held = self.hold_ports(&spec).await?;
         for id in self.disowned.of(spec.namespace_inode) {
+            self.forget(id).await?;
+        }
+        // Who attaches the same in another namespace says that the one of before is gone, though its file may be kept.
+        for id in self.superseded_by(&spec) {
             self.forget(id).await?;
         }
         // Drawn here, so that this node knows what to take back when no answer comes.
@@ -76,6 +81,23 @@ impl Agent {
         }
         self.confirm(committed.revision).await;
         Ok(committed.value)
+    }
+
+    fn superseded_by(&self, spec: &EndpointSpec) -> Vec<EndpointId> {
+        let snapshot = self.snapshot();
+        let own = snapshot.endpoints.values().filter(|e| e.node == self.identity.node);
+        let superseded = own.filter(|e| {
+            e.owner.is_some() && e.owner == spec.owner && e.namespace_inode != spec.namespace_inode
+        });
+        superseded.map(|e| e.id).collect()
+    }
+
+    /// Holds the ports that an endpoint is to publish until it does. Whoever has one by right is told by its name; what
+    /// has it otherwise, by its process.
+    async fn hold_ports(&self, spec: &EndpointSpec) -> Result<impl Send + use<>, Failure> {
+        let ports = admit::endpoint_ports(&self.snapshot(), self.identity.node, &spec.ports)?;
+        let held = tokio::task::spawn_blocking(move || Ports::try_hold(&ports)).await;
+        held.map_err(|e| Failure::internal(e.to_string()))?.map_err(Failure::conflict)
     }
 
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {

@@ -83,6 +83,13 @@ impl Ports {
         None
     }
 
+    /// Whether ports can be had for a container: then nobody has them. They are held no longer than the answer is kept;
+    /// the container's engine may want to bind them itself, as Podman does.
+    pub(super) fn try_hold(ports: &[PublishedPort]) -> Result<impl Send + use<>, String> {
+        let hold = |place: Place| place.hold().map_err(|e| place.refusal(&e));
+        ports.iter().map(Place::of).map(hold).collect::<Result<Vec<Holder>, String>>()
+    }
+
     /// Lets go of ports whose publish was not committed.
     pub(super) fn release(&mut self, id: u64) {
         self.asked.remove(&id);

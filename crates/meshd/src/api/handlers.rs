@@ -306,8 +306,13 @@ pub(super) async fn endpoints(
     State(daemon): Shared,
     Query(filter): Query<EndpointFilter>,
 ) -> Read<Vec<EndpointView>> {
-    let whole = Whole::of(&*daemon.member()?).await;
+    let member = daemon.member()?;
+    let whole = if filter.owner.is_some() { Whole::of_node(&member) } else { Whole::of(&member).await };
     let snapshot = &whole.snapshot;
+    let owned = |endpoint: &Endpoint, beginning: &String| {
+        endpoint.node == member.identity.node
+            && endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with(beginning))
+    };
     let network = match &filter.network {
         None => None,
         Some(name) => Some(snapshot.find_network(name).ok_or_else(|| not_found("network", name))?.id),
@@ -323,6 +328,7 @@ pub(super) async fn endpoints(
     let wanted = snapshot
         .endpoints
         .values()
+        .filter(|e| filter.owner.as_ref().is_none_or(|beginning| owned(e, beginning)))
         .filter(|e| node.is_none_or(|id| e.node == id))
         .filter(|e| network.is_none_or(|id| e.network == id))
         .filter(|e| service.is_none_or(|id| e.service == Some(id)));
@@ -376,7 +382,8 @@ fn endpoint_on(
         Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target == target),
         Err(_) => {
             let wanted = request.endpoint.as_str();
-            on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted)
+            let owned = |e: &Endpoint| e.node == member.identity.node && e.owner.as_deref() == Some(wanted);
+            on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted || owned(e))
         }
     };
     Ok(found.cloned())

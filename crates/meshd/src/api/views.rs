@@ -94,6 +94,8 @@ pub(super) fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView
         draining: endpoint.draining,
         target: endpoint.target.clone(),
         ifname: endpoint.ifname.clone(),
+        ports: endpoint.ports.clone(),
+        owner: endpoint.owner.clone(),
         nameservers: network.map(|n| n.gateways().collect()).unwrap_or_default(),
         created: endpoint.created,
     }

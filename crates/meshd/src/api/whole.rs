@@ -46,6 +46,11 @@ impl Whole {
         }
     }
 
+    /// What this node knows itself, which is all of its own endpoints.
+    pub(super) fn of_node(member: &Member) -> Self {
+        Self { snapshot: member.agent.snapshot(), partial: false }
+    }
+
     /// An answer made of it, with a warning for the user if it may lack something.
     pub(super) fn shows<T>(&self, value: T) -> Shown<T> {
         Shown { value, partial: self.partial }

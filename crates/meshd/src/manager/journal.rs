@@ -178,6 +178,8 @@ mod tests {
             target: Target::Pid(7),
             namespace_inode: 1,
             ifname: "eth0".to_owned(),
+            ports: Vec::new(),
+            owner: None,
             draining,
             created: 0,
         }

@@ -119,6 +119,8 @@ pub(super) fn add_replica(snapshot: &mut Snapshot, service: ServiceId, node: u32
         target: Target::Pid(1),
         namespace_inode: 0,
         ifname: "eth0".into(),
+        ports: Vec::new(),
+        owner: None,
         draining: false,
         created: 0,
     };

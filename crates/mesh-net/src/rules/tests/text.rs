@@ -4,7 +4,10 @@ use super::cluster::{add_replica, add_service, cluster, edit, network_id, node_i
 use crate::nft::Table;
 use crate::nft::tests::namespace::{in_namespace, list, load, load_text};
 use crate::rules::Rules;
-use mesh_model::{Balance, Health, Network, Protocol, ProxyProtocol, PublishMode, Snapshot};
+use mesh_model::{
+    Balance, EndpointId, Health, Network, Protocol, ProxyProtocol, PublishMode, PublishedPort, ServiceId,
+    Snapshot,
+};
 use std::collections::BTreeSet;
 
 fn host(snapshot: &Snapshot) -> [Table; 2] {
@@ -300,6 +303,29 @@ fn a_port_bound_to_an_address_is_published_there_only() {
     assert_eq!(body(&ip, "set refused_bound")[1], "elements = { 10.9.0.1 . 53 }");
     assert_eq!(body(&ip, "set refused").len(), 1, "no elements");
     assert_eq!(body(&ip6, "set refused_bound").len(), 1, "no elements");
+}
+
+#[test]
+fn a_port_of_an_endpoint_leads_to_it_on_its_node_alone_whatever_its_check_says() {
+    let mut snapshot = small();
+    let port = published(8080, 80, Protocol::Tcp);
+    let bound = PublishedPort {
+        ip: Some("10.9.0.1".parse().expect("an address")),
+        ..published(8081, 81, Protocol::Udp)
+    };
+    add_replica(&mut snapshot, ServiceId::from_bits(1), 1, 33, Health::Unhealthy);
+    edit(snapshot.endpoints.get_mut(&EndpointId::from_bits(33)), |endpoint| {
+        endpoint.ports = vec![port, bound]
+    });
+    let [ip, ip6] = host(&snapshot).map(|table| table.to_string());
+    assert_eq!(body(&ip, "chain tcp_8080"), ["meta l4proto tcp dnat to 10.78.0.33:80"]);
+    assert_eq!(body(&ip, "chain udp_8081_at_10.9.0.1"), ["meta l4proto udp dnat to 10.78.0.33:81"]);
+    assert_eq!(body(&ip6, "chain tcp_8080"), ["meta l4proto tcp dnat to [fd78::21]:80"]);
+    assert!(!ip6.contains("8081"));
+    let [elsewhere, _] = Rules::new(&snapshot, &snapshot.nodes[&node_id(3)]).host(&BTreeSet::new());
+    assert!(!elsewhere.to_string().contains("8080"));
+    edit(snapshot.endpoints.get_mut(&EndpointId::from_bits(33)), |endpoint| endpoint.draining = true);
+    assert!(!host(&snapshot)[0].to_string().contains("8080"), "offered no new connections");
 }
 
 #[test]

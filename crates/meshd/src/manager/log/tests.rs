@@ -63,16 +63,8 @@ fn records() -> Vec<Object> {
         ["red", "green", "blue"].iter().flat_map(|n| nodes.iter().map(move |node| (n, node)))
     {
         let fresh = fresh();
-        let spec = EndpointSpec {
-            network: (*network).to_owned(),
-            service: None,
-            name: None,
-            addresses: Vec::new(),
-            aliases: Vec::new(),
-            target: Target::Netns(format!("/run/netns/{}", fresh.id).into()),
-            namespace_inode: fresh.id,
-            ifname: "eth0".to_owned(),
-        };
+        let target = Target::Netns(format!("/run/netns/{}", fresh.id).into());
+        let spec = EndpointSpec { namespace_inode: fresh.id, ..EndpointSpec::new(*network, target, "eth0") };
         let endpoint: Endpoint = admit::endpoint(&snapshot, *node, &spec, fresh).unwrap();
         put(&mut snapshot, Object::Health(endpoint.id, Health::Healthy));
         put(&mut snapshot, Object::Endpoint(Arc::new(endpoint)));
