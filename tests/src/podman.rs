@@ -12,7 +12,7 @@ use crate::process::Outcome;
 /// The name of the image that containers run.
 pub const IMAGE: &str = "busybox:lab";
 /// What the image has, each a link to busybox.
-const APPLETS: [&str; 9] = ["sh", "sleep", "cat", "ip", "ping", "nslookup", "nc", "httpd", "wget"];
+const APPLETS: [&str; 6] = ["sh", "sleep", "cat", "ip", "ping", "httpd"];
 
 /// Podman on one host. Containers end with the lab.
 #[derive(Debug)]
@@ -97,11 +97,11 @@ impl Podman {
 
     /// A container in the background that serves its own name on port 80.
     pub fn server(&self, name: &str, options: &[&str]) -> Result<()> {
-        let serve = "cat /etc/hostname >/www/index.html && exec httpd -f -p 80 -h /www";
+        let serve = format!("echo {name} >/www/index.html && exec httpd -f -p 80 -h /www");
         let run = [
             &["run", "--detach", "--hostname", name, "--name", name][..],
             options,
-            &[IMAGE, "sh", "-c", serve],
+            &[IMAGE, "sh", "-c", &serve],
         ];
         self.podman(&run.concat()).ok().map(drop)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -109,20 +110,19 @@ impl<'a> Scene<'a> {
                 "the container is gone"
             }
             18 => {
-                let target = binary("meshctl")?;
-                let socket = vm2.socket();
-                let mut connecting = vm2.spawn(&[&[&*target, "--socket", &socket][..], &connect].concat())?;
-                self.delete(&container)?;
-                connecting.wait(CONVERGES)?;
+                thread::scope(|scope| {
+                    scope.spawn(|| vm2.meshctl(&connect));
+                    self.delete(&container)
+                })?;
                 "connect, the container goes meanwhile"
             }
             _ => {
-                let target = binary("meshctl")?;
-                let socket = vm2.socket();
-                let mut connecting = vm2.spawn(&[&[&*target, "--socket", &socket][..], &connect].concat())?;
                 let daemon = if rng.random_bool(0.7) { 1 } else { 0 };
-                self.cluster.daemons[daemon].restart()?;
-                connecting.wait(CONVERGES)?;
+                let daemon = &mut self.cluster.daemons[daemon];
+                thread::scope(|scope| {
+                    scope.spawn(|| vm2.meshctl(&connect));
+                    daemon.restart()
+                })?;
                 "connect, meshd killed"
             }
         };
@@ -157,7 +157,7 @@ impl<'a> Scene<'a> {
             for (what, look) in [
                 ("links", "ip -brief link | awk '{print $1, $3}'"),
                 ("addresses", "ip -brief address"),
-                ("FDB entries", "bridge fdb show"),
+                ("FDB entries", "bridge fdb show | grep -e permanent -e dst"),
                 ("neighbours", "ip neigh show nud permanent"),
                 (
                     "routes",
@@ -182,14 +182,13 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// A command of meshctl that is killed on its way.
+/// A command of meshctl that is killed on its way, unless it is faster.
 fn killed(host: &Host, arguments: &[&str], after: Duration, what: &'static str) -> Result<&'static str> {
-    let socket = host.socket();
-    let line = [&[&*binary("meshctl")?, "--socket", &socket][..], arguments].concat();
-    let mut process = host.spawn(&line)?;
-    // Not waited for anything: the moment is what is random.
-    std::thread::sleep(after);
-    process.kill()?;
+    let (meshctl, socket) = (binary("meshctl")?, host.socket());
+    let script = "\"${@:2}\" & sleep \"$1\"; kill -KILL $!; wait $!; true";
+    let after = after.as_secs_f64().to_string();
+    let line = ["bash", "-c", script, "killed", &after, &meshctl, "--socket", &socket];
+    host.output(&[&line[..], arguments].concat()).ok()?;
     Ok(what)
 }
 

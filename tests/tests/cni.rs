@@ -22,10 +22,12 @@ fn attachments_in_every_version() {
         let container = lab.container("c")?;
         let bare = container.shell("ip -brief link; ip route; ip -6 route").ok()?;
 
-        for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        for (number, version) in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"].into_iter().enumerate() {
             let plugin = Plugin::new(vm2, "blue", version)
                 .with("runtimeConfig", json!({ "aliases": ["db", "mesh.service=web"] }));
-            let args = [("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=pod1;FOO=BAR")];
+            // Another address each time: the peer remembers for a while whose the last one was.
+            let args = format!("IgnoreUnknown=1;K8S_POD_NAME=pod1;FOO=BAR;IP=10.50.0.{}", 50 + number);
+            let args = [("CNI_ARGS", args.as_str())];
             let added = plugin.call_with("ADD", "c", &args)?;
             let result = added.ok()?;
             ensure!(result["cniVersion"] == version, "{result}");
@@ -273,10 +275,13 @@ fn containers_that_vanish_half_way() {
         let before = host.kernel_objects()?;
         for round in 0..10 {
             lab.container("gone")?;
-            let pause = format!("sleep 0.0{round}; ip netns delete gone");
-            let mut deleting = host.spawn(&["bash", "-c", &pause])?;
+            let pause = format!("sleep 0.0{round}; ip netns delete gone; sleep 60");
+            let _deleting = host.spawn(&["bash", "-c", &pause])?;
             let added = plugin.call("ADD", "gone")?;
-            deleting.wait(CONVERGES)?;
+            within(CONVERGES, "the container is gone", || {
+                ensure!(!host.file("/run/netns/gone").exists());
+                Ok(())
+            })?;
             if added.outcome.code != Some(0) {
                 let code = added.json["code"].as_u64();
                 ensure!(matches!(code, Some(3 | 5 | 11 | 100 | 101)), "{added:?}");

@@ -64,6 +64,13 @@ fn bind(address: SocketAddr, transport: Transport) -> io::Result<OwnedFd> {
 
 /// The process that holds a port in the calling thread's namespace, as `nginx (pid 4711)`, if `/proc` tells.
 pub fn holder(port: u16, transport: Transport) -> Option<String> {
+    let pid = holder_pid(port, transport)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (pid {pid})", name.trim_end()))
+}
+
+/// The ID of that process.
+pub fn holder_pid(port: u16, transport: Transport) -> Option<u32> {
     let inodes: Vec<String> = tables(transport).iter().flat_map(|table| inodes_of(table, port)).collect();
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let numbered =
@@ -74,8 +81,7 @@ pub fn holder(port: u16, transport: Transport) -> Option<String> {
         links.find(|link| {
             inodes.iter().any(|inode| link.as_os_str() == format!("socket:[{inode}]").as_str())
         })?;
-        let name = fs::read_to_string(process.join("comm")).ok()?;
-        Some(format!("{} (pid {})", name.trim_end(), process.file_name()?.display()))
+        process.file_name()?.to_str()?.parse().ok()
     })
 }
 

@@ -96,7 +96,8 @@ impl Agent {
     /// has it otherwise, by its process.
     async fn hold_ports(&self, spec: &EndpointSpec) -> Result<impl Send + use<>, Failure> {
         let ports = admit::endpoint_ports(&self.snapshot(), self.identity.node, &spec.ports)?;
-        let held = tokio::task::spawn_blocking(move || Ports::try_hold(&ports)).await;
+        let owner = spec.owner.clone();
+        let held = tokio::task::spawn_blocking(move || Ports::try_hold(&ports, owner.as_deref())).await;
         held.map_err(|e| Failure::internal(e.to_string()))?.map_err(Failure::conflict)
     }
 

@@ -83,10 +83,17 @@ impl Ports {
         None
     }
 
-    /// Whether ports can be had for a container: then nobody has them. They are held no longer than the answer is kept;
-    /// the container's engine may want to bind them itself, as Podman does.
-    pub(super) fn try_hold(ports: &[PublishedPort]) -> Result<impl Send + use<>, String> {
-        let hold = |place: Place| place.hold().map_err(|e| place.refusal(&e));
+    /// Whether ports can be had for a container: then nobody has them but what its engine runs for it. They are held no
+    /// longer than the answer is kept: Podman binds them itself when the container starts, and has them already when a
+    /// running container is connected.
+    pub(super) fn try_hold(
+        ports: &[PublishedPort],
+        owner: Option<&str>,
+    ) -> Result<impl Send + use<>, String> {
+        let hold = |place: Place| match place.hold() {
+            Err(_) if owner.is_some_and(|owner| place.is_held_for(owner)) => Ok(Holder::Elsewhere),
+            held => held.map_err(|e| place.refusal(&e)),
+        };
         ports.iter().map(Place::of).map(hold).collect::<Result<Vec<Holder>, String>>()
     }
 
@@ -173,8 +180,22 @@ impl Place {
         addresses.find_map(|at| adopted.remove(&at).map(|socket| Holder::Listener(at, socket)))
     }
 
+    fn transport(&self) -> Transport {
+        if self.kind == Kind::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+
+    /// Whether it is held by a process that has the ID of the owner's container on its command line, as conmon has.
+    fn is_held_for(&self, owner: &str) -> bool {
+        let command = mesh_net::ports::holder_pid(self.port, self.transport())
+            .and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
+            .unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
+        // What is shorter is no container's ID.
+        words.any(|word| word.len() >= 12 && owner.split('/').any(|part| part == word))
+    }
+
     fn refusal(&self, error: &io::Error) -> String {
-        let transport = if self.kind == Kind::Udp { Transport::Udp } else { Transport::Tcp };
+        let transport = self.transport();
         let by =
             mesh_net::ports::holder(self.port, transport).map(|by| format!(" by {by}")).unwrap_or_default();
         match error.kind() {
