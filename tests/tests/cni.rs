@@ -253,7 +253,7 @@ fn ports_and_full_networks() {
         }
         let full = tiny.call("ADD", "c")?;
         full.failed(100, "tiny")?;
-        full.failed(100, "create a larger network")?;
+        full.failed(100, "add a subnet (meshctl network update --subnet-add CIDR tiny)")?;
         tiny.call("STATUS", "")?.failed(50, "tiny")?;
         tiny.call("DEL", "t3")?.ok()?;
         tiny.call("ADD", "c")?.ok()?;

@@ -16,7 +16,7 @@ fn replica(host: &Host, name: &str) -> Result<Replica> {
 const DAMAGES: [&str; 14] = [
     "nft flush ruleset",
     // As when the firewall's service is restarted: its file begins so.
-    "printf 'flush ruleset\ntable inet site { chain in { type filter hook input priority 0; policy accept; } }' | nft -f -",
+    "printf 'flush ruleset\ntable inet site { chain in { type filter hook input priority 0; policy accept; }\n}' | nft -f -",
     "ip link delete $(ip -brief link show type veth | grep -o '^up[0-9]*')",
     "ip link set $(ip -brief link show type veth | grep -o '^up[0-9]*') netns lan",
     "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
@@ -49,7 +49,7 @@ fn drift_is_repaired() {
         let whole = || -> Result<()> {
             shares(&client.answers(&cluster.urls(80)[2], 12)?, &IN_TURN)?;
             shares(&client.answers(&format!("http://[{}]/", vm3.ip6()), 12)?, &IN_TURN)?;
-            ensure!(inside.dig(&["@192.168.100.1", "web"])? == [vip.clone()]);
+            ensure!(inside.dig(&["@192.168.100.1", "web"])? == std::slice::from_ref(&vip));
             shares(&inside.answers(&format!("http://{vip}/"), 12)?, &IN_TURN)
         };
         within(CONVERGES, "everything works", whole)?;

@@ -132,6 +132,9 @@ fn containers_of_podman() {
 
         here.remove_all()?;
         there.remove_all()?;
+        within(CONVERGES, "the small network is in nobody's use", || {
+            vm1.meshctl(&["network", "rm", "tiny"]).ok()
+        })?;
         within(CONVERGES, "nothing is left", || {
             let listed = cluster.list(&["endpoint", "ls"])?;
             ensure!(listed.is_empty(), "{listed:?}");

@@ -57,7 +57,7 @@ fn has_addresses(network: &NetworkView) -> Result<(), Failure> {
         if of_family.peek().is_some() && !of_family.any(free) {
             let text = format!("network '{}' has no free address left", network.name);
             return Err(Failure::new(Code::NotAvailable, text)
-                .because("remove what is not used, or create a larger network"));
+                .because("add a subnet (meshctl network update --subnet-add), or remove what is not used"));
         }
     }
     Ok(())

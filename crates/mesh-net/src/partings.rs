@@ -91,6 +91,8 @@ mod tests {
             target: Target::Pid(1),
             namespace_inode: 0,
             ifname: "eth0".into(),
+            ports: vec![],
+            owner: None,
             draining,
             created: 0,
         })

@@ -199,12 +199,12 @@ mod tests {
     #[test]
     fn every_machine_that_has_an_address_answers() {
         in_namespace(|| {
-            ip("link add br type bridge");
-            ip("link set br address 02:00:00:00:00:01 up");
+            ip("link add name br0 type bridge");
+            ip("link set br0 address 02:00:00:00:00:01 up");
             let machines = [(2, "a"), (3, "b")].map(|(number, port)| {
                 let machine = machine();
                 let space = format!("/proc/{}/fd/{}", std::process::id(), machine.as_fd().as_raw_fd());
-                ip(&format!("link add {port} master br up type veth peer name eth0 netns {space}"));
+                ip(&format!("link add name {port} master br0 up type veth peer name eth0 netns {space}"));
                 within(&machine, || {
                     ip(&format!("link set eth0 address 02:00:00:00:00:0{number}"));
                     ip("address add 192.0.2.7/24 dev eth0");
@@ -221,7 +221,7 @@ mod tests {
             // A port of a bridge passes packets a moment after it is up.
             let deadline = Instant::now() + Duration::from_secs(10);
             while found.get(&asked[3]).map_or(0, BTreeSet::len) < 2 && Instant::now() < deadline {
-                found = who_has("br", &asked, Duration::from_millis(300)).unwrap();
+                found = who_has("br0", &asked, Duration::from_millis(300)).unwrap();
             }
             drop(machines);
             let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);

@@ -38,7 +38,7 @@ impl DataPlane {
     pub fn inspect(&mut self, snapshot: &Snapshot) -> Result<Inspection> {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
-        let mtu = self.overlay_mtu(me)?;
+        let mtu = self.overlay_mtu(snapshot, me)?;
         let known = self.remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
         // Targets that are gone are the next pass's business.
         let targets = self.find_targets(snapshot, &known, &mut Report::default());

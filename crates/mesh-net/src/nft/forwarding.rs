@@ -197,7 +197,9 @@ mod tests {
         in_namespace(|| {
             load_text(&format!(
                 "table inet other {{
-                   chain user {{ {rules} }}
+                   chain user {{
+                     {rules}
+                   }}
                    chain forward {{
                      type filter hook forward priority 0; policy {policy};
                      ct state established,related accept
@@ -205,7 +207,8 @@ mod tests {
                      jump user
                    }}
                  }}
-                 table ip meshd {{ chain forward {{ type filter hook forward priority 0; policy drop; }} }}"
+                 table ip meshd {{ chain forward {{ type filter hook forward priority 0; policy drop; }}
+                 }}"
             ));
             let found = Nft::open().and_then(|mut nft| nft.forward_chains()).unwrap();
             assert_eq!(found.len(), 1, "meshd's own is left out: {found:?}");
