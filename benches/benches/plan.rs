@@ -16,7 +16,8 @@ fn plans(c: &mut Criterion) {
     let (snapshot, me) = cluster(100);
     let node = snapshot.nodes[&me].clone();
     let local = snapshot.endpoints.values().filter(|e| e.node == me);
-    let facts = Facts { mtu: 1450, attachments: local.map(|e| (e.id, Attachment::default())).collect() };
+    let attachments = local.map(|e| (e.id, Attachment::default())).collect();
+    let facts = Facts { mtu: 1450, attachments, ..Facts::default() };
 
     let empty = Objects::default();
     let whole = desired(&snapshot, &node, &facts);

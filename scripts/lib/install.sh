@@ -67,3 +67,8 @@ need_rust() {
 need_lab_tools() {
   need ip=iproute2 nsenter=util-linux ping=iputils-ping curl=curl nginx=nginx-light ps=procps
 }
+
+# A Docker without its service: dockerd is started by the tests, in their labs.
+need_docker() {
+  need dockerd=docker.io docker=docker.io iptables=iptables busybox=busybox-static jq=jq
+}

@@ -91,6 +91,16 @@ impl Host {
         format!("{}/meshd.sock", self.run_dir())
     }
 
+    /// The directory of this host's Docker, in the lab.
+    pub fn docker_dir(&self) -> String {
+        format!("/run/lab/{}/docker", self.name())
+    }
+
+    /// Where this host's Docker looks for drivers, in the lab.
+    pub fn docker_plugins(&self) -> String {
+        format!("/run/lab/{}/plugins", self.name())
+    }
+
     /// What `meshd` and background commands of this host print, in the lab.
     pub fn log_path(&self) -> String {
         format!("/run/lab/{}/log", self.name())
@@ -140,6 +150,8 @@ impl Meshd {
         }
         let host = &self.host;
         let (data_dir, run_dir) = (host.data_dir(), host.run_dir());
+        let plugin = format!("{}/meshd.sock", host.docker_plugins());
+        let docker = format!("{}/docker.sock", host.docker_dir());
         let mut line: Vec<&str> = self.command.iter().map(String::as_str).collect();
         line.extend([
             self.program.as_str(),
@@ -149,6 +161,10 @@ impl Meshd {
             &run_dir,
             "--name",
             host.name(),
+            "--docker-plugin",
+            &plugin,
+            "--docker-socket",
+            &docker,
             "--log-level",
             "debug",
         ]);

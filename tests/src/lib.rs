@@ -21,6 +21,7 @@
 pub mod cluster;
 pub mod cni;
 pub mod conversation;
+pub mod docker;
 pub mod echo;
 pub mod host;
 pub mod lab;
@@ -36,6 +37,7 @@ pub mod site_etcd;
 pub use cluster::{CONVERGES, Cluster, field};
 pub use cni::Plugin;
 pub use conversation::{Conversations, Kind};
+pub use docker::Docker;
 pub use echo::Echo;
 pub use host::{Host, Meshd};
 pub use lab::{Container, Lab, scenario};

@@ -3,6 +3,7 @@
 //! A manager calls these inside its transaction, so that two requests never get the same thing.
 
 mod endpoint;
+mod endpoint_update;
 mod network;
 mod node;
 mod release;
@@ -10,6 +11,7 @@ mod role;
 mod service;
 
 pub use endpoint::{endpoint, endpoint_ports};
+pub use endpoint_update::endpoint_update;
 pub use network::{network, network_removal, network_update, pools, unused_networks};
 pub use node::{node, node_removal, node_update};
 pub use release::release;

@@ -12,6 +12,18 @@ pub enum Target {
     Netns(PathBuf),
     /// The network namespace of a process.
     Pid(i32),
+    /// A container of Docker.
+    Docker(Container),
+}
+
+/// A container, as its engine knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name or ID, as the user says it.
+    pub name: String,
+    /// Where the engine keeps its network namespace; nowhere as long as it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
 }
 
 impl Target {
@@ -20,6 +32,18 @@ impl Target {
         match self {
             Self::Netns(path) => path.clone(),
             Self::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            // An empty path is nothing that exists.
+            Self::Docker(container) => container.netns.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Target {
+    /// Whether a user who says `other` means this one: where an engine keeps a container is not said.
+    pub fn is_named_as(&self, other: &Target) -> bool {
+        match (self, other) {
+            (Self::Docker(this), Self::Docker(other)) => this.name == other.name,
+            _ => self == other,
         }
     }
 }
@@ -29,6 +53,7 @@ impl fmt::Display for Target {
         match self {
             Self::Netns(path) => write!(f, "netns:{}", path.display()),
             Self::Pid(pid) => write!(f, "pid:{pid}"),
+            Self::Docker(container) => write!(f, "docker:{}", container.name),
         }
     }
 }
@@ -45,12 +70,25 @@ impl FromStr for Target {
                 Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
                 _ => Err(format!("'{pid}' is no process ID: write pid:NUMBER")),
             },
-            Some((engine @ ("docker" | "podman"), _)) => Err(format!(
+            Some(("docker", name)) if is_container_name(name) => {
+                Ok(Self::Docker(Container { name: name.to_owned(), netns: None }))
+            }
+            Some(("docker", name)) => {
+                Err(format!("'{name}' is no container's name or ID: write docker:NAME"))
+            }
+            Some((engine @ "podman", _)) => Err(format!(
                 "{engine}: targets are not supported yet: use pid:NUMBER with the process ID that '{engine} inspect' shows"
             )),
-            _ => Err(format!("'{text}' is no target: write netns:/path or pid:NUMBER")),
+            _ => Err(format!("'{text}' is no target: write netns:/path, pid:NUMBER or docker:NAME")),
         }
     }
+}
+
+/// As Docker and Podman check names; IDs are hexadecimal digits.
+fn is_container_name(text: &str) -> bool {
+    text.len() >= 2
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 /// An endpoint, as committed.
@@ -91,6 +129,42 @@ pub struct Endpoint {
     pub draining: bool,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+}
+
+impl Endpoint {
+    /// Whether it waits for its container: Docker asks for the endpoint first, and makes the network namespace later.
+    pub fn is_staged(&self) -> bool {
+        self.namespace_inode == 0 && matches!(self.target, Target::Docker(_))
+    }
+}
+
+/// What an agent has learnt of its endpoint from the container's engine: only what is given changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointUpdate {
+    /// Name or ID of the service to be a replica of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// See [`EndpointSpec::preferred_name`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_name: Option<Name>,
+    /// All other names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Vec<Name>>,
+    /// What it is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Inode of the target's network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_inode: Option<u64>,
+    /// Name of the interface inside the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// See [`Endpoint::owner`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// What an agent asks of the manager when it attaches a container.

@@ -1,14 +1,14 @@
 //! What the kernel holds of ours, read anew.
 
 use crate::{
-    desired::{Desired, Owner, Part, bridge, inner_uplink, uplink, uplink_mac},
+    desired::{Desired, Part, bridge, inner_uplink, uplink, uplink_mac},
     error::Result,
     kernel::Kernel,
     netlink::{RawLink, RawSpace},
     object::{Ifname, Name, Object, Objects, Selector, Space},
     sysctl, targets,
 };
-use mesh_model::{Endpoint, NetworkId, Snapshot};
+use mesh_model::{Endpoint, EndpointId, NetworkId, Snapshot};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// Reads every space that is kept or desired. Objects of others are left out; of settings, only those that are as
@@ -22,20 +22,42 @@ pub(crate) fn read(kernel: &mut Kernel, snapshot: &Snapshot, desired: &Desired) 
         overlay(&raw, network, &mut objects);
     }
     for part in &desired.parts {
-        if let Owner::Endpoint(id) = part.owner {
-            let Some(endpoint) = snapshot.endpoints.get(&id) else { continue };
-            // A target that ended meanwhile holds nothing; the next pass says that it vanished.
-            if targets::open(kernel, endpoint).is_ok() {
-                let raw = kernel.read(Space::Target(id))?;
-                target(&raw, endpoint, &part.objects, &mut objects);
-            }
-            settings(kernel, part, &mut objects)?;
-            kernel.close_target(id);
-        } else {
-            settings(kernel, part, &mut objects)?;
+        match part.pair[1] {
+            (Space::Host, _) => fetched(part, &mut objects),
+            (Space::Target(id), _) => attached(kernel, snapshot, part, id, &mut objects)?,
+            (Space::Overlay(_), _) => settings(kernel, part, &mut objects)?,
         }
     }
     Ok(objects)
+}
+
+/// Reads what an endpoint's target holds.
+pub(crate) fn attached(
+    kernel: &mut Kernel,
+    snapshot: &Snapshot,
+    part: &Part,
+    id: EndpointId,
+    objects: &mut Objects,
+) -> Result<()> {
+    let Some(endpoint) = snapshot.endpoints.get(&id) else { return Ok(()) };
+    // A target that ended meanwhile holds nothing; the next pass says that it vanished.
+    if targets::open(kernel, endpoint).is_ok() {
+        let raw = kernel.read(Space::Target(id))?;
+        target(&raw, endpoint, &part.objects, objects);
+    }
+    settings(kernel, part, objects)?;
+    kernel.close_target(id);
+    Ok(())
+}
+
+/// An endpoint that waits for its container: the other end of its pair is where its engine has it by now. It is there as
+/// long as the port is, for the ends of a pair live and die together.
+fn fetched(part: &Part, objects: &mut Objects) {
+    let [(overlay, port), (space, name)] = part.pair;
+    let far = part.objects.get(&(space, Name::Link(name)));
+    if let (true, Some(far)) = (objects.contains(&(overlay, Name::Link(port))), far) {
+        objects.put(space, far.clone());
+    }
 }
 
 /// In the host, uplinks are told from others by name and MAC address, both of which follow from the VNI.

@@ -53,6 +53,8 @@ fn settle(kernel: &mut Kernel, done: &[&Step]) -> Result<()> {
     };
     for step in done {
         match step {
+            // Nobody has brought the other end up yet.
+            Step::MakePair([_, (Space::Host, ..)]) => {}
             Step::MakePair(ends) => {
                 for (space, name, _) in ends {
                     wait(&mut || kernel.is_operational(*space, *name))?;
@@ -63,6 +65,15 @@ fn settle(kernel: &mut Kernel, done: &[&Step]) -> Result<()> {
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// Waits until the port of an endpoint that its container's engine has fetched passes packets, see [`settle`].
+pub(crate) fn settle_port(kernel: &mut Kernel, space: Space, port: Ifname) -> Result<()> {
+    let deadline = Instant::now() + SETTLE;
+    while !kernel.is_operational(space, port)? && Instant::now() < deadline {
+        thread::sleep(SETTLE_POLL);
     }
     Ok(())
 }

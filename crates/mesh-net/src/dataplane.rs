@@ -2,20 +2,26 @@
 
 use crate::{
     actual,
-    apply::apply,
-    desired::{Desired, Facts, Owner, desired},
+    apply::{apply, settle_port},
+    desired::{Desired, Facts, Owner, desired, staged, uplink},
+    docker_user::DockerUser,
     error::{Error, Result},
     firewall::Firewall,
     host::{self, Closed},
     kernel::Kernel,
-    object::{Objects, Space},
+    object::{Ifname, Name, Objects, Space},
     partings::Partings,
     plan::{Step, Work, plan, record},
     rules::Rules,
     targets,
 };
 use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
 
 mod inspect;
 
@@ -65,6 +71,9 @@ pub struct DataPlane {
     config: Config,
     kernel: Kernel,
     firewall: Firewall,
+    docker_user: DockerUser,
+    /// The uplinks that it was last asked to let pass.
+    docker_uplinks: BTreeSet<Ifname>,
     /// What the kernel holds, unless the last pass left doubts.
     remembered: Option<Remembered>,
     partings: Partings,
@@ -74,6 +83,8 @@ struct Remembered {
     objects: Objects,
     mtu: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
+    /// Endpoints that waited for their containers.
+    staged: BTreeSet<EndpointId>,
 }
 
 impl DataPlane {
@@ -89,6 +100,8 @@ impl DataPlane {
             config,
             kernel,
             firewall: Firewall::default(),
+            docker_user: DockerUser::default(),
+            docker_uplinks: BTreeSet::new(),
             remembered: None,
             partings: Partings::default(),
         })
@@ -123,6 +136,7 @@ impl DataPlane {
         let stopped =
             self.kernel.within(Space::Host, || Closed::load(run_dir, false)?.stop_forwarding(run_dir));
         let outcome = stopped.and_then(|stopped| stopped.unwrap_or(Ok(())));
+        report.note(Owner::Host, self.docker_user.ensure(&mut self.kernel, &BTreeSet::new()));
         report.note(Owner::Host, outcome.and_then(|()| self.firewall.clear(&mut self.kernel)));
         report
     }
@@ -135,19 +149,21 @@ impl DataPlane {
             Some(remembered) => remembered.mtu,
             None => self.overlay_mtu(snapshot, me)?,
         };
-        let (known, objects) = match remembered {
-            Some(remembered) => (remembered.targets, Some(remembered.objects)),
+        let (known, waited, objects) = match remembered {
+            Some(remembered) => (remembered.targets, remembered.staged, Some(remembered.objects)),
             None => Default::default(),
         };
+        let staged = self.staged(snapshot);
         let targets = self.find_targets(snapshot, &known, report);
         let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
-        let desired = desired(snapshot, me, &Facts { mtu, attachments });
+        let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: staged.clone() });
         let mut objects = match objects {
-            Some(objects) => objects,
+            Some(objects) => self.arrivals(snapshot, &desired, &waited, objects)?,
             None => actual::read(&mut self.kernel, snapshot, &desired)?,
         };
         let rules = Rules::new(snapshot, me);
         self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
+        self.pass_docker(snapshot, &desired, pass, report);
         let (endpoints, networks): (Vec<Work>, Vec<Work>) =
             plan(&objects, &desired).into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
         let mut failed = self.build_networks(&networks, &mut objects, report);
@@ -162,8 +178,34 @@ impl DataPlane {
             Space::Target(endpoint) => targets.contains_key(endpoint),
             Space::Host | Space::Overlay(_) => true,
         });
-        self.remembered = Some(Remembered { objects, mtu, targets });
+        self.remembered = Some(Remembered { objects, mtu, targets, staged });
         Ok(())
+    }
+
+    /// This node's endpoints that wait for their containers.
+    fn staged(&self, snapshot: &Snapshot) -> BTreeSet<EndpointId> {
+        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me);
+        own.filter(|endpoint| endpoint.is_staged()).map(|endpoint| endpoint.id).collect()
+    }
+
+    /// What the kernel holds, with the interfaces that containers' engines have fetched since the last pass: those are
+    /// where nobody here has put them.
+    fn arrivals(
+        &mut self,
+        snapshot: &Snapshot,
+        desired: &Desired,
+        waited: &BTreeSet<EndpointId>,
+        mut objects: Objects,
+    ) -> Result<Objects> {
+        for part in &desired.parts {
+            let [(overlay, port), (Space::Target(id), _)] = part.pair else { continue };
+            if waited.contains(&id) {
+                objects.remove(&(Space::Host, Name::Link(staged(id))));
+                actual::attached(&mut self.kernel, snapshot, part, id, &mut objects)?;
+                settle_port(&mut self.kernel, overlay, port)?;
+            }
+        }
+        Ok(objects)
     }
 
     fn overlay_mtu(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
@@ -184,6 +226,17 @@ impl DataPlane {
             self.kernel.within(Space::Host, host::forward)?.unwrap_or(Ok(()))?;
         }
         Ok(())
+    }
+
+    /// Where Docker drops what the host forwards, networks are let pass. That may change at any time, and is looked at on
+    /// full passes only.
+    fn pass_docker(&mut self, snapshot: &Snapshot, desired: &Desired, pass: Pass, report: &mut Report) {
+        let on_node = desired.networks().filter_map(|id| snapshot.networks.get(&id));
+        let uplinks: BTreeSet<Ifname> = on_node.map(|network| uplink(network.vni)).collect();
+        if pass == Pass::Full || uplinks != self.docker_uplinks {
+            report.note(Owner::Host, self.docker_user.ensure(&mut self.kernel, &uplinks));
+            self.docker_uplinks = uplinks;
+        }
     }
 
     /// Clears what is in the way and builds networks; those that failed, and why.
@@ -253,6 +306,9 @@ impl DataPlane {
         if let Some(why) = failed.get(&endpoint.network) {
             return Err(Error::NetworkNotReady(why.clone()));
         }
+        if endpoint.is_staged() {
+            return self.carry_out(work, objects, report);
+        }
         let opened = targets::open(&mut self.kernel, endpoint);
         if work.steps.iter().any(|step| !matches!(step, Step::Delete(..))) {
             opened?;
@@ -283,7 +339,8 @@ impl DataPlane {
         report: &mut Report,
     ) -> BTreeMap<EndpointId, targets::Attached> {
         let mut by_inode: BTreeMap<u64, Vec<&Arc<Endpoint>>> = BTreeMap::new();
-        for endpoint in snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me) {
+        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me);
+        for endpoint in own.filter(|endpoint| !endpoint.is_staged()) {
             match targets::check(endpoint) {
                 Ok(namespace) => by_inode.entry(namespace.inode()).or_default().push(endpoint),
                 Err(Error::TargetGone { .. } | Error::NotANamespace { .. }) => {

@@ -7,7 +7,7 @@ use crate::object::{Ifname, Object, Objects, Space};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, Snapshot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -39,6 +39,12 @@ pub fn vxlan(vni: u32) -> Ifname {
 /// The bridge port of an endpoint: `p` and the first 14 digits of its ID.
 pub fn port(endpoint: EndpointId) -> Ifname {
     Ifname::derived("p", format_args!("{:014x}", endpoint.bits() >> 8))
+}
+
+/// The interface of an endpoint that waits in the host's namespace for its container's engine to fetch it: `m` and the
+/// first 14 digits of its ID.
+pub fn staged(endpoint: EndpointId) -> Ifname {
+    Ifname::derived("m", format_args!("{:014x}", endpoint.bits() >> 8))
 }
 
 /// The MAC address of a network's uplink in the host: it tells that the link is meshd's. The first octet differs from
@@ -73,6 +79,8 @@ pub struct Facts {
     pub mtu: u32,
     /// Endpoints whose targets are there.
     pub attachments: BTreeMap<EndpointId, Attachment>,
+    /// Endpoints that wait for their containers ([`Endpoint::is_staged`]).
+    pub staged: BTreeSet<EndpointId>,
 }
 
 /// What is known of a target.
@@ -156,6 +164,10 @@ pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
         let Some(endpoint) = snapshot.endpoints.get(id) else { continue };
         let Some(network) = snapshot.networks.get(&endpoint.network) else { continue };
         parts.extend(endpoint::part(endpoint, network, facts.mtu, *attachment));
+    }
+    for endpoint in facts.staged.iter().filter_map(|id| snapshot.endpoints.get(id)) {
+        let Some(network) = snapshot.networks.get(&endpoint.network) else { continue };
+        parts.push(endpoint::staged_part(endpoint, network, facts.mtu));
     }
     Desired { parts }
 }

@@ -103,6 +103,14 @@ pub enum Error {
         /// What nftables said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The host's own program for Docker's chain failed.
+    #[error("'{command}', which lets Docker's firewall pass networks, failed: {why}")]
+    Iptables {
+        /// The command.
+        command: String,
+        /// What it said.
+        why: String,
+    },
 }
 
 /// What this crate's functions return.

@@ -13,7 +13,8 @@
 //!
 //! Kernel objects are meshd's own by what follows from the cluster's state: the namespaces below the run directory with
 //! all that is in them; in the host, links named `up<vni>` with their MAC address, and routes with protocol 109;
-//! in a target, the endpoint's interface with its MAC address. Nothing else is touched.
+//! in a target, the endpoint's interface with its MAC address; in Docker's chain `DOCKER-USER`, rules with the comment
+//! `meshd`. Nothing else is touched.
 
 pub mod nft;
 
@@ -22,6 +23,7 @@ mod apply;
 mod conntrack;
 mod dataplane;
 pub mod desired;
+mod docker_user;
 mod error;
 mod firewall;
 mod host;

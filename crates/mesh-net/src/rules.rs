@@ -11,6 +11,7 @@ mod balance;
 mod bridge;
 mod host;
 mod overlay;
+mod resolver;
 mod version;
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(crate) fn open(kernel: &mut Kernel, endpoint: &Endpoint) -> Result<()> {
 }
 
 /// Decides for the endpoints of one target which of them has the default route: the one that has it, else the first,
-/// unless another interface has one. Internal networks lead nowhere. What was decided stays while the group does.
+/// unless there is one of somebody else, as Docker makes it for the interfaces that it fetches. Internal networks lead nowhere. What was decided stays while the group does.
 pub(crate) fn decide_routes(
     kernel: &mut Kernel,
     group: &[&Arc<Endpoint>],
@@ -60,10 +60,12 @@ pub(crate) fn decide_routes(
     kernel.close_target(first.id);
     let defaults = raw?.defaults;
 
-    let has_one = |endpoint: &Endpoint| defaults.iter().any(|(_, link)| link.as_str() == endpoint.ifname);
-    let elsewhere = |link: &Ifname| group.iter().all(|endpoint| endpoint.ifname != link.as_str());
-    let mut taken: BTreeSet<bool> =
-        defaults.iter().filter(|(_, link)| elsewhere(link)).map(|(ipv6, _)| *ipv6).collect();
+    let has_one = |endpoint: &Endpoint| {
+        defaults.iter().any(|route| route.ours && route.link.as_str() == endpoint.ifname)
+    };
+    let of_group = |link: &Ifname| group.iter().any(|endpoint| endpoint.ifname == link.as_str());
+    let foreign = defaults.iter().filter(|route| !route.ours || !of_group(&route.link));
+    let mut taken: BTreeSet<bool> = foreign.map(|route| route.ipv6).collect();
     let mut order: Vec<&Arc<Endpoint>> = group.to_vec();
     order.sort_by_key(|endpoint| (!has_one(endpoint), endpoint.id));
     let mut decide = |endpoint: &Arc<Endpoint>| {

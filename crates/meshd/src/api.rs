@@ -11,6 +11,7 @@ mod views;
 mod whole;
 
 pub(crate) use failure::Failure;
+pub(crate) use handlers::make_network;
 
 use crate::daemon::Daemon;
 use anyhow::Context;
@@ -28,10 +29,16 @@ const BACKUP: usize = 1 << 30;
 /// How long requests under way may take when the daemon ends.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Binds the socket. One that an earlier life left behind is replaced; one that somebody listens at is refused.
+/// Binds the socket of the API.
 pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    bind_socket(path, 0o660, "--run-dir")
+}
+
+/// Binds a socket. One that an earlier life left behind is replaced; one that somebody listens at is refused, with the
+/// option that gives this daemon another.
+pub(crate) fn bind_socket(path: &Path, mode: u32, option: &str) -> anyhow::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        anyhow::bail!("another meshd runs at {}: end it, or give this one its own --run-dir", path.display());
+        anyhow::bail!("another meshd runs at {}: end it, or give this one its own {option}", path.display());
     }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -41,7 +48,7 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     Ok(listener)
 }

@@ -28,6 +28,12 @@ pub(crate) struct Args {
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NODE")]
     name: Option<String>,
+    /// Where Docker finds this daemon as network driver "meshd"; empty: nowhere [default: /run/docker/plugins/meshd.sock]
+    #[arg(long, value_name = "PATH")]
+    docker_plugin: Option<PathBuf>,
+    /// The API of Docker on this host [default: /run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    docker_socket: Option<PathBuf>,
     /// What is logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -52,6 +58,8 @@ struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     name: Option<String>,
+    docker_plugin: Option<PathBuf>,
+    docker_socket: Option<PathBuf>,
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
@@ -81,6 +89,10 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) name: Name,
+    /// The socket of the network driver; nowhere if empty.
+    pub(crate) docker_plugin: PathBuf,
+    /// The socket of Docker's API.
+    pub(crate) docker_socket: PathBuf,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
 }
@@ -120,6 +132,14 @@ impl Config {
             data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/meshd".into()),
             run_dir: args.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/meshd".into()),
             name: name.parse().context("node name")?,
+            docker_plugin: args
+                .docker_plugin
+                .or(file.docker_plugin)
+                .unwrap_or_else(|| "/run/docker/plugins/meshd.sock".into()),
+            docker_socket: args
+                .docker_socket
+                .or(file.docker_socket)
+                .unwrap_or_else(|| "/run/docker.sock".into()),
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
             log_format: args.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         })
@@ -169,8 +189,10 @@ mod tests {
 
     #[test]
     fn every_flag_has_a_key() {
-        let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n";
+        let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n\
+            docker-plugin = ''\ndocker-socket = '/run/docker.sock'\n";
         let file = parse_file(text).unwrap();
+        assert_eq!(file.docker_plugin, Some("".into()));
         assert_eq!(file.run_dir, Some("/r".into()));
         assert!(matches!((file.log_level, file.log_format), (Some(LogLevel::Debug), Some(LogFormat::Json))));
         assert!(parse_file("log-level = 'loud'").unwrap_err().starts_with("line 1: "));

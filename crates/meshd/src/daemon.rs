@@ -6,6 +6,7 @@ use crate::{
     client::ask_once,
     clock,
     config::Config,
+    engine::docker,
     identity::Identity,
     manager::{Error, FirstNode, Manager, Start},
     role::{Migrate, Roles},
@@ -16,7 +17,7 @@ use mesh_api::{
     Init, Initialized, Join, JoinTokenRequest, Joined, Migrated, NodeView, State, StatusView, StoreSpec,
 };
 use mesh_cluster::{AuthorityCertificate, Credentials, JoinToken, NodeKey, pinned_client_config};
-use mesh_model::{Node, NodeId, NodeSpec, Role, Snapshot};
+use mesh_model::{Endpoint, EndpointSpec, Node, NodeId, NodeSpec, Role, Snapshot};
 use mesh_net::DataPlane;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -53,6 +54,7 @@ pub(crate) struct Daemon {
     member: RwLock<Option<Arc<Member>>>,
     /// One becomes a member once, not twice at a time.
     entering: Mutex<()>,
+    docker: docker::Api,
     /// Cancelled before the daemon ends, names and the L7 ingress end with it.
     end_fronts: CancellationToken,
 }
@@ -152,7 +154,8 @@ impl Daemon {
     ) -> anyhow::Result<Arc<Self>> {
         let identity = Identity::load(&config.data_dir)?;
         let (member, entering) = (RwLock::default(), Mutex::default());
-        let daemon = Arc::new(Self { config, spawner, member, entering, end_fronts });
+        let docker = docker::Api::new(config.docker_socket.clone());
+        let daemon = Arc::new(Self { config, spawner, member, entering, docker, end_fronts });
         match identity {
             Some(identity) => daemon.enter(identity, None).await.map(drop)?,
             None => {
@@ -348,6 +351,19 @@ impl Daemon {
     /// Where this daemon keeps what must outlive it, but not a reboot.
     pub(crate) fn run_dir(&self) -> &std::path::Path {
         &self.config.run_dir
+    }
+
+    /// Finds the container that an endpoint is to be attached to.
+    pub(crate) async fn locate(&self, spec: EndpointSpec) -> Result<EndpointSpec, Failure> {
+        docker::locate(&self.docker, spec).await
+    }
+
+    /// Has the engine take an endpoint's container off the network, if the engine put it there; whether it did.
+    pub(crate) async fn detach(&self, member: &Member, endpoint: &Endpoint) -> Result<bool, Failure> {
+        if endpoint.node != member.identity.node {
+            return Ok(false);
+        }
+        docker::detach(&self.docker, endpoint).await
     }
 
     /// Resolves when the daemon ends.

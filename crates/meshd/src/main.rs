@@ -4,6 +4,7 @@
 //! main ─► config ─► supervisor ─► daemon ─┬─► manager (on manager nodes): API, allocation, CA, store
 //!                        ▲                └─► agent: link ─► snapshot ─► planes (net, checks, fronts)
 //!                        └── every task           api (unix socket) reads from the agent, changes through both
+//!                        └── engine::docker (its network driver) changes through the agent
 //!
 //! front: a process of its own, started and told by the agent: name servers and the L7 ingress
 //! ```
@@ -16,6 +17,7 @@ mod config;
 mod daemon;
 mod data_dir;
 mod doctor;
+mod engine;
 mod front;
 mod identity;
 mod manager;
@@ -29,7 +31,7 @@ use clap::Parser;
 use config::{Args, Command, Config, LogFormat, LogLevel};
 use mesh_wire as wire;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::{os::unix::fs::DirBuilderExt, path::Path, process::ExitCode};
+use std::{os::unix::fs::DirBuilderExt, path::Path, process::ExitCode, sync::Arc};
 use supervisor::{Spawner, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -69,7 +71,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listener = api::bind(&config.socket())?;
     let end_fronts = CancellationToken::new();
     spawner.spawn("signals", signals(spawner.clone(), end_fronts.clone()));
-    let daemon = daemon::Daemon::start(config, spawner.clone(), end_fronts).await?;
+    let daemon = daemon::Daemon::start(config.clone(), spawner.clone(), end_fronts).await?;
+    spawner.spawn("Docker", engine::docker::run(config, Arc::clone(&daemon), spawner.cancel.clone()));
     spawner.spawn("local API", api::serve(listener, daemon, spawner.cancel.clone()));
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(true, &[sd_notify::NotifyState::Ready]));

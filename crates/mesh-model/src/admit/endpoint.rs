@@ -51,7 +51,7 @@ fn check_node(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {
 }
 
 /// As the kernel's `dev_valid_name`.
-fn check_ifname(name: &str) -> Result<(), Refusal> {
+pub(super) fn check_ifname(name: &str) -> Result<(), Refusal> {
     let valid = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
@@ -59,7 +59,11 @@ fn check_ifname(name: &str) -> Result<(), Refusal> {
     if valid { Ok(()) } else { Err(Refusal::Ifname(name.to_owned())) }
 }
 
-fn service_on<'a>(snapshot: &'a Snapshot, wanted: &str, network: &Network) -> Result<&'a Service, Refusal> {
+pub(super) fn service_on<'a>(
+    snapshot: &'a Snapshot,
+    wanted: &str,
+    network: &Network,
+) -> Result<&'a Service, Refusal> {
     let service = snapshot
         .find_service(wanted)
         .ok_or_else(|| Refusal::NotFound { kind: "service", wanted: wanted.to_owned() })?;
@@ -81,7 +85,11 @@ fn check_not_connected(
     network: &Network,
 ) -> Result<(), Refusal> {
     let same = |e: &&std::sync::Arc<Endpoint>| {
-        e.node == node && e.network == network.id && e.namespace_inode == spec.namespace_inode
+        e.node == node
+            && e.network == network.id
+            && e.namespace_inode == spec.namespace_inode
+            // What waits for its container is on none yet.
+            && !e.is_staged()
     };
     match snapshot.endpoints.values().find(same) {
         Some(other) => Err(Refusal::AlreadyConnected {

@@ -1,6 +1,6 @@
 //! An endpoint on this node: a veth pair from the overlay's bridge into the target, and the target's routes.
 
-use super::{Attachment, MAIN_TABLE, Owner, Part, TABLES, bridge, everything, port};
+use super::{Attachment, MAIN_TABLE, Owner, Part, TABLES, bridge, everything, port, staged};
 use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space};
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, EndpointId, Network, Subnet};
@@ -11,11 +11,7 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
     let (overlay, target) = (Space::Overlay(network.id), Space::Target(endpoint.id));
     let mut part = Part::new(Owner::Endpoint(endpoint.id), [(overlay, port(endpoint.id)), (target, name)]);
     let mtu = network.mtu.unwrap_or(mtu);
-    let near = Link { kind: LinkKind::Veth, mac: endpoint.mac.peer(), mtu };
-    part.put(overlay, Object::Link(port(endpoint.id), near));
-    part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
-    part.put(overlay, Object::Port(port(endpoint.id), bridge(), PortMode::CONTAINER));
-    part.put(overlay, Object::Station(port(endpoint.id), bridge(), endpoint.mac));
+    bridge_port(&mut part, overlay, endpoint, mtu);
     part.put(target, Object::Link(name, Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu }));
     part.put(target, Object::Up(name, None));
     part.put(target, Object::Up(Ifname::derived("lo", ""), None));
@@ -57,6 +53,27 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
 fn others<'a>(network: &'a Network, own: &'a Subnet) -> impl Iterator<Item = IpNetwork> + 'a {
     let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
     subnets.filter(|cidr| *cidr != own.cidr && cidr.is_ipv6() == own.cidr.is_ipv6())
+}
+
+/// The objects of an endpoint that waits for its container: the pair's other end is in the host's namespace, for the
+/// container's engine to move it from there, name it and give it its addresses.
+pub(super) fn staged_part(endpoint: &Endpoint, network: &Network, mtu: u32) -> Part {
+    let overlay = Space::Overlay(network.id);
+    let pair = [(overlay, port(endpoint.id)), (Space::Host, staged(endpoint.id))];
+    let mut part = Part::new(Owner::Endpoint(endpoint.id), pair);
+    let mtu = network.mtu.unwrap_or(mtu);
+    bridge_port(&mut part, overlay, endpoint, mtu);
+    let far = Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu };
+    part.put(Space::Host, Object::Link(staged(endpoint.id), far));
+    part
+}
+
+fn bridge_port(part: &mut Part, overlay: Space, endpoint: &Endpoint, mtu: u32) {
+    let near = Link { kind: LinkKind::Veth, mac: endpoint.mac.peer(), mtu };
+    part.put(overlay, Object::Link(port(endpoint.id), near));
+    part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
+    part.put(overlay, Object::Port(port(endpoint.id), bridge(), PortMode::CONTAINER));
+    part.put(overlay, Object::Station(port(endpoint.id), bridge(), endpoint.mac));
 }
 
 /// A table of the endpoint's own in its target, where endpoints of other networks may have theirs.

@@ -40,6 +40,15 @@ pub(crate) struct RawLink {
     pub(crate) port: Option<PortMode>,
 }
 
+/// A default route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DefaultRoute {
+    pub(crate) ipv6: bool,
+    pub(crate) link: Ifname,
+    /// It bears meshd's protocol number.
+    pub(crate) ours: bool,
+}
+
 /// What a namespace holds.
 #[derive(Debug, Default)]
 pub(crate) struct RawSpace {
@@ -48,8 +57,8 @@ pub(crate) struct RawSpace {
     /// Addresses of all links, static neighbours and forwarding entries, and the routes and rules that bear meshd's
     /// protocol number.
     pub(crate) objects: Vec<Object>,
-    /// Interfaces of default routes in the main table, whoever made them: IPv4, IPv6.
-    pub(crate) defaults: Vec<(bool, Ifname)>,
+    /// The default routes of the main table, whoever made them.
+    pub(crate) defaults: Vec<DefaultRoute>,
 }
 
 impl RawSpace {
@@ -166,10 +175,11 @@ impl RawSpace {
         let everything = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let to = IpNetwork::new(to.unwrap_or(everything), message.header.destination_prefix_length);
         let (Ok(to), Some(link)) = (to, link) else { return };
+        let ours = message.header.protocol == RouteProtocol::Other(PROTOCOL);
         if table == MAIN && to.prefix() == 0 {
-            self.defaults.push((ipv6, link));
+            self.defaults.push(DefaultRoute { ipv6, link, ours });
         }
-        if message.header.protocol == RouteProtocol::Other(PROTOCOL) {
+        if ours {
             self.objects.push(Object::Route(table, to, NextHop { via, link }));
         }
     }

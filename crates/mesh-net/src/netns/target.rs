@@ -1,8 +1,11 @@
 //! What endpoints are attached to: namespaces that belong to somebody else.
 
 use super::{Namespace, within};
-use crate::error::{Error, Result};
-use mesh_model::Target;
+use crate::{
+    error::{Error, Result},
+    netlink::{Netlink, RawSpace},
+};
+use mesh_model::{MacAddr, Target};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The network namespace of a target, checked. Hold it for a moment only: a namespace that is held open never ends,
@@ -31,6 +34,27 @@ impl TargetNamespace {
         // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
         within(&namespace, || ()).map_err(|_| Error::NotANamespace { path })?;
         Ok(Self { namespace })
+    }
+
+    /// The interface in it that has a MAC address, if one has.
+    ///
+    /// # Errors
+    /// It can't be entered, or netlink is out of reach.
+    pub fn interface(&self, mac: MacAddr) -> Result<Option<String>> {
+        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
+        let found = space.links.into_values().find(|link| link.link.mac == mac);
+        Ok(found.map(|link| link.name.to_string()))
+    }
+
+    /// The first interface name of this prefix and a number that nothing in it has.
+    ///
+    /// # Errors
+    /// It can't be entered, or netlink is out of reach.
+    pub fn free_name(&self, prefix: &str) -> Result<String> {
+        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
+        let taken = |name: &String| space.links.values().any(|link| link.name.as_str() == name);
+        let mut names = (0..).map(|number: u32| format!("{prefix}{number}"));
+        Ok(names.find(|name| !taken(name)).unwrap_or_default())
     }
 
     /// Its inode number: what an endpoint's record remembers it by.

@@ -315,7 +315,7 @@ fn one_endpoint_elsewhere_costs_its_entries_only() {
             snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
         }
         let attachments = [(EndpointId::from_bits(0), Attachment::default())].into();
-        desired(&snapshot, &node(1, 0), &Facts { mtu: 1450, attachments })
+        desired(&snapshot, &node(1, 0), &Facts { mtu: 1450, attachments, ..Facts::default() })
     };
     let mut model = Model::default();
     model.apply(&plan(&Objects::default(), &state(5))).expect("a possible plan");

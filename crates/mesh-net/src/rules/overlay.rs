@@ -1,6 +1,6 @@
 //! Tables of a network's own namespace.
 
-use super::{IpVersion, OVERLAY_TABLE, PROBE_PORT, Rules, balance};
+use super::{IpVersion, OVERLAY_TABLE, PROBE_PORT, Rules, balance, resolver};
 use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict, icmpv6,
 };
@@ -101,11 +101,9 @@ fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Netw
     table.set("slots", vips.slots);
     table.set("stand_ins", vips.stand_ins);
     table.set("refused", vips.refused);
-    table.hook(
-        "prerouting",
-        Base::new(ChainKind::Nat, Hook::Prerouting, -100),
-        vec![Rule::new().vmap(&[version.daddr()], "vips")],
-    );
+    let mut prerouting = vec![Rule::new().vmap(&[version.daddr()], "vips")];
+    prerouting.extend(resolver::rules(table, rules, version, network));
+    table.hook("prerouting", Base::new(ChainKind::Nat, Hook::Prerouting, -100), prerouting);
     table.hook("input", Base::new(ChainKind::Filter, Hook::Input, 0), refusals(version));
 }
 

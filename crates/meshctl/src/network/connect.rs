@@ -9,11 +9,13 @@ use std::net::IpAddr;
 
 /// What a container of Podman is written as.
 const PODMAN: &str = "podman:";
+const DOCKER: &str = "docker:";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   meshctl network connect blue netns:/run/netns/web1
   meshctl network connect --service web --name web1 --ip 192.168.100.20 blue pid:4711
+  meshctl network connect --service web blue docker:web1
   meshctl network connect blue podman:web1
 
 A container of Podman is connected as its labels mesh.service, mesh.name and
@@ -34,12 +36,12 @@ pub(crate) struct Args {
     /// Name of the endpoint; made up unless given
     #[arg(long)]
     name: Option<Name>,
-    /// Interface inside the container
-    #[arg(long, default_value = "eth0")]
-    ifname: String,
+    /// Interface inside the container; eth0 unless given, in a container of Docker the first free ethN
+    #[arg(long)]
+    ifname: Option<String>,
     /// Name, ID or unique prefix of the ID
     network: String,
-    /// What to connect: netns:/path, pid:NUMBER or podman:NAME
+    /// What to connect: netns:/path, pid:NUMBER, docker:NAME or podman:NAME
     #[arg(value_parser = target)]
     target: String,
 }
@@ -54,12 +56,15 @@ impl Args {
     }
 
     fn spec(self) -> anyhow::Result<EndpointSpec> {
+        // The names that Docker's networks have taken are known to the daemon.
+        let usual = if self.target.starts_with(DOCKER) { "" } else { "eth0" };
+        let ifname = self.ifname.unwrap_or_else(|| usual.to_owned());
         let spec = |target| EndpointSpec {
             service: self.service,
             name: self.name,
             addresses: self.ip,
             aliases: self.alias,
-            ..EndpointSpec::new(self.network, target, self.ifname)
+            ..EndpointSpec::new(self.network, target, ifname)
         };
         let Some(name) = self.target.strip_prefix(PODMAN) else {
             return Ok(spec(self.target.parse().map_err(anyhow::Error::msg)?));
@@ -98,7 +103,7 @@ pub(crate) struct DisconnectArgs {
     force: bool,
     /// Name, ID or unique prefix of the ID
     network: String,
-    /// What was connected (netns:/path, pid:NUMBER, podman:NAME), or the endpoint's name or ID
+    /// What was connected (netns:/path, pid:NUMBER, docker:NAME, podman:NAME), or the endpoint's name or ID
     #[arg(value_name = "TARGET|ENDPOINT")]
     endpoint: String,
 }

@@ -6,7 +6,7 @@ use crate::{
     wire::{CatchUp, Committed, CommittedEndpoint, Confirm, Confirmed},
 };
 use mesh_api::Removed;
-use mesh_model::{Endpoint, EndpointId, EndpointSpec, Snapshot, admit};
+use mesh_model::{Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Snapshot, admit};
 use mesh_net::netns::{TargetNamespace, established, reset};
 use std::{
     collections::BTreeMap,
@@ -50,9 +50,19 @@ impl Disowned {
 }
 
 impl Agent {
-    /// Attaches a container: allocated and committed by a manager, made by the data plane, seen by every node that
+    /// Attaches a container that is there: allocated and committed by a manager, made by the data plane, seen by every node that
     /// answers.
-    pub(crate) async fn connect(&self, mut spec: EndpointSpec) -> Result<Arc<Endpoint>, Failure> {
+    pub(crate) async fn connect(&self, spec: EndpointSpec) -> Result<Arc<Endpoint>, Failure> {
+        // Drawn here, so that this node knows what to take back when no answer comes.
+        self.connect_as(EndpointId::from_bits(rand::random()), spec).await
+    }
+
+    /// The same, with an ID that the caller chooses.
+    pub(crate) async fn connect_as(
+        &self,
+        id: EndpointId,
+        mut spec: EndpointSpec,
+    ) -> Result<Arc<Endpoint>, Failure> {
         let target = spec.target.clone();
         let opened = tokio::task::spawn_blocking(move || TargetNamespace::open(&target)).await;
         let opened = opened.map_err(|e| Failure::internal(e.to_string()))?;
@@ -65,8 +75,6 @@ impl Agent {
         for id in self.superseded_by(&spec) {
             self.forget(id).await?;
         }
-        // Drawn here, so that this node knows what to take back when no answer comes.
-        let id = EndpointId::from_bits(rand::random());
         let committed = self.link.put::<CommittedEndpoint>(&format!("/v1/agent/endpoints/{id}"), &spec).await;
         let committed = committed.inspect_err(|failure| {
             if failure.is_unavailable() {
@@ -101,6 +109,32 @@ impl Agent {
         held.map_err(|e| Failure::internal(e.to_string()))?.map_err(Failure::conflict)
     }
 
+    /// Makes an endpoint for a container that is not there yet: its interface waits for the container's engine. The
+    /// caller chooses the ID, so that asking again is the same endpoint.
+    pub(crate) async fn stage(&self, id: EndpointId, spec: &EndpointSpec) -> Result<Arc<Endpoint>, Failure> {
+        let _held = self.hold_ports(spec).await?;
+        let committed: CommittedEndpoint = self.link.put(&format!("/v1/agent/endpoints/{id}"), spec).await?;
+        if let Err(failure) = self.attached(id, committed.revision).await {
+            // What can't be taken back now is found by the engine's next look.
+            drop(self.forget(id).await);
+            return Err(failure);
+        }
+        self.confirm(committed.revision).await;
+        Ok(committed.value)
+    }
+
+    /// Tells what was learnt of an endpoint of this node.
+    pub(crate) async fn update(
+        &self,
+        id: EndpointId,
+        update: &EndpointUpdate,
+    ) -> Result<Arc<Endpoint>, Failure> {
+        let committed: CommittedEndpoint =
+            self.link.patch(&format!("/v1/agent/endpoints/{id}"), update).await?;
+        self.applied(committed.revision, APPLY).await?;
+        Ok(committed.value)
+    }
+
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {
         let applied = self.applied(revision, APPLY).await?;
         match applied.failures.get(&endpoint) {
@@ -132,7 +166,7 @@ impl Agent {
     }
 
     /// Removes the record and waits until this node's data plane has followed.
-    pub(super) async fn forget(&self, endpoint: EndpointId) -> Result<u64, Failure> {
+    pub(crate) async fn forget(&self, endpoint: EndpointId) -> Result<u64, Failure> {
         let gone: Committed<()> = self.link.delete(&format!("/v1/agent/endpoints/{endpoint}")).await?;
         self.applied(gone.revision, APPLY).await?;
         Ok(gone.revision)

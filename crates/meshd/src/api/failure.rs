@@ -67,6 +67,11 @@ impl Failure {
         self.status == StatusCode::CONFLICT
     }
 
+    /// Whether what was named is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     /// Whether it is unknown what became of the request, or it may be done later.
     pub(crate) fn is_unavailable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE

@@ -24,7 +24,7 @@ use mesh_api::{
     StoreSpec, json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec,
+    Endpoint, EndpointSpec, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec,
     ServiceUpdate, Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
@@ -211,9 +211,8 @@ pub(super) async fn network(State(daemon): Shared, Path(name): Path<String>) -> 
 pub(super) async fn create_network(State(daemon): Shared, Json(spec): Json<NetworkSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member).await?.create_network(&spec).await?;
-        everywhere(&member, &committed).await?;
-        Ok(Json(Created { id: committed.value.id.to_string(), warnings: Vec::new() }))
+        let network = make_network(&member, &spec).await?;
+        Ok(Json(Created { id: network.id.to_string(), warnings: Vec::new() }))
     })
     .await
 }
@@ -240,6 +239,13 @@ pub(super) async fn prune_networks(State(daemon): Shared) -> Answer<Pruned> {
         Ok(Json(Pruned { removed: committed.value.iter().map(|network| network.name.to_string()).collect() }))
     })
     .await
+}
+
+/// Makes a network, which only a manager can.
+pub(crate) async fn make_network(member: &Member, spec: &NetworkSpec) -> Result<Arc<Network>, Failure> {
+    let committed = manager(member).await?.create_network(spec).await?;
+    everywhere(member, &committed).await?;
+    Ok(committed.value)
 }
 
 pub(super) async fn remove_network(State(daemon): Shared, Path(name): Path<String>) -> Answer<Removed> {
@@ -347,6 +353,7 @@ pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> R
 pub(super) async fn connect(State(daemon): Shared, Json(spec): Json<EndpointSpec>) -> Answer<EndpointView> {
     let member = daemon.member()?;
     carry_through(async move {
+        let spec = daemon.locate(spec).await?;
         let endpoint = member.agent.connect(spec).await?;
         Ok(Json(views::endpoint(&member.agent.snapshot(), &endpoint)))
     })
@@ -362,6 +369,10 @@ pub(super) async fn disconnect(State(daemon): Shared, Json(request): Json<Discon
             found = endpoint_on(&member, &Whole::of(&member).await.snapshot, &request)?;
         }
         match found {
+            // What Docker has attached Docker takes off, and has the endpoint removed on its way.
+            Some(endpoint) if daemon.detach(&member, &endpoint).await? => {
+                Ok(Json(Removed { removed: true, addresses: endpoint.addresses.clone() }))
+            }
             Some(endpoint) => remove(&member, &endpoint, request.force).await,
             None => Ok(Json(Removed { removed: false, addresses: Vec::new() })),
         }
@@ -379,7 +390,7 @@ fn endpoint_on(
     let mut on_network = snapshot.endpoints.values().filter(|e| e.network == network);
     // By its whole ID only: what is gone already is named here, and must not be taken for another.
     let found = match request.endpoint.parse::<Target>() {
-        Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target == target),
+        Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target.is_named_as(&target)),
         Err(_) => {
             let wanted = request.endpoint.as_str();
             let owned = |e: &Endpoint| e.node == member.identity.node && e.owner.as_deref() == Some(wanted);

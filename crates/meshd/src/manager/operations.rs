@@ -3,8 +3,9 @@
 use super::{Error, Manager, lan};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
-    Change, Endpoint, EndpointId, EndpointSpec, Health, Key, Name, Network, NetworkSpec, NetworkUpdate, Node,
-    NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate, Snapshot, admit,
+    Change, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Health, Key, Name, Network, NetworkSpec,
+    NetworkUpdate, Node, NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate,
+    Snapshot, admit,
 };
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -149,6 +150,23 @@ impl Manager {
         .await
     }
 
+    /// Takes what a node has learnt of its endpoint. Told twice, it changes nothing.
+    pub(crate) async fn update_endpoint(
+        &self,
+        node: NodeId,
+        id: EndpointId,
+        update: &EndpointUpdate,
+    ) -> Result<CommittedEndpoint, Error> {
+        self.change(|snapshot, _| {
+            check_owner(snapshot, id, Some(node))?;
+            let endpoint = find_endpoint(snapshot, id)?;
+            let updated = Arc::new(admit::endpoint_update(snapshot, endpoint, update)?);
+            let put = Change::Put(Object::Endpoint(Arc::clone(&updated)));
+            Ok((if updated == *endpoint { Vec::new() } else { vec![put] }, updated))
+        })
+        .await
+    }
+
     /// Removes an endpoint; one that is gone already is fine. `only` restricts it to a node's own.
     pub(crate) async fn remove_endpoint(
         &self,
@@ -177,10 +195,7 @@ impl Manager {
     ) -> Result<CommittedEndpoint, Error> {
         self.change(|snapshot, _| {
             check_owner(snapshot, id, only)?;
-            let endpoint = snapshot
-                .endpoints
-                .get(&id)
-                .ok_or_else(|| Refusal::NotFound { kind: "endpoint", wanted: id.to_string() })?;
+            let endpoint = find_endpoint(snapshot, id)?;
             let drained = Arc::new(Endpoint { draining: true, ..Endpoint::clone(endpoint) });
             let put = Change::Put(Object::Endpoint(Arc::clone(&drained)));
             Ok((if endpoint.draining { Vec::new() } else { vec![put] }, drained))
@@ -245,6 +260,11 @@ fn draft() -> admit::Fresh {
 pub(super) fn find_node<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Node>, Refusal> {
     let not_found = || Refusal::NotFound { kind: "node", wanted: wanted.to_owned() };
     snapshot.find_node(wanted).ok_or_else(not_found)
+}
+
+fn find_endpoint(snapshot: &Snapshot, id: EndpointId) -> Result<&Arc<Endpoint>, Refusal> {
+    let not_found = || Refusal::NotFound { kind: "endpoint", wanted: id.to_string() };
+    snapshot.endpoints.get(&id).ok_or_else(not_found)
 }
 
 fn find_network<'a>(snapshot: &'a Snapshot, wanted: &str) -> Result<&'a Arc<Network>, Refusal> {

@@ -29,7 +29,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
-use mesh_model::{EndpointId, EndpointSpec, NodeId, Role};
+use mesh_model::{EndpointId, EndpointSpec, EndpointUpdate, NodeId, Role};
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,10 @@ impl Server {
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/reservations", post(reservations))
             .route("/v1/agent/confirm", post(confirm))
-            .route("/v1/agent/endpoints/{id}", put(create_endpoint).delete(remove_endpoint))
+            .route(
+                "/v1/agent/endpoints/{id}",
+                put(create_endpoint).patch(update_endpoint).delete(remove_endpoint),
+            )
             .route("/v1/agent/endpoints/{id}/drain", post(drain_endpoint))
             .route("/v1/agent/promotion", post(promotion))
             .route("/v1/agent/declined", post(declined))
@@ -317,6 +320,16 @@ async fn create_endpoint(
 ) -> Result<Json<CommittedEndpoint>, Failure> {
     let node = member(&manager, peer)?;
     Ok(Json(manager.create_endpoint(node, id, &spec).await?))
+}
+
+async fn update_endpoint(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Path(id): Path<EndpointId>,
+    Json(update): Json<EndpointUpdate>,
+) -> Result<Json<CommittedEndpoint>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.update_endpoint(node, id, &update).await?))
 }
 
 async fn remove_endpoint(

@@ -1,0 +1,60 @@
+//! What a container's engine tells of its endpoint after it was made: names, service, and where the container is.
+
+use super::endpoint::{check_ifname, service_on};
+use crate::{Endpoint, EndpointUpdate, Name, Network, Refusal, Snapshot};
+
+/// The endpoint as it is after an update.
+pub fn endpoint_update(
+    snapshot: &Snapshot,
+    endpoint: &Endpoint,
+    update: &EndpointUpdate,
+) -> Result<Endpoint, Refusal> {
+    let network = snapshot
+        .networks
+        .get(&endpoint.network)
+        .ok_or_else(|| Refusal::NotFound { kind: "network", wanted: endpoint.network.to_string() })?;
+    let mut updated = endpoint.clone();
+    if let Some(wanted) = &update.service {
+        updated.service = Some(service_on(snapshot, wanted, network)?.id);
+    }
+    if let Some(aliases) = &update.aliases {
+        updated.aliases.clone_from(aliases);
+    }
+    if let Some(target) = &update.target {
+        updated.target = target.clone();
+    }
+    updated.namespace_inode = update.namespace_inode.unwrap_or(endpoint.namespace_inode);
+    if let Some(ifname) = &update.ifname {
+        check_ifname(ifname)?;
+        updated.ifname.clone_from(ifname);
+    }
+    if let Some(owner) = &update.owner {
+        updated.owner = Some(owner.clone());
+    }
+    rename(snapshot, network, &mut updated, update)?;
+    Ok(updated)
+}
+
+fn rename(
+    snapshot: &Snapshot,
+    network: &Network,
+    endpoint: &mut Endpoint,
+    update: &EndpointUpdate,
+) -> Result<(), Refusal> {
+    let id = endpoint.id;
+    let taken = |name: &Name| {
+        snapshot.endpoints.values().any(|e| e.network == network.id && e.id != id && e.name.same(name))
+    };
+    match (&update.name, &update.preferred_name) {
+        (Some(name), _) if taken(name) => {
+            return Err(Refusal::NameTaken { kind: "endpoint", name: name.to_string() });
+        }
+        (Some(name), _) => endpoint.name = name.clone(),
+        (None, Some(name)) if !taken(name) => endpoint.name = name.clone(),
+        (None, Some(name)) if !endpoint.aliases.iter().any(|alias| alias.same(name)) => {
+            endpoint.aliases.push(name.clone());
+        }
+        (None, _) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! What Docker and the cluster know of each other's endpoints, brought in line: an interface that Docker has fetched is
+//! found in the container, an endpoint that Docker knows nothing of is removed, a container that the cluster knows nothing
+//! of is adopted.
+
+use super::{
+    Docker,
+    api::{Inspected, Network},
+    driver::{OWNER, endpoint_id, owned, owner},
+    identity::identity,
+};
+use crate::{api::Failure, clock, daemon::Member};
+use mesh_model::{Container, Endpoint, EndpointSpec, EndpointUpdate, Target};
+use mesh_net::netns::TargetNamespace;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often it is looked for an interface that Docker is about to fetch: its container's process starts some tens of
+/// milliseconds later.
+const FETCH: Duration = Duration::from_millis(2);
+/// How long it is looked for so closely.
+const CLOSELY: Duration = Duration::from_secs(30);
+/// How often both sides are compared.
+const COMPARE: Duration = Duration::from_secs(5);
+/// How often, and how soon again, Docker is asked for a container's names. It does not answer while it starts.
+const NAME_TRIES: usize = 30;
+const NAME_PAUSE: Duration = Duration::from_secs(2);
+/// Seconds for which an endpoint may wait for its container before Docker is asked about it.
+const PATIENCE_S: u64 = 30;
+
+/// Runs as long as the daemon. Docker's API may be slow: what waits for it is in nobody's way.
+pub(super) async fn run(docker: Arc<Docker>) {
+    tokio::join!(settle(&docker), compare(&docker));
+}
+
+async fn settle(docker: &Arc<Docker>) {
+    let mut closely_until = Instant::now();
+    loop {
+        let waiting = match docker.daemon.member() {
+            Ok(member) => docker.settle(&member).await,
+            Err(_) => false,
+        };
+        if waiting && Instant::now() < closely_until {
+            sleep(FETCH).await;
+        } else if timeout(COMPARE, docker.joined.notified()).await.is_ok() {
+            // A container joins; else nothing happens, or it takes long.
+            closely_until = Instant::now() + CLOSELY;
+        }
+    }
+}
+
+async fn compare(docker: &Docker) {
+    loop {
+        if let Ok(member) = docker.daemon.member() {
+            docker.compare(&member).await;
+        }
+        sleep(COMPARE).await;
+    }
+}
+
+impl Docker {
+    /// Finds interfaces that Docker has fetched; whether some still wait.
+    async fn settle(self: &Arc<Self>, member: &Member) -> bool {
+        let snapshot = member.agent.snapshot();
+        let staged = snapshot.endpoints.values().filter(|e| e.node == member.identity.node && e.is_staged());
+        let mut waiting = false;
+        for endpoint in staged {
+            let Target::Docker(Container { netns: Some(_), .. }) = &endpoint.target else { continue };
+            let looked_for = Arc::clone(endpoint);
+            let found = tokio::task::spawn_blocking(move || fetched(&looked_for)).await.ok().flatten();
+            let Some((namespace_inode, ifname)) = found else {
+                waiting = true;
+                continue;
+            };
+            let update = EndpointUpdate {
+                namespace_inode: Some(namespace_inode),
+                ifname: Some(ifname),
+                ..EndpointUpdate::default()
+            };
+            match member.agent.update(endpoint.id, &update).await {
+                Ok(settled) => drop(tokio::spawn(Arc::clone(self).name(settled))),
+                Err(failure) => {
+                    tracing::warn!(endpoint = %endpoint.id, err = failure.text(), "cannot tell where the container is");
+                    waiting = true;
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Gives an endpoint the names that Docker tells only once the container runs.
+    async fn name(self: Arc<Self>, endpoint: Arc<Endpoint>) {
+        let (Some((_, id)), Target::Docker(container)) = (owned(&endpoint), &endpoint.target) else { return };
+        for _ in 0..NAME_TRIES {
+            let named = async {
+                let member = self.daemon.member()?;
+                let container = self.api.inspect(&container.name).await?;
+                member.agent.update(endpoint.id, &told(&container, id)?).await
+            };
+            match named.await {
+                Ok(_) => return,
+                Err(failure) if failure.is_unavailable() => sleep(NAME_PAUSE).await,
+                Err(failure) => {
+                    let err = failure.text();
+                    return tracing::warn!(endpoint = %endpoint.name, err, "a container is without its further names");
+                }
+            }
+        }
+    }
+
+    async fn compare(&self, member: &Member) {
+        let snapshot = member.agent.snapshot();
+        let own = || snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
+        let of_docker: BTreeMap<&str, &Arc<Endpoint>> =
+            own().filter_map(|e| Some((owned(e)?.1, e))).collect();
+        let Ok(networks) = self.networks().await else { return };
+        let mut known = BTreeSet::new();
+        for network in &networks {
+            for (container, attached) in network.containers.iter().flatten() {
+                known.insert(attached.endpoint_id.clone());
+                let joined = !container.starts_with("ep-");
+                if joined && !of_docker.contains_key(attached.endpoint_id.as_str()) {
+                    self.adopt(member, network, container, &attached.endpoint_id).await;
+                }
+            }
+        }
+        let long_ago = clock::unix_seconds().saturating_sub(PATIENCE_S);
+        let unknown = own().filter(|endpoint| {
+            let of_docker = owned(endpoint).map(|(_, id)| !known.contains(id));
+            let forgotten = endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with("docker-address:"));
+            endpoint.created < long_ago && of_docker.unwrap_or(forgotten)
+        });
+        for endpoint in unknown {
+            tracing::info!(endpoint = %endpoint.name, "Docker knows nothing of this endpoint: removed");
+            if let Err(failure) = member.agent.forget(endpoint.id).await {
+                tracing::warn!(endpoint = %endpoint.name, err = failure.text(), "cannot remove the endpoint now");
+            }
+        }
+    }
+
+    /// The networks of this driver, with their endpoints. Docker that is not there knows none, but says so.
+    async fn networks(&self) -> Result<Vec<Network>, Failure> {
+        let mut networks = Vec::new();
+        for network in self.api.networks().await? {
+            networks.push(self.api.network(&network.id).await?);
+        }
+        Ok(networks)
+    }
+
+    /// A container that runs, on a network of this driver, without a record: the cluster's state was lost, or this node
+    /// is in another cluster now.
+    async fn adopt(&self, member: &Member, network: &Network, container: &str, id: &str) {
+        let adopted = async {
+            let bound = self.mesh_network(member, &network.id).await?;
+            let container = self.api.inspect(container).await?;
+            let update = told(&container, id)?;
+            let settings = container.network_settings.networks.iter().flatten();
+            let place = settings.map(|(_, place)| place).find(|place| place.endpoint_id == id);
+            let name = container.name.trim_start_matches('/').to_owned();
+            let netns = Some(container.network_settings.sandbox_key.clone().into());
+            let target = Target::Docker(Container { name, netns });
+            let mac = place.and_then(|place| place.mac_address.parse().ok());
+            let mut spec = EndpointSpec::new(bound.id.to_string(), target.clone(), "eth0");
+            (spec.mac, spec.owner) = (mac, Some(owner(&network.id, id)));
+            (spec.service, spec.name, spec.preferred_name) =
+                (update.service, update.name, update.preferred_name);
+            spec.aliases = update.aliases.unwrap_or_default();
+            let address = place.and_then(|place| place.ip_address.parse::<IpAddr>().ok());
+            spec.addresses.extend(address.filter(|address| bound.subnet_of(*address).is_some()));
+            let found = tokio::task::spawn_blocking(move || -> mesh_net::Result<_> {
+                let namespace = TargetNamespace::open(&target)?;
+                let ifname = mac.map(|mac| namespace.interface(mac)).transpose()?.flatten();
+                Ok(match ifname {
+                    Some(ifname) => ifname,
+                    None => namespace.free_name("eth")?,
+                })
+            });
+            let found = found.await.map_err(|e| Failure::internal(e.to_string()))?;
+            spec.ifname = found.map_err(|e| Failure::conflict(e.to_string()))?;
+            member.agent.connect_as(endpoint_id(id)?, spec).await
+        };
+        match adopted.await {
+            Ok(endpoint) => tracing::info!(endpoint = %endpoint.name, "adopted a container of Docker's"),
+            Err(failure) => {
+                tracing::warn!(container, err = failure.text(), "cannot adopt a container of Docker's")
+            }
+        }
+    }
+}
+
+/// The namespace and the name of an interface that Docker has fetched.
+fn fetched(endpoint: &Endpoint) -> Option<(u64, String)> {
+    let namespace = TargetNamespace::open(&endpoint.target).ok()?;
+    let ifname = namespace.interface(endpoint.mac).ok()??;
+    Some((namespace.inode(), ifname))
+}
+
+/// What Docker tells of a container's endpoint.
+fn told(container: &Inspected, endpoint: &str) -> Result<EndpointUpdate, Failure> {
+    let labels = container.config.labels.clone().unwrap_or_default();
+    let mut places = container.network_settings.networks.iter().flatten();
+    let place = places.find(|(_, place)| place.endpoint_id == endpoint);
+    let aliases = place.and_then(|(_, place)| place.aliases.clone()).unwrap_or_default();
+    identity(&container.name, &labels, &aliases).map_err(Failure::bad_request)
+}
+
+/// Whether an endpoint was made by Docker's driver.
+pub(super) fn is_of_driver(endpoint: &Endpoint) -> bool {
+    endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with(OWNER))
+}

@@ -1,0 +1,126 @@
+//! Debian's Docker on a host of the lab: a real `dockerd` with its own directories, and containers of busybox.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::host::Host;
+use crate::probe::within;
+use crate::process::{Background, Outcome};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lib/docker-lab.sh");
+/// The image: busybox and nothing else.
+pub const IMAGE: &str = "box";
+/// How long a daemon may take to answer, or to end. It waits up to half a minute for a driver of a network it knows.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A `dockerd`, which can be ended and started again. Killed when dropped.
+#[derive(Debug)]
+pub struct Docker {
+    host: Host,
+    process: Option<Background>,
+}
+
+impl Docker {
+    /// Starts it on a host, and imports the image.
+    pub fn start(host: &Host) -> Result<Self> {
+        let mut docker = Self { host: host.clone(), process: None };
+        docker.restart()?;
+        let import = "root=$(mktemp -d /run/lab/box.XXXXXX) && mkdir $root/bin && cp \"$(command -v busybox)\" $root/bin/ &&
+            for name in $($root/bin/busybox --list); do [[ $name == busybox ]] || ln -s busybox $root/bin/$name; done &&
+            tar -C $root -c . | docker --host \"$0\" import - box";
+        docker.host.output(&["bash", "-c", import, &docker.url()]).ok()?;
+        Ok(docker)
+    }
+
+    /// Starts it again, if it does not run, and waits until it answers.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.process.is_none() {
+            let log = fs::File::options().create(true).append(true);
+            let log = log.open(self.host.file(format!("/run/lab/{}/dockerd.log", self.host.name())))?;
+            let (directory, plugins) = (self.host.docker_dir(), self.host.docker_plugins());
+            let line = [SCRIPT, &directory, &plugins];
+            self.process = Some(self.host.spawn_into(&line, log.try_clone()?.into(), log.into())?);
+        }
+        within(DEADLINE, "dockerd answers", || self.run(&["version"]).ok().map(drop))
+    }
+
+    /// Kills it (SIGKILL). Its containers go on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Asks it to end (SIGTERM), and its containers with it.
+    pub fn terminate(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("dockerd does not run")?;
+        process.signal(Signal::SIGTERM)?;
+        process.wait(DEADLINE).map(drop)
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// `docker ARGUMENTS`, to its end.
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        let url = self.url();
+        let mut line = vec!["docker", "--host", &url];
+        line.extend(arguments);
+        self.host.output(&line)
+    }
+
+    /// `docker run --detach --name NAME OPTIONS box COMMAND`.
+    pub fn container(&self, name: &str, options: &[&str], command: &[&str]) -> Result<()> {
+        let line = [&["run", "--detach", "--name", name], options, &[IMAGE], command].concat();
+        self.run(&line).ok().map(drop)
+    }
+
+    /// A container that serves a page with its name, as a replica does.
+    pub fn web(&self, name: &str, options: &[&str]) -> Result<()> {
+        let serve = format!("mkdir /www && echo {name} >/www/index.html && exec httpd -f -p 80 -h /www");
+        self.container(name, options, &["sh", "-c", &serve])
+    }
+
+    /// `docker exec CONTAINER COMMAND`.
+    pub fn exec(&self, container: &str, command: &[&str]) -> Outcome {
+        self.run(&[&["exec", container], command].concat())
+    }
+
+    /// Asks a URL `count` times from inside a container, as [`Namespace::answers`] does elsewhere.
+    ///
+    /// [`Namespace::answers`]: crate::Namespace::answers
+    pub fn answers(&self, container: &str, url: &str, count: usize) -> Result<BTreeMap<String, usize>> {
+        let asked = format!("for i in $(seq {count}); do wget -q -T 2 -O - '{url}' || echo failed; done");
+        let mut counts = BTreeMap::new();
+        for answer in self.exec(container, &["sh", "-c", &asked]).ok()?.lines() {
+            *counts.entry(answer.to_owned()).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    /// `docker inspect OBJECT`.
+    pub fn inspect(&self, object: &str) -> Result<Value> {
+        let found = self.run(&["inspect", object]).json()?;
+        Ok(found[0].clone())
+    }
+
+    /// Nothing of containers is left in the host's network: no interface that waits for one.
+    pub fn leaves_nothing_waiting(&self) -> Result<()> {
+        let links = self.host.output(&["ip", "-brief", "link"]).ok()?;
+        let waits = |line: &&str| {
+            let name = line.split(['@', ' ']).next().unwrap_or_default();
+            name.len() == 15 && name.starts_with('m')
+        };
+        ensure!(links.lines().all(|line| !waits(&line)), "{links}");
+        Ok(())
+    }
+
+    fn url(&self) -> String {
+        format!("unix://{}/docker.sock", self.host.docker_dir())
+    }
+}

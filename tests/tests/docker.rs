@@ -1,0 +1,290 @@
+//! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Docker, Host, Lab, scenario, shares, within};
+
+const SERVICE: &str = "mesh.service=nginx_service";
+
+/// A cluster with `self-network` and `nginx_service` on it, and a Docker on each host.
+fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
+    let cluster = Cluster::three(lab)?;
+    let vm1 = cluster.vm1();
+    vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "self-network"]).ok()?;
+    let service = ["service", "create", "--name", "nginx_service", "--network", "self-network"];
+    vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
+    let dockers = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host()));
+    Ok((cluster, dockers.collect::<Result<_>>()?))
+}
+
+fn net1(docker: &Docker) -> Result<()> {
+    docker.run(&["network", "create", "-d", "meshd", "--opt", "mesh.network=self-network", "net1"]).ok()?;
+    Ok(())
+}
+
+/// Waits until the manager knows of so many endpoints.
+fn endpoints(cluster: &Cluster, count: usize) -> Result<()> {
+    within(CONVERGES, &format!("{count} endpoints are there"), || {
+        let found = cluster.list(&["endpoint", "ls"])?;
+        ensure!(found.len() == count, "{found:#?}");
+        Ok(())
+    })
+}
+
+/// No interface of an endpoint is left on a host.
+fn nothing_left(host: &Host) -> Result<()> {
+    within(CONVERGES, "nothing is left on the host", || {
+        let objects = host.kernel_objects()?;
+        ensure!(!objects.contains("/netns/") || !objects.contains(" p0"), "{objects}");
+        Ok(())
+    })
+}
+
+/// Replicas on three Dockers are found by name and by the published port, though Docker drops what the host forwards.
+#[test]
+fn containers_of_three_dockers_are_one_service() {
+    scenario("three dockers", |lab| {
+        let (cluster, dockers) = cluster_with_dockers(lab)?;
+        let client = lab.client("client")?;
+        for (docker, name) in dockers.iter().zip(["web1", "web2", "web3"]) {
+            net1(docker)?;
+            docker.web(name, &["--network", "net1", "--network-alias", "any", "--label", SERVICE])?;
+            let policy = docker.host().output(&["iptables", "-S", "FORWARD"]).ok()?;
+            ensure!(policy.contains("-P FORWARD DROP"), "{policy}");
+        }
+        cluster.endpoints("nginx_service", "3/3")?;
+
+        // The very first thing that a container does.
+        let vip = cluster.vip("nginx_service")?;
+        let run = ["run", "--rm", "--network", "net1", "box"];
+        let said = dockers[1].run(&[&run[..], &["ping", "-c1", "-W5", "nginx_service"]].concat()).ok()?;
+        ensure!(said.contains(&format!("({vip})")) && said.contains(" 0% packet loss"), "{said}");
+        dockers[1].container("probe", &["--network", "net1"], &["sleep", "infinity"])?;
+        within(CONVERGES, "the name leads to every replica", || {
+            let answers = dockers[1].answers("probe", "http://nginx_service/", 6)?;
+            shares(&answers, &[("web1", 2), ("web2", 2), ("web3", 2)])
+        })?;
+        // Names: the service's, tasks, a container on another host, an alias; and one that Docker knows by itself.
+        let address = cluster.address("web3")?;
+        for name in ["web3", "web3.self-network", "tasks.nginx_service", "any"] {
+            within(CONVERGES, &format!("{name} is found"), || {
+                let said = dockers[1].exec("probe", &["nslookup", name]).ok()?;
+                ensure!(said.contains(&address), "{said}");
+                Ok(())
+            })?;
+        }
+        dockers[1].exec("probe", &["ping", "-c1", "-W5", "web2"]).ok()?;
+
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2", "web3"])?;
+        for docker in &dockers {
+            docker.host().output(&["iptables", "-F", "DOCKER-USER"]).ok()?;
+        }
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2", "web3"])?;
+
+        for (docker, name) in dockers.iter().zip(["web1", "web2", "web3"]) {
+            docker.run(&["rm", "-f", name]).ok()?;
+        }
+        dockers[1].run(&["rm", "-f", "probe"]).ok()?;
+        endpoints(&cluster, 0)?;
+        for docker in &dockers {
+            docker.leaves_nothing_waiting()?;
+            docker.run(&["network", "rm", "net1"]).ok()?;
+        }
+        Ok(())
+    });
+}
+
+/// Restarts of the container and of both daemons, and networks that are connected and disconnected while it runs.
+#[test]
+fn containers_outlive_restarts() {
+    scenario("docker restarts", |lab| {
+        let (mut cluster, mut dockers) = cluster_with_dockers(lab)?;
+        let client = lab.client("client")?;
+        net1(&dockers[0])?;
+        net1(&dockers[1])?;
+        let replica = ["--network", "net1", "--label", SERVICE, "--restart", "always"];
+        dockers[0].web("web1", &replica)?;
+        // Connected while it runs.
+        dockers[1].web("web2", &["--label", SERVICE])?;
+        dockers[1].run(&["network", "connect", "--alias", "second", "net1", "web2"]).ok()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+        within(CONVERGES, "the alias is found", || {
+            let said = dockers[0].exec("web1", &["nslookup", "second"]).ok()?;
+            ensure!(said.contains(&cluster.address("web2")?), "{said}");
+            Ok(())
+        })?;
+
+        dockers[1].run(&["network", "disconnect", "net1", "web2"]).ok()?;
+        cluster.endpoints("nginx_service", "1/1")?;
+        dockers[1].run(&["network", "connect", "net1", "web2"]).ok()?;
+        dockers[0].run(&["restart", "--time", "0", "web1"]).ok()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+
+        // The daemon of the mesh: nothing changes.
+        let before = cluster.list(&["endpoint", "ls"])?;
+        cluster.daemons[0].restart()?;
+        cluster.daemons[1].restart()?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+        ensure!(cluster.list(&["endpoint", "ls"])? == before);
+
+        // Docker's daemon ends, is killed, and starts its containers again.
+        dockers[0].terminate()?;
+        dockers[0].restart()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+        dockers[0].kill()?;
+        dockers[0].restart()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+
+        // The record is gone: the container is adopted again.
+        let id = mesh_tests::field(&cluster.endpoint("web2")?, "id");
+        cluster.vm1().meshctl(&["endpoint", "rm", &id]).ok()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
+
+        dockers[0].run(&["rm", "-f", "web1"]).ok()?;
+        dockers[1].run(&["rm", "-f", "web2"]).ok()?;
+        endpoints(&cluster, 0)?;
+        nothing_left(cluster.vm1())?;
+        dockers[0].leaves_nothing_waiting()
+    });
+}
+
+/// Containers that Docker knows nothing of the mesh for: attached by name.
+#[test]
+fn a_container_is_attached_by_name() {
+    scenario("docker target", |lab| {
+        let (cluster, dockers) = cluster_with_dockers(lab)?;
+        let (client, vm2) = (lab.client("client")?, cluster.vm2());
+        dockers[1].web("web2", &[])?;
+        let connect = ["network", "connect", "--service", "nginx_service", "self-network", "docker:web2"];
+        vm2.meshctl(&connect).ok()?;
+        vm2.meshctl(&connect).refused("already on network")?;
+        ensure!(mesh_tests::field(&cluster.endpoint("web2")?, "ifname") == "eth1");
+        cluster.answer_in_turn(&client, 8080, &["web2"])?;
+        for _ in 0..2 {
+            vm2.meshctl(&["network", "disconnect", "self-network", "docker:web2"]).ok()?;
+        }
+        cluster.endpoints("nginx_service", "0/0")?;
+        vm2.meshctl(&connect).ok()?;
+        cluster.answer_in_turn(&client, 8080, &["web2"])?;
+        dockers[1].run(&["rm", "-f", "web2"]).ok()?;
+        endpoints(&cluster, 0)?;
+        vm2.meshctl(&["network", "connect", "self-network", "docker:web2"]).refused("no such container")?;
+        dockers[1].container("idle", &[], &["true"])?;
+        dockers[1].run(&["wait", "idle"]).ok()?;
+        vm2.meshctl(&["network", "connect", "self-network", "docker:idle"]).refused("does not run")
+    });
+}
+
+/// Networks and addresses as Docker's users ask for them, and what is refused.
+#[test]
+fn networks_and_addresses_are_the_clusters() {
+    scenario("docker networks", |lab| {
+        let (cluster, dockers) = cluster_with_dockers(lab)?;
+        let (manager, worker) = (&dockers[0], &dockers[1]);
+        let create = |docker: &Docker, words: &[&str]| {
+            docker.run(&[&["network", "create", "-d", "meshd"], words].concat())
+        };
+        // Addresses of the cluster are those that Docker shows.
+        let blue = ["--ipam-driver", "meshd", "--subnet", "10.50.0.0/24", "blue"];
+        create(manager, &blue).ok()?;
+        within(CONVERGES, "the cluster has the network", || {
+            let network = cluster.list(&["network", "inspect", "blue"])?;
+            ensure!(network[0]["subnets"][0]["cidr"] == "10.50.0.0/24", "{network:?}");
+            Ok(())
+        })?;
+        create(worker, &blue).ok()?;
+        manager.container("b1", &["--network", "blue"], &["sleep", "infinity"])?;
+        worker.container("b2", &["--network", "blue"], &["sleep", "infinity"])?;
+        worker.container("b3", &["--network", "blue", "--ip", "10.50.0.77"], &["sleep", "infinity"])?;
+        for (docker, name) in [(manager, "b1"), (worker, "b2"), (worker, "b3")] {
+            let shown = docker.inspect(name)?["NetworkSettings"]["Networks"]["blue"]["IPAddress"].clone();
+            ensure!(shown == cluster.address(name)?.as_str(), "{name}: {shown}");
+        }
+        ensure!(cluster.address("b3")? == "10.50.0.77");
+        manager.exec("b1", &["ping", "-c1", "-W5", "10.50.0.77"]).ok()?;
+        let taken = manager.run(&["run", "--rm", "--network", "blue", "--ip", "10.50.0.77", "box", "true"]);
+        ensure!(taken.stderr.contains("10.50.0.77 is taken on network 'blue' by endpoint 'b3'"), "{taken:?}");
+
+        // No option: the cluster's network of that name.
+        create(manager, &["green"]).ok()?;
+        within(CONVERGES, "the cluster has the network", || cluster.list(&["network", "inspect", "green"]))?;
+        create(worker, &["green"]).ok()?;
+        manager.container("g1", &["--network", "green"], &["sleep", "infinity"])?;
+        worker.container("g2", &["--network", "green"], &["sleep", "infinity"])?;
+        within(CONVERGES, "the other host's container is found", || {
+            manager.exec("g1", &["ping", "-c1", "-W2", "g2"]).ok().map(drop)
+        })?;
+
+        let refused = |outcome: mesh_tests::Outcome, text: &str| {
+            ensure!(outcome.code != Some(0) && outcome.stderr.contains(text), "no '{text}': {outcome:?}");
+            Ok(())
+        };
+        refused(create(worker, &["--opt", "mesh.network=nowhere", "x"]), "no network 'nowhere'")?;
+        refused(create(worker, &["--subnet", "192.168.100.0/24", "x"]), "--ipam-driver meshd")?;
+        refused(create(worker, &["--ipam-driver", "meshd", "x"]), "--ipam-opt mesh.network=NAME")?;
+        let labelled = ["run", "--rm", "--network", "green", "--label", "mesh.service=none", "box", "true"];
+        refused(worker.run(&labelled), "no service is called 'none'")?;
+        for (docker, name) in
+            [(manager, "b1"), (worker, "b2"), (worker, "b3"), (manager, "g1"), (worker, "g2")]
+        {
+            docker.run(&["rm", "-f", name]).ok()?;
+        }
+        endpoints(&cluster, 0)?;
+        manager.leaves_nothing_waiting()?;
+        worker.leaves_nothing_waiting()
+    });
+}
+
+/// What is no request of Docker's is refused, and harms nobody.
+#[test]
+fn bad_requests_are_refused() {
+    scenario("bad plugin requests", |lab| {
+        let cluster = Cluster::of(vec![
+            lab.host("vm1")?.meshd()?,
+            lab.host("vm2")?.meshd()?,
+            lab.host("vm3")?.meshd()?,
+        ])?;
+        let vm1 = cluster.vm1();
+        let plugins = vm1.docker_plugins();
+        ensure!(!vm1.file(&plugins).exists(), "there is no Docker yet");
+        vm1.output(&["mkdir", "-p", &plugins]).ok()?;
+        let socket = format!("{plugins}/meshd.sock");
+        let ask = |method: &str, body: &str| {
+            let url = format!("http://docker/{method}");
+            vm1.output(&["curl", "-sS", "-w", " %{http_code}", "--unix-socket", &socket, "-d", body, &url])
+                .ok()
+        };
+        within(CONVERGES, "the driver answers once the directory is there", || {
+            let said = ask("Plugin.Activate", "")?;
+            ensure!(said.contains("NetworkDriver") && said.ends_with(" 200"), "{said}");
+            Ok(())
+        })?;
+        for (method, body, status) in [
+            ("NetworkDriver.CreateEndpoint", "", " 400"),
+            ("NetworkDriver.CreateEndpoint", "[]", " 400"),
+            ("NetworkDriver.Join", "{\"NetworkID\":1}", " 400"),
+            ("IpamDriver.RequestPool", "\u{0}", " 400"),
+            ("NetworkDriver.Unheard", "{}", " 404"),
+            ("NetworkDriver.CreateEndpoint", "{\"NetworkID\":\"a\",\"EndpointID\":\"..\"}", " 200"),
+            (
+                "NetworkDriver.Join",
+                "{\"NetworkID\":\"a\",\"EndpointID\":\"b\",\"SandboxKey\":\"/etc\"}",
+                " 200",
+            ),
+            ("NetworkDriver.Leave", "{\"EndpointID\":\"b\"}", " 200"),
+            ("IpamDriver.RequestAddress", "{\"PoolID\":\"x\",\"Address\":\"y\"}", " 200"),
+        ] {
+            let said = ask(method, body)?;
+            let fine = method.ends_with("Leave");
+            ensure!(said.ends_with(status) && said.contains("\"Err\"") != fine, "{method} {body}: {said}");
+        }
+        // The socket is made again when somebody removes it.
+        vm1.output(&["rm", &socket]).ok()?;
+        within(CONVERGES, "the driver answers again", || ask("Plugin.Activate", "").map(drop))?;
+        endpoints(&cluster, 0)
+    });
+}
