@@ -43,7 +43,7 @@ impl DataPlane {
         // Targets that are gone are the next pass's business.
         let targets = self.find_targets(snapshot, &known, &mut Report::default());
         let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
-        let desired = desired(snapshot, me, &Facts { mtu, attachments });
+        let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) });
         let actual = actual::read(&mut self.kernel, snapshot, &desired)?;
         let mut differences: Vec<Difference> = plan(&actual, &desired)
             .iter()
