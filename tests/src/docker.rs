@@ -40,8 +40,8 @@ impl Docker {
     /// Starts it again, if it does not run, and waits until it answers.
     pub fn restart(&mut self) -> Result<()> {
         if self.process.is_none() {
-            let log = fs::File::options().create(true).append(true);
-            let log = log.open(self.host.file(format!("/run/lab/{}/dockerd.log", self.host.name())))?;
+            let path = self.host.file(format!("/run/lab/{}/dockerd.log", self.host.name()));
+            let log = fs::File::options().create(true).append(true).open(path)?;
             let (directory, plugins) = (self.host.docker_dir(), self.host.docker_plugins());
             let line = [SCRIPT, &directory, &plugins];
             self.process = Some(self.host.spawn_into(&line, log.try_clone()?.into(), log.into())?);

@@ -12,8 +12,8 @@ fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
     vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "self-network"]).ok()?;
     let service = ["service", "create", "--name", "nginx_service", "--network", "self-network"];
     vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
-    let dockers = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host()));
-    Ok((cluster, dockers.collect::<Result<_>>()?))
+    let dockers: Result<_> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
+    Ok((cluster, dockers?))
 }
 
 fn net1(docker: &Docker) -> Result<()> {
