@@ -33,8 +33,8 @@ use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_api::FrontView;
 use mesh_model::{EndpointId, NodeId, Snapshot};
-use problem::Problem;
 use mesh_net::Inspection;
+use problem::Problem;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -24,8 +24,8 @@ use mesh_api::{
     StoreSpec, json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec,
-    ServiceUpdate, Snapshot, Target,
+    Endpoint, EndpointSpec, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role,
+    ServiceSpec, ServiceUpdate, Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
 

@@ -4,8 +4,8 @@ use super::{Error, Manager, lan};
 use crate::wire::{Committed, CommittedEndpoint};
 use mesh_model::{
     Change, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Health, Key, Name, Network, NetworkSpec,
-    NetworkUpdate, Node, NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec, ServiceUpdate,
-    Snapshot, admit,
+    NetworkUpdate, Node, NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec,
+    ServiceUpdate, Snapshot, admit,
 };
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
