@@ -76,6 +76,7 @@ fn snapshot(published: u16, upstream: SocketAddr) -> Snapshot {
         ifname: "eth0".into(),
         ports: Vec::new(),
         owner: None,
+        local_addresses: Vec::new(),
         draining: false,
         created: 0,
     };

@@ -82,7 +82,7 @@ impl Docker {
 
     /// A container that serves a page with its name, as a replica does.
     pub fn web(&self, name: &str, options: &[&str]) -> Result<()> {
-        let serve = format!("mkdir /www && echo {name} >/www/index.html && exec httpd -f -p 80 -h /www");
+        let serve = format!("mkdir -p /www && echo {name} >/www/index.html && exec httpd -f -p 80 -h /www");
         self.container(name, options, &["sh", "-c", &serve])
     }
 
@@ -91,11 +91,15 @@ impl Docker {
         self.run(&[&["exec", container], command].concat())
     }
 
-    /// Asks a URL `count` times from inside a container, as [`Namespace::answers`] does elsewhere.
+    /// Asks the web server at an address `count` times from inside a container, as [`Namespace::answers`] does elsewhere.
     ///
     /// [`Namespace::answers`]: crate::Namespace::answers
-    pub fn answers(&self, container: &str, url: &str, count: usize) -> Result<BTreeMap<String, usize>> {
-        let asked = format!("for i in $(seq {count}); do wget -q -T 2 -O - '{url}' || echo failed; done");
+    pub fn answers(&self, container: &str, address: &str, count: usize) -> Result<BTreeMap<String, usize>> {
+        // Not by busybox's wget: linked statically, it crashes on some hosts.
+        let ask = format!(
+            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} 80 | grep . | tail -n 1 | grep . || echo failed"
+        );
+        let asked = format!("for i in $(seq {count}); do {ask}; done");
         let mut counts = BTreeMap::new();
         for answer in self.exec(container, &["sh", "-c", &asked]).ok()?.lines() {
             *counts.entry(answer.to_owned()).or_default() += 1;

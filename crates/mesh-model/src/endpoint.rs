@@ -91,6 +91,9 @@ fn is_container_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
+/// Begins the owner of every endpoint that meshd's network driver for Docker makes.
+pub const DOCKER: &str = "docker:";
+
 /// An endpoint, as committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -124,6 +127,9 @@ pub struct Endpoint {
     /// What the program that attached it calls the attachment, to find it again: `cni:NETWORK/CONTAINER/INTERFACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// What its engine gives it beside the cluster's addresses: good between containers of one node only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_addresses: Vec<IpAddr>,
     /// Offered no new connections.
     #[serde(default)]
     pub draining: bool,
@@ -135,6 +141,11 @@ impl Endpoint {
     /// Whether it waits for its container: Docker asks for the endpoint first, and makes the network namespace later.
     pub fn is_staged(&self) -> bool {
         self.namespace_inode == 0 && matches!(self.target, Target::Docker(_))
+    }
+
+    /// Whether it is on a network of Docker's: Docker sets up its interface, and the container's default routes.
+    pub fn is_dockers(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.starts_with(DOCKER))
     }
 }
 
@@ -204,6 +215,9 @@ pub struct EndpointSpec {
     /// What the program that asks calls the attachment.
     #[serde(default)]
     pub owner: Option<String>,
+    /// Addresses that its engine gives it beside the cluster's.
+    #[serde(default)]
+    pub local_addresses: Vec<IpAddr>,
 }
 
 impl EndpointSpec {
@@ -222,6 +236,7 @@ impl EndpointSpec {
             mac: None,
             ports: Vec::new(),
             owner: None,
+            local_addresses: Vec::new(),
         }
     }
 }

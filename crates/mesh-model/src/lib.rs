@@ -23,7 +23,7 @@ mod service;
 mod snapshot;
 
 pub use duration::{ParseDurationError, parse_millis};
-pub use endpoint::{Container, Endpoint, EndpointSpec, EndpointUpdate, Health, Target};
+pub use endpoint::{Container, DOCKER, Endpoint, EndpointSpec, EndpointUpdate, Health, Target};
 pub use event::{Action, Event, Happened};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
 pub use ipam::{Pool, first_free, first_free_in};

@@ -93,6 +93,7 @@ mod tests {
             ifname: "eth0".into(),
             ports: vec![],
             owner: None,
+            local_addresses: Vec::new(),
             draining,
             created: 0,
         })

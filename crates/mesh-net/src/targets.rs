@@ -42,7 +42,8 @@ pub(crate) fn open(kernel: &mut Kernel, endpoint: &Endpoint) -> Result<()> {
 }
 
 /// Decides for the endpoints of one target which of them has the default route: the one that has it, else the first,
-/// unless there is one of somebody else, as Docker makes it for the interfaces that it fetches. Internal networks lead nowhere. What was decided stays while the group does.
+/// unless there is one of somebody else, or Docker makes it. Internal networks lead nowhere. What was decided stays while
+/// the group does.
 pub(crate) fn decide_routes(
     kernel: &mut Kernel,
     group: &[&Arc<Endpoint>],
@@ -66,6 +67,10 @@ pub(crate) fn decide_routes(
     let of_group = |link: &Ifname| group.iter().any(|endpoint| endpoint.ifname == link.as_str());
     let foreign = defaults.iter().filter(|route| !route.ours || !of_group(&route.link));
     let mut taken: BTreeSet<bool> = foreign.map(|route| route.ipv6).collect();
+    if group.iter().any(|endpoint| endpoint.is_dockers()) {
+        // It may be about to, and would fail where there is one already.
+        taken.extend([false, true]);
+    }
     let mut order: Vec<&Arc<Endpoint>> = group.to_vec();
     order.sort_by_key(|endpoint| (!has_one(endpoint), endpoint.id));
     let mut decide = |endpoint: &Arc<Endpoint>| {

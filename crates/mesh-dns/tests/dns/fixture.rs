@@ -127,6 +127,7 @@ impl Mesh {
             ifname: "eth0".to_owned(),
             ports: Vec::new(),
             owner: None,
+            local_addresses: Vec::new(),
             draining: false,
             created: 0,
         };

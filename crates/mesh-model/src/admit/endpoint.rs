@@ -36,6 +36,7 @@ pub fn endpoint(
         ifname: spec.ifname.clone(),
         ports: endpoint_ports(snapshot, node, &spec.ports)?,
         owner: spec.owner.clone(),
+        local_addresses: spec.local_addresses.clone(),
         draining: false,
         created: fresh.now,
     })

@@ -36,13 +36,13 @@ impl TargetNamespace {
         Ok(Self { namespace })
     }
 
-    /// The interface in it that has a MAC address, if one has.
+    /// The interface in it that has a MAC address, if one has and is up.
     ///
     /// # Errors
     /// It can't be entered, or netlink is out of reach.
     pub fn interface(&self, mac: MacAddr) -> Result<Option<String>> {
         let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
-        let found = space.links.into_values().find(|link| link.link.mac == mac);
+        let found = space.links.into_values().find(|link| link.up && link.link.mac == mac);
         Ok(found.map(|link| link.name.to_string()))
     }
 

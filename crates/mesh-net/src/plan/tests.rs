@@ -185,6 +185,7 @@ fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endp
         ifname: ifname.into(),
         ports: Vec::new(),
         owner: None,
+        local_addresses: Vec::new(),
         draining: false,
         created: 0,
     }

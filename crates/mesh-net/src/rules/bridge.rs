@@ -58,7 +58,7 @@ fn containers(table: &mut Table, rules: &Rules<'_>, network: &Network) {
         let port = Datum::Ifname(port(endpoint.id).to_string());
         stations.add(vec![port.clone(), Datum::Ether(endpoint.mac.0)]);
         addresses6.add(vec![port.clone(), link_local(endpoint.mac).into()]);
-        for address in &endpoint.addresses {
+        for address in endpoint.addresses.iter().chain(&endpoint.local_addresses) {
             let of_version = match address {
                 IpAddr::V4(_) => &mut addresses,
                 IpAddr::V6(_) => &mut addresses6,

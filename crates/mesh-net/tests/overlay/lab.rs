@@ -324,6 +324,7 @@ impl Lab {
             ifname: "eth0".into(),
             ports: Vec::new(),
             owner: None,
+            local_addresses: Vec::new(),
             draining: false,
             created: 0,
         };

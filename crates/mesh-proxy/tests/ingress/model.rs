@@ -55,6 +55,7 @@ pub(crate) fn endpoint(id: u64, service: u64, node: NodeId, address: IpAddr) -> 
         ifname: "eth0".into(),
         ports: Vec::new(),
         owner: None,
+        local_addresses: Vec::new(),
         draining: false,
         created: 0,
     }

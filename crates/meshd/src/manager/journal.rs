@@ -180,6 +180,7 @@ mod tests {
             ifname: "eth0".to_owned(),
             ports: Vec::new(),
             owner: None,
+            local_addresses: Vec::new(),
             draining,
             created: 0,
         }

@@ -121,6 +121,7 @@ pub(super) fn add_replica(snapshot: &mut Snapshot, service: ServiceId, node: u32
         ifname: "eth0".into(),
         ports: Vec::new(),
         owner: None,
+        local_addresses: Vec::new(),
         draining: false,
         created: 0,
     };

@@ -15,8 +15,8 @@ use crate::{
 };
 use ipnetwork::IpNetwork;
 use mesh_model::{
-    Container, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Name, Network, NetworkSpec, Protocol,
-    PublishMode, PublishedPort, Snapshot, Target,
+    Container, DOCKER, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Name, Network, NetworkSpec,
+    Protocol, PublishMode, PublishedPort, Snapshot, Target,
 };
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -29,8 +29,6 @@ const PREFIX: &str = "eth";
 /// Route types of the protocol.
 const NEXT_HOP: u8 = 0;
 const CONNECTED: u8 = 1;
-/// Begins the owner of every endpoint that this driver makes.
-pub(super) const OWNER: &str = "docker:";
 /// Digits of Docker's IDs that people use.
 const SHORT: usize = 12;
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
@@ -163,6 +161,7 @@ impl Docker {
                 let mut spec = staged(&network, &request.endpoint_id);
                 spec.mac = parse_mac(&asked)?;
                 (spec.owner, spec.ports) = (Some(owner), ports);
+                spec.local_addresses = given(&asked)?;
                 member.agent.stage(endpoint_id(&request.endpoint_id)?, &spec).await?
             }
         };
@@ -231,12 +230,12 @@ impl Docker {
 
 /// What an endpoint of this driver is owned by.
 pub(super) fn owner(network: &str, endpoint: &str) -> String {
-    format!("{OWNER}{network}/{endpoint}")
+    format!("{DOCKER}{network}/{endpoint}")
 }
 
 /// The IDs of Docker's network and endpoint.
 pub(super) fn owned(endpoint: &Endpoint) -> Option<(&str, &str)> {
-    endpoint.owner.as_deref()?.strip_prefix(OWNER)?.split_once('/')
+    endpoint.owner.as_deref()?.strip_prefix(DOCKER)?.split_once('/')
 }
 
 /// This node's endpoint with one of Docker's IDs.
@@ -266,6 +265,13 @@ fn reserved(member: &Member, asked: &Interface) -> Option<Arc<Endpoint>> {
     let snapshot = member.agent.snapshot();
     let mut own = snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
     own.find(|endpoint| endpoint.owner.as_ref() == Some(&owner)).cloned()
+}
+
+/// The addresses that Docker has given it already.
+fn given(asked: &Interface) -> Result<Vec<IpAddr>, Failure> {
+    let texts = [&asked.address, &asked.address_ipv6].into_iter().filter(|text| !text.is_empty());
+    let parsed = texts.map(|text| text.parse::<IpNetwork>().map(|address| address.ip()));
+    parsed.collect::<Result<_, _>>().map_err(|e| Failure::bad_request(format!("address: {e}")))
 }
 
 fn parse_mac(asked: &Interface) -> Result<Option<mesh_model::MacAddr>, Failure> {

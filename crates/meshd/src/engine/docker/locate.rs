@@ -1,6 +1,6 @@
 //! Containers that are attached by name, `docker:NAME`.
 
-use super::{Api, driver::owned, settle::is_of_driver};
+use super::{Api, driver::owned};
 use crate::api::Failure;
 use mesh_model::{Container, Endpoint, EndpointSpec, Target};
 use mesh_net::netns::TargetNamespace;
@@ -34,7 +34,7 @@ pub(crate) async fn locate(api: &Api, mut spec: EndpointSpec) -> Result<Endpoint
 
 /// Has Docker take a container off a network that Docker put it on; whether it did.
 pub(crate) async fn detach(api: &Api, endpoint: &Endpoint) -> Result<bool, Failure> {
-    let (true, Target::Docker(container)) = (is_of_driver(endpoint), &endpoint.target) else {
+    let (true, Target::Docker(container)) = (endpoint.is_dockers(), &endpoint.target) else {
         return Ok(false);
     };
     let Some((network, _)) = owned(endpoint) else { return Ok(false) };

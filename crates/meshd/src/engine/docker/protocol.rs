@@ -1,5 +1,6 @@
 //! The words of Docker's plugin protocol: libnetwork's remote network driver (`docs/remote.md`) and remote IPAM driver
-//! (`docs/ipam.md`). Every request is a POST with a JSON body; what fails is answered `{"Err": "…"}`.
+//! (`docs/ipam.md`). Every request is a POST with a JSON body; what fails is answered
+//! `{"Err": "…"}`, by an address driver `{"Error": "…"}`.
 
 use ipnetwork::IpNetwork;
 use mesh_model::MacAddr;

@@ -5,7 +5,7 @@
 use super::{
     Docker,
     api::{Inspected, Network},
-    driver::{OWNER, endpoint_id, owned, owner},
+    driver::{endpoint_id, owned, owner},
     identity::identity,
 };
 use crate::{api::Failure, clock, daemon::Member};
@@ -94,15 +94,9 @@ impl Docker {
 
     /// Gives an endpoint the names that Docker tells only once the container runs.
     async fn name(self: Arc<Self>, endpoint: Arc<Endpoint>) {
-        let (Some((_, id)), Target::Docker(container)) = (owned(&endpoint), &endpoint.target) else { return };
         for _ in 0..NAME_TRIES {
-            let named = async {
-                let member = self.daemon.member()?;
-                let container = self.api.inspect(&container.name).await?;
-                member.agent.update(endpoint.id, &told(&container, id)?).await
-            };
-            match named.await {
-                Ok(_) => return,
+            match self.try_name(&endpoint).await {
+                Ok(()) => return,
                 Err(failure) if failure.is_unavailable() => sleep(NAME_PAUSE).await,
                 Err(failure) => {
                     let err = failure.text();
@@ -110,6 +104,22 @@ impl Docker {
                 }
             }
         }
+    }
+
+    async fn try_name(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let (Some((network, id)), Target::Docker(place)) = (owned(endpoint), &endpoint.target) else {
+            return Ok(());
+        };
+        // A Docker that starts has its containers join before it says which they are.
+        let attached = self.api.network(network).await?.containers.unwrap_or_default();
+        let found = attached.into_iter().find(|(_, attached)| attached.endpoint_id == id);
+        let (container, _) =
+            found.ok_or_else(|| Failure::unavailable("Docker does not show the endpoint"))?;
+        let container = self.api.inspect(&container).await?;
+        let name = container.name.trim_start_matches('/').to_owned();
+        let target = Target::Docker(Container { name, netns: place.netns.clone() });
+        let update = EndpointUpdate { target: Some(target), ..told(&container, id)? };
+        self.daemon.member()?.agent.update(endpoint.id, &update).await.map(drop)
     }
 
     async fn compare(&self, member: &Member) {
@@ -170,7 +180,9 @@ impl Docker {
                 (update.service, update.name, update.preferred_name);
             spec.aliases = update.aliases.unwrap_or_default();
             let address = place.and_then(|place| place.ip_address.parse::<IpAddr>().ok());
-            spec.addresses.extend(address.filter(|address| bound.subnet_of(*address).is_some()));
+            let (own, local): (Vec<_>, _) =
+                address.into_iter().partition(|address| bound.subnet_of(*address).is_some());
+            (spec.addresses, spec.local_addresses) = (own, local);
             let found = tokio::task::spawn_blocking(move || -> mesh_net::Result<_> {
                 let namespace = TargetNamespace::open(&target)?;
                 let ifname = mac.map(|mac| namespace.interface(mac)).transpose()?.flatten();
@@ -192,7 +204,7 @@ impl Docker {
     }
 }
 
-/// The namespace and the name of an interface that Docker has fetched.
+/// The namespace and the name of an interface that Docker has fetched, once it is up: named, and with its addresses.
 fn fetched(endpoint: &Endpoint) -> Option<(u64, String)> {
     let namespace = TargetNamespace::open(&endpoint.target).ok()?;
     let ifname = namespace.interface(endpoint.mac).ok()??;
@@ -206,9 +218,4 @@ fn told(container: &Inspected, endpoint: &str) -> Result<EndpointUpdate, Failure
     let place = places.find(|(_, place)| place.endpoint_id == endpoint);
     let aliases = place.and_then(|(_, place)| place.aliases.clone()).unwrap_or_default();
     identity(&container.name, &labels, &aliases).map_err(Failure::bad_request)
-}
-
-/// Whether an endpoint was made by Docker's driver.
-pub(super) fn is_of_driver(endpoint: &Endpoint) -> bool {
-    endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with(OWNER))
 }

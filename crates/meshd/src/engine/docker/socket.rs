@@ -85,18 +85,21 @@ async fn call(State(docker): State<Arc<Docker>>, uri: Uri, body: Bytes) -> Respo
     let (status, value) = match answered {
         Ok(Ok(value)) => (StatusCode::OK, value),
         Ok(Err(Unanswered::Unknown)) => {
-            (StatusCode::NOT_FOUND, json!({ "Err": format!("meshd does not know {name}") }))
+            (StatusCode::NOT_FOUND, refusal(&format!("meshd does not know {name}")))
         }
-        Ok(Err(Unanswered::Malformed(why))) => {
-            (StatusCode::BAD_REQUEST, json!({ "Err": format!("{name}: {why}") }))
-        }
+        Ok(Err(Unanswered::Malformed(why))) => (StatusCode::BAD_REQUEST, refusal(&format!("{name}: {why}"))),
         Ok(Err(Unanswered::Failed(failure))) => {
             tracing::warn!(call = name, err = failure.text(), "refused to Docker");
-            (StatusCode::OK, json!({ "Err": failure.text() }))
+            (StatusCode::OK, refusal(failure.text()))
         }
-        Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "Err": format!("{name} failed: {err}") })),
+        Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, refusal(&format!("{name} failed: {err}"))),
     };
     (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], value.to_string()).into_response()
+}
+
+/// Docker looks for `Err` in answers of network drivers, for `Error` in those of address drivers.
+fn refusal(why: &str) -> Value {
+    json!({ "Err": why, "Error": why })
 }
 
 /// Why a call has no answer.
