@@ -25,7 +25,7 @@ pub struct MemberConnection {
 }
 
 impl MemberConnection {
-    /// Connects as the node that the credentials are of; call it [inside](Host::inside) a host. `window` is how many bytes
+    /// Connects as the node that the credentials are of; call it [inside](crate::Namespace::inside) a host. `window` is how many bytes
     /// of an answer that is not read it has room for.
     pub async fn open(manager: SocketAddr, credentials: &Credentials, window: u32) -> Result<Self> {
         let stream = TcpStream::connect(manager).await?;

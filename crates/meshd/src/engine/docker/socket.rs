@@ -122,19 +122,31 @@ async fn answer(docker: &Arc<Docker>, method: &str, body: &[u8]) -> Result<Value
     Ok(match method {
         "Plugin.Activate" => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
         "NetworkDriver.GetCapabilities" => json!({ "Scope": "local", "ConnectivityScope": "global" }),
-        "NetworkDriver.CreateNetwork" => done(docker.create_network(parse(body)?).await?),
-        "NetworkDriver.DeleteNetwork" => done(docker.delete_network(&parse(body)?)),
+        "NetworkDriver.CreateNetwork" => {
+            docker.create_network(parse(body)?).await?;
+            done()
+        }
+        "NetworkDriver.DeleteNetwork" => {
+            docker.delete_network(&parse(body)?);
+            done()
+        }
         "NetworkDriver.CreateEndpoint" => say(docker.create_endpoint(parse(body)?).await?)?,
-        "NetworkDriver.DeleteEndpoint" => done(docker.delete_endpoint(&parse(body)?).await?),
+        "NetworkDriver.DeleteEndpoint" => {
+            docker.delete_endpoint(&parse(body)?).await?;
+            done()
+        }
         "NetworkDriver.Join" => say(docker.join(parse(body)?).await?)?,
-        "NetworkDriver.Leave" => done(docker.leave(&parse(body)?).await?),
+        "NetworkDriver.Leave" => {
+            docker.leave(&parse(body)?).await?;
+            done()
+        }
         "NetworkDriver.EndpointOperInfo" => parse::<OfEndpoint>(body).map(|_| json!({ "Value": {} }))?,
         // Ports are published with the endpoint, and the cluster knows its own nodes.
         "NetworkDriver.ProgramExternalConnectivity"
         | "NetworkDriver.RevokeExternalConnectivity"
         | "NetworkDriver.DiscoverNew"
         | "NetworkDriver.DiscoverDelete"
-        | "IpamDriver.ReleasePool" => done(()),
+        | "IpamDriver.ReleasePool" => done(),
         // By the MAC address an endpoint is known before it has an ID.
         "IpamDriver.GetCapabilities" => json!({ "RequiresMACAddress": true, "RequiresRequestReplay": false }),
         "IpamDriver.GetDefaultAddressSpaces" => json!({
@@ -146,12 +158,15 @@ async fn answer(docker: &Arc<Docker>, method: &str, body: &[u8]) -> Result<Value
             let address = docker.request_address(&parse(body)?).await?;
             json!({ "Address": address.to_string(), "Data": {} })
         }
-        "IpamDriver.ReleaseAddress" => done(docker.release_address(&parse(body)?).await?),
+        "IpamDriver.ReleaseAddress" => {
+            docker.release_address(&parse(body)?).await?;
+            done()
+        }
         _ => return Err(Unanswered::Unknown),
     })
 }
 
-fn done((): ()) -> Value {
+fn done() -> Value {
     json!({})
 }
 
