@@ -1,5 +1,7 @@
 //! Inputs that the benches share.
 
+pub mod measure;
+
 use mesh_model::{
     Change, Cluster, ClusterId, EndpointSpec, NetworkSpec, NodeId, NodeSpec, Object, Role, ServiceSpec,
     Snapshot, Target, admit, parse_publish,
