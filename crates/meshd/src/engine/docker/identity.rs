@@ -8,7 +8,7 @@ const SERVICE: &str = "mesh.service";
 /// The endpoint's name; the container's unless given.
 const NAME: &str = "mesh.name";
 /// More names, separated by commas.
-const ALIAS: &str = "mesh.alias";
+const ALIASES: &str = "mesh.aliases";
 
 /// What a container's endpoints are told of it; or which label can't be followed.
 pub(super) fn identity(
@@ -19,9 +19,9 @@ pub(super) fn identity(
     let label = |key: &str| labels.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
     let name = label(NAME).map(str::parse).transpose().map_err(|e| format!("label {NAME}: {e}"))?;
     let mut aliases: Vec<Name> = Vec::new();
-    for alias in label(ALIAS).unwrap_or_default().split(',').map(str::trim).filter(|alias| !alias.is_empty())
+    for alias in label(ALIASES).unwrap_or_default().split(',').map(str::trim).filter(|alias| !alias.is_empty())
     {
-        aliases.push(alias.parse().map_err(|e| format!("label {ALIAS}: {e}"))?);
+        aliases.push(alias.parse().map_err(|e| format!("label {ALIASES}: {e}"))?);
     }
     // What Docker calls it need not be a name here: it may be longer.
     for alias in network_aliases.iter().filter_map(|alias| alias.parse::<Name>().ok()) {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn labels_and_aliases_become_names() {
-        let labels = labels(&[("mesh.service", "web"), ("mesh.alias", "a, b"), ("other", "x")]);
+        let labels = labels(&[("mesh.service", "web"), ("mesh.aliases", "a, b"), ("other", "x")]);
         let found = identity("/web1", &labels, &["B".into(), "c".into(), "no name".into()]).unwrap();
         assert_eq!(found.service.as_deref(), Some("web"));
         assert_eq!((found.name, found.preferred_name), (None, Some("web1".parse().unwrap())));
