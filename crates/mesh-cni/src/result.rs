@@ -71,6 +71,10 @@ impl Made<'_> {
             dns.nameservers = self.endpoint.nameservers.iter().map(ToString::to_string).collect();
         }
         if let Some(previous) = previous.filter(|previous| !previous.is_null()) {
+            // Of a list serde would take the fields in their order.
+            if !previous.is_object() {
+                return Err(malformed("dns is no object"));
+            }
             let previous: Dns = serde_json::from_value(previous.clone()).map_err(malformed)?;
             extend(&mut dns.nameservers, previous.nameservers);
             extend(&mut dns.search, previous.search);
