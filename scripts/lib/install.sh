@@ -70,5 +70,5 @@ need_lab_tools() {
 
 # A Docker without its service: dockerd is started by the tests, in their labs.
 need_docker() {
-  need dockerd=docker.io docker=docker.io iptables=iptables busybox=busybox-static jq=jq
+  need dockerd=docker.io docker=docker.io docker-compose=docker-compose iptables=iptables busybox=busybox-static jq=jq
 }

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::host::Host;
+use crate::namespace::Namespace;
 use crate::probe::within;
 use crate::process::{Background, Outcome};
 
@@ -105,6 +106,22 @@ impl Docker {
             *counts.entry(answer.to_owned()).or_default() += 1;
         }
         Ok(counts)
+    }
+
+    /// The network of a container, as a place of the lab.
+    pub fn namespace(&self, container: &str) -> Result<Namespace> {
+        let sandbox = self.inspect(container)?["NetworkSettings"]["SandboxKey"].clone();
+        let sandbox = sandbox.as_str().context("the container has no network")?;
+        let name = format!("docker-{container}");
+        let bind = "touch /run/netns/$0 && mount --bind $1 /run/netns/$0";
+        self.host.output(&["bash", "-c", bind, &name, sandbox]).ok()?;
+        Ok(Namespace::named(&self.host.init, &name))
+    }
+
+    /// `docker-compose` with a file: everything up or down.
+    pub fn compose(&self, file: &str, arguments: &[&str]) -> Outcome {
+        let docker = format!("DOCKER_HOST={}", self.url());
+        self.host.output(&[&["env", &docker, "docker-compose", "--file", file], arguments].concat())
     }
 
     /// `docker inspect OBJECT`.

@@ -180,6 +180,52 @@ fn a_container_is_attached_by_name() {
     });
 }
 
+const COMPOSE: &str = r#"
+version: "3.7"
+services:
+  web:
+    image: box
+    command: sh -c "mkdir -p /www && hostname >/www/index.html && exec httpd -f -p 80 -h /www"
+    labels:
+      mesh.service: nginx_service
+    networks:
+      front:
+        aliases: [web-of-compose]
+networks:
+  front:
+    driver: meshd
+    driver_opts:
+      mesh.network: self-network
+"#;
+
+/// A Compose file whose network names the driver, scaled, and taken down.
+#[test]
+fn a_compose_file_works_as_it_is() {
+    scenario("compose", |lab| {
+        let (cluster, dockers) = cluster_with_dockers(lab)?;
+        let (client, docker) = (lab.client("client")?, &dockers[1]);
+        let file = "/run/lab/vm2/compose.yml";
+        std::fs::write(docker.host().file(file), COMPOSE)?;
+        docker.compose(file, &["up", "--detach", "--scale", "web=2"]).ok()?;
+        cluster.endpoints("nginx_service", "2/2")?;
+        within(CONVERGES, "both answer in turn, on a node without any of them", || {
+            let answers = client.answers(&format!("http://{}:8080/", cluster.vm3().ip()), 8)?;
+            ensure!(answers.len() == 2 && answers.values().all(|count| *count == 4), "{answers:?}");
+            Ok(())
+        })?;
+        net1(&dockers[2])?;
+        within(CONVERGES, "the alias of the file is a name on every host", || {
+            let found =
+                dockers[2].run(&["run", "--rm", "--network", "net1", "box", "nslookup", "web-of-compose"]);
+            ensure!(found.ok()?.matches("192.168.100.").count() >= 2);
+            Ok(())
+        })?;
+        docker.compose(file, &["down"]).ok()?;
+        cluster.endpoints("nginx_service", "0/0")?;
+        docker.leaves_nothing_waiting()
+    });
+}
+
 /// Networks and addresses as Docker's users ask for them, and what is refused.
 #[test]
 fn networks_and_addresses_are_the_clusters() {

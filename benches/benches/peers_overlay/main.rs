@@ -41,10 +41,10 @@ fn main() -> Result<()> {
     let seconds: u64 = env::var("BENCH_SECONDS").map_or(Ok(3), |seconds| seconds.parse())?;
     let lab = Lab::new("peers-overlay")?;
     let mesh = mesh::Mesh::start(&lab)?;
-    let docker = docker::Docker::start(&lab)?;
+    let docker = docker::Swarm::start(&lab)?;
     let mut contenders = vec![by_hand::start(&lab)?];
     contenders.extend(mesh.contenders()?);
-    contenders.extend(docker.as_ref().map(docker::Docker::contender));
+    contenders.push(docker.contender()?);
     let servers = contenders.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
 
     let mut found: Vec<Found> = contenders.iter().map(|_| Found::default()).collect();
@@ -75,11 +75,22 @@ fn measure(contender: &Contender, found: &mut Found, length: Duration) -> Result
 
 fn print(contenders: &[Contender], found: &[Found], rounds: usize, seconds: u64) {
     println!("{}", traffic::versions());
-    println!("{rounds} interleaved rounds of {seconds} s a stream: median (least–most); ratios to the VXLAN by hand,");
-    println!("round by round. Processor: the whole machine's busy time less that of an idle run, both ends.\n");
+    println!(
+        "{rounds} interleaved rounds of {seconds} s a stream: median (least–most); ratios to the VXLAN by hand,"
+    );
+    println!(
+        "round by round. Processor: the whole machine's busy time less that of an idle run, both ends.\n"
+    );
     println!(
         "| {:<22} | {:<21} | {:<17} | {:<18} | {:<17} | {:<15} | {:<15} | {:<16} |",
-        "between containers", "Gbit/s", "ratio", "CPU s a GiB", "ratio", "trip p50 µs", "trip p99 µs", "connection µs"
+        "between containers",
+        "Gbit/s",
+        "ratio",
+        "CPU s a GiB",
+        "ratio",
+        "trip p50 µs",
+        "trip p99 µs",
+        "connection µs"
     );
     println!("|{}", ["---|"; 8].concat());
     for (contender, one) in contenders.iter().zip(found) {

@@ -17,10 +17,7 @@ impl Mesh {
         cluster.vm1().meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "bench"]).ok()?;
         cluster.vm1().meshctl(&["service", "create", "--name", "iperf", "--network", "bench"]).ok()?;
         let (client, server) = (lab.container("mesh-client")?, lab.container("mesh-server")?);
-        cluster
-            .vm1()
-            .meshctl(&["network", "connect", "--name", "client", "bench", &client.target()])
-            .ok()?;
+        cluster.vm1().meshctl(&["network", "connect", "--name", "client", "bench", &client.target()]).ok()?;
         let connect = ["network", "connect", "--name", "server", "--service", "iperf", "bench"];
         cluster.vm2().meshctl(&[&connect[..], &[&server.target()]].concat()).ok()?;
         cluster.endpoints("iperf", "1/1")?;

@@ -19,7 +19,8 @@ pub(super) fn identity(
     let label = |key: &str| labels.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
     let name = label(NAME).map(str::parse).transpose().map_err(|e| format!("label {NAME}: {e}"))?;
     let mut aliases: Vec<Name> = Vec::new();
-    for alias in label(ALIASES).unwrap_or_default().split(',').map(str::trim).filter(|alias| !alias.is_empty())
+    for alias in
+        label(ALIASES).unwrap_or_default().split(',').map(str::trim).filter(|alias| !alias.is_empty())
     {
         aliases.push(alias.parse().map_err(|e| format!("label {ALIASES}: {e}"))?);
     }
