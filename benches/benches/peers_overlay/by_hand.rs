@@ -30,8 +30,8 @@ pub(super) fn start(lab: &Lab) -> Result<Contender> {
     two.output(&[&line[..], &[server.name(), &ip2, &ip1, "10.42.0.2", mac2, mac1]].concat()).ok()?;
     Ok(Contender {
         name: "VXLAN by hand",
-        client: client.clone(),
-        server: server.clone(),
+        client: Clone::clone(&*client),
+        server: Clone::clone(&*server),
         address: [10, 42, 0, 2].into(),
     })
 }

@@ -65,7 +65,11 @@ pub(super) struct Stream {
 }
 
 pub(super) fn stream(contender: &Contender, length: Duration) -> Result<Stream> {
-    let idle = worked(|| Ok(thread::sleep(length)))?.1;
+    let idle = worked(|| {
+        thread::sleep(length);
+        Ok(())
+    });
+    let ((), idle) = idle?;
     let (seconds, address, cpu) =
         (length.as_secs().to_string(), contender.address.to_string(), CLIENT_CPU.to_string());
     let line = ["taskset", "--cpu-list", &cpu, "iperf3", "--json", "--time", &seconds, "--client", &address];

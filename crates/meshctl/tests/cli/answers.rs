@@ -49,7 +49,7 @@ fn malformed_values_are_refused_in_one_line_without_asking() {
         ),
         (
             &["network", "connect", "blue", "web1"],
-            "TARGET: 'web1' is no target: write netns:/path or pid:NUMBER",
+            "TARGET: 'web1' is no target: write netns:/path, pid:NUMBER or docker:NAME",
         ),
     ] {
         assert_eq!(daemon.meshctl(arguments).refused(), text);

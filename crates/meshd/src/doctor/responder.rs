@@ -202,6 +202,8 @@ mod tests {
             [(false, SMALL, SMALL), (false, 1422, SMALL), (true, SMALL, SMALL), (true, 1422, 1422)]
         {
             let question = Question { nonce: 7, summed: true, full };
+            // A new socket is taken for full until the runtime has looked.
+            here.writable().await.unwrap();
             answer(&here, to, question, asked).unwrap();
             let mut buffer = [0; 2000];
             let length = there.recv(&mut buffer).await.unwrap();
