@@ -52,6 +52,11 @@ impl Cluster {
         Self::joined(daemons, "worker", &[], |host| host.ip6().into())
     }
 
+    /// Three managers with an etcd each, of daemons that were started before.
+    pub fn managers_of(daemons: Vec<Meshd>) -> Result<Self> {
+        Self::joined(daemons, "manager", &["--store", "etcd"], |host| host.ip().into())
+    }
+
     /// Joins three daemons, the first as the manager.
     pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
         Self::joined(daemons, "worker", &[], |host| host.ip().into())

@@ -11,11 +11,21 @@ fn libfaketime() -> Result<String> {
     Ok(path)
 }
 
-/// The manager's clock is right, one worker's ten minutes fast, the other's ten minutes slow: they join, find each
-/// other, and come back after a restart.
+/// The first host's clock is right, one ten minutes fast, one ten minutes slow: they join, find each other, and come back
+/// after a restart.
 #[test]
 fn ten_minutes_apart() {
-    scenario("clocks", |lab| {
+    apart("clocks", Cluster::of);
+}
+
+/// The same when all of them are managers, each with its etcd.
+#[test]
+fn managers_ten_minutes_apart() {
+    apart("clocks of managers", Cluster::managers_of);
+}
+
+fn apart(name: &str, cluster: fn(Vec<Meshd>) -> Result<Cluster>) {
+    scenario(name, |lab| {
         let preload = format!("LD_PRELOAD={}", libfaketime()?);
         let mut daemons: Vec<Meshd> = Vec::new();
         for (name, offset) in [("vm1", "+0"), ("vm2", "+600"), ("vm3", "-600")] {
@@ -24,7 +34,7 @@ fn ten_minutes_apart() {
             let faked = ["env", "FAKETIME_DONT_FAKE_MONOTONIC=1", &preload, &offset];
             daemons.push(lab.host(name)?.meshd_under(&faked)?);
         }
-        let mut cluster = Cluster::of(daemons)?;
+        let mut cluster = cluster(daemons)?;
         let vm1 = cluster.vm1();
         vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
         vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue", "--publish", "80:80"])
@@ -44,7 +54,10 @@ fn ten_minutes_apart() {
         for daemon in &cluster.daemons {
             within(CONVERGES, "the node is up to date", || daemon.host().meshctl(&["status"]).ok())?;
         }
-        cluster.answer_in_turn(&client, 80, &["web2", "web3"])
+        cluster.answer_in_turn(&client, 80, &["web2", "web3"])?;
+        within(CONVERGES, "changes are taken", || {
+            cluster.vm1().meshctl(&["network", "create", "after"]).ok().map(drop)
+        })
     });
 }
 

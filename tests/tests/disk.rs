@@ -122,6 +122,35 @@ fn a_full_disk_under_etcd() {
     })
 }
 
+/// A worker without room goes on, says what that means for a restart, and writes again once there is room.
+#[test]
+fn a_full_disk_of_a_worker() {
+    scenario("full disk of a worker", |lab| {
+        let mut daemons = vec![lab.host("vm1")?.meshd()?];
+        let host = lab.host("vm2")?;
+        small_disk(&host, "16m")?;
+        daemons.push(host.meshd()?);
+        daemons.push(lab.host("vm3")?.meshd()?);
+        let cluster = Cluster::of(daemons)?;
+        fill(&host)?;
+        cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let _process = host.run(&["--network", "blue", "--name", "late"], &["sleep", "inf"])?;
+        within(CONVERGES, "it is attached", || cluster.address("late"))?;
+        let complains = |wanted: bool| {
+            within(CONVERGES, "status says what is wrong, as long as it is", || {
+                let said = host.meshctl(&["status"]).stdout;
+                ensure!(said.contains("the snapshot can't be written") == wanted, "{said}");
+                Ok(())
+            })
+        };
+        complains(true)?;
+        make_room(&host)?;
+        complains(false)?;
+        ensure!(fs::read_to_string(host.file(host.data_dir()).join("snapshot.json"))?.contains("\"late\""));
+        Ok(())
+    });
+}
+
 /// `cluster init` without room for a cluster: refused, nothing of it stays, and it works once there is room.
 #[test]
 fn a_disk_too_full_to_begin() {
