@@ -29,7 +29,12 @@ impl Cluster {
 
     /// Three managers with an etcd each.
     pub fn managers(lab: &Lab) -> Result<Self> {
-        Self::three_as(lab, "manager", &["--store", "etcd"])
+        Self::managers_with(lab, &["--store", "etcd"])
+    }
+
+    /// Three managers, with these options for `cluster init`.
+    pub fn managers_with(lab: &Lab, options: &[&str]) -> Result<Self> {
+        Self::three_as(lab, "manager", options)
     }
 
     /// A manager and two workers, with more options for `cluster init`.

@@ -165,3 +165,33 @@ fn an_etcd_of_the_site_is_used() {
         Ok(())
     });
 }
+
+/// Three managers on the site's etcd: any of them takes changes while another is away, and none leads.
+#[test]
+fn managers_share_the_sites_etcd() {
+    scenario("managers on the site's etcd", |lab| {
+        let etcd = SiteEtcd::tls(&lab.host("etcd")?, 2389)?;
+        let Some(SiteTls { ca, cert, key }) = &etcd.tls else { unreachable!("it speaks TLS") };
+        let options =
+            ["--etcd-endpoints", &etcd.url, "--etcd-ca", ca, "--etcd-cert", cert, "--etcd-key", key];
+        let mut cluster = Cluster::managers_with(lab, &options)?;
+        let hosts: Vec<Host> = cluster.daemons.iter().map(|daemon| daemon.host().clone()).collect();
+        for (host, network) in hosts.iter().zip(["blue", "green", "red"]) {
+            changes(host, network)?;
+        }
+        cluster.daemons[0].kill()?;
+        changes(&hosts[1], "while-away")?;
+        hosts[2].meshctl(&["node", "demote", "vm3"]).ok()?;
+        within(CONVERGES, "vm3 is a worker", || {
+            hosts[2].meshctl(&["network", "create", "x"]).refused("run the command on a manager")
+        })?;
+        cluster.daemons[0].start()?;
+        changes(&hosts[0], "back")?;
+        hosts[0].meshctl(&["node", "promote", "vm3"]).ok()?;
+        changes(&hosts[2], "promoted")?;
+        let known = networks(&hosts[1])?;
+        let all = ["blue", "green", "red", "while-away", "back", "promoted"];
+        ensure!(all.iter().all(|name| known.contains(name)), "{known}");
+        Ok(())
+    });
+}
