@@ -97,6 +97,19 @@ impl Conntrack {
         Ok(found.len())
     }
 
+    /// Who answers connections that were sent to another address: backends of VIPs and published ports.
+    pub(crate) fn backends(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        let mut found = BTreeSet::new();
+        for ipv6 in [false, true] {
+            self.dump(ipv6, None, |entry| {
+                if status(entry) & DST_NAT != 0 {
+                    found.extend(answering(entry));
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
     fn entries(
         &mut self,
         ipv6: bool,
@@ -104,7 +117,22 @@ impl Conntrack {
         backends: &BTreeSet<IpAddr>,
         parting: Parting,
     ) -> io::Result<Vec<Entry>> {
-        let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
+        let mut found = Vec::new();
+        self.dump(ipv6, only, |attributes| {
+            let goes = matching(attributes, backends, parting);
+            found.extend(goes.then(|| entry(family(ipv6), attributes)).flatten());
+        })?;
+        Ok(found)
+    }
+
+    /// Goes through the entries of a family, or of those that one address answers.
+    fn dump(
+        &mut self,
+        ipv6: bool,
+        only: Option<IpAddr>,
+        mut each: impl FnMut(Attributes<'_>),
+    ) -> io::Result<()> {
+        let family = family(ipv6);
         let header =
             Header { kind: GET, flags: NLM_F_REQUEST | NLM_F_DUMP, sequence: 0, family, resource: 0 };
         let mut request = Buffer::default();
@@ -115,18 +143,13 @@ impl Conntrack {
             }
         });
         self.socket.send(request.bytes(), 0)?;
-        let mut found = Vec::new();
         loop {
             self.receive()?;
             for message in attr::messages(&self.received) {
                 match message.kind {
-                    NLMSG_DONE => return Ok(found),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return Err(refusal(&message).unwrap_or(io::ErrorKind::InvalidData.into())),
-                    _ => found.extend(
-                        matching(message.attributes(), backends, parting)
-                            .then(|| entry(family, message.attributes()))
-                            .flatten(),
-                    ),
+                    _ => each(message.attributes()),
                 }
             }
         }
@@ -176,14 +199,13 @@ fn source_attribute(buffer: &mut Buffer, source: IpAddr) {
 /// Whether an entry is of a connection to one of these backends that is to go. The source of the reply is who answers,
 /// after all translation.
 fn matching(entry: Attributes<'_>, backends: &BTreeSet<IpAddr>, parting: Parting) -> bool {
-    let Some(reply) = entry.get(cta::TUPLE_REPLY).map(Attributes) else { return false };
-    let source = reply.get(cta::TUPLE_IP).and_then(|ip| source_of(Attributes(ip)));
-    if !source.is_some_and(|source| backends.contains(&source)) {
+    if !answering(entry).is_some_and(|source| backends.contains(&source)) {
         return false;
     }
-    let proto = reply.get(cta::TUPLE_PROTO).and_then(|proto| Attributes(proto).get(cta::PROTO_NUM));
-    let status =
-        entry.get(cta::STATUS).and_then(|status| status.try_into().ok()).map_or(0, u32::from_be_bytes);
+    let reply = entry.get(cta::TUPLE_REPLY).map(Attributes);
+    let proto = reply.and_then(|reply| reply.get(cta::TUPLE_PROTO));
+    let proto = proto.and_then(|proto| Attributes(proto).get(cta::PROTO_NUM));
+    let status = status(entry);
     // What was sent to the living one itself has nothing translated, but may hold which node it came by.
     let goes = |unless: bool| status & DST_NAT != 0 && (proto != Some(&[TCP]) || !unless);
     match parting {
@@ -191,6 +213,20 @@ fn matching(entry: Attributes<'_>, backends: &BTreeSet<IpAddr>, parting: Parting
         Parting::Failing => goes(status & SEEN_REPLY != 0),
         Parting::Gone => true,
     }
+}
+
+fn family(ipv6: bool) -> u8 {
+    if ipv6 { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
+}
+
+/// `IPS_*`.
+fn status(entry: Attributes<'_>) -> u32 {
+    entry.get(cta::STATUS).and_then(|status| status.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+fn answering(entry: Attributes<'_>) -> Option<IpAddr> {
+    let reply = entry.get(cta::TUPLE_REPLY).map(Attributes)?;
+    source_of(Attributes(reply.get(cta::TUPLE_IP)?))
 }
 
 fn source_of(ip: Attributes<'_>) -> Option<IpAddr> {

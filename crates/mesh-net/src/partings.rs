@@ -14,6 +14,8 @@ use std::{
 /// The replicas that were seen last, and why those that take no new connections don't.
 #[derive(Default)]
 pub(crate) struct Partings {
+    /// Whether it is known who has left while nobody looked.
+    begun: bool,
     seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
 }
 
@@ -21,7 +23,13 @@ impl Partings {
     /// Forgets connections to replicas that have left, or have gone further on their way out, since it was last called.
     /// Call it when the rules are as the snapshot says.
     pub(crate) fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot) {
-        for ((network, parting), addresses) in self.news(snapshot) {
+        let mut news = self.news(snapshot);
+        if !std::mem::replace(&mut self.begun, true) {
+            for (network, gone) in left_before(kernel, snapshot) {
+                news.entry((network, Parting::Gone)).or_default().extend(gone);
+            }
+        }
+        for ((network, parting), addresses) in news {
             for space in [Space::Host, Space::Overlay(network)] {
                 if !kernel.is_open(space) {
                     continue;
@@ -53,9 +61,41 @@ impl Partings {
                 news.entry((endpoint.network, parting)).or_default().extend(&endpoint.addresses);
             }
         }
+        if !self.begun {
+            for (endpoint, parting) in now.values() {
+                if let Some(parting) = parting {
+                    news.entry((endpoint.network, *parting)).or_default().extend(&endpoint.addresses);
+                }
+            }
+        }
         self.seen = now;
         news
     }
+}
+
+/// Backends that connections are left to, and that are none any more: they left while no daemon ran.
+fn left_before(kernel: &mut Kernel, snapshot: &Snapshot) -> BTreeMap<NetworkId, BTreeSet<IpAddr>> {
+    let mut left = BTreeMap::new();
+    for network in snapshot.networks.values() {
+        let endpoints = snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id);
+        let living: BTreeSet<IpAddr> =
+            endpoints.flat_map(|e| e.addresses.iter().copied()).chain(network.gateways()).collect();
+        for space in [Space::Host, Space::Overlay(network.id)] {
+            if !kernel.is_open(space) {
+                continue;
+            }
+            // Out of reach: whoever forgets says so.
+            let Ok(Ok(backends)) = kernel.conntrack(space).map(|conntrack| conntrack.backends()) else {
+                continue;
+            };
+            let gone = backends
+                .into_iter()
+                .filter(|backend| network.subnet_of(*backend).is_some() && !living.contains(backend));
+            left.entry(network.id).or_insert_with(BTreeSet::new).extend(gone);
+        }
+    }
+    left.retain(|_, gone| !gone.is_empty());
+    left
 }
 
 /// Why a replica is offered no new connections, if it isn't.
@@ -64,12 +104,13 @@ fn parting(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Parting> {
         return None;
     }
     let node = snapshot.nodes.get(&endpoint.node);
-    Some(if snapshot.status_of(endpoint.node) == NodeStatus::Down || node.is_none() {
-        Parting::Gone
-    } else if endpoint.draining || node.is_some_and(|node| node.availability == Availability::Drain) {
-        Parting::Draining
-    } else {
-        Parting::Failing
+    let drains = endpoint.draining || node.is_some_and(|node| node.availability == Availability::Drain);
+    Some(match snapshot.status_of(endpoint.node) {
+        _ if node.is_none() => Parting::Gone,
+        // Its daemon may be all that ended, or a machine too busy to answer: what is connected stays connected.
+        NodeStatus::Down => Parting::Failing,
+        _ if drains => Parting::Draining,
+        _ => Parting::Failing,
     })
 }
 
@@ -117,7 +158,7 @@ mod tests {
     #[test]
     fn a_way_out() {
         let mut snapshot = Snapshot::default();
-        let mut partings = Partings::default();
+        let mut partings = Partings { begun: true, ..Partings::default() };
         let mut next = |snapshot: &Snapshot| -> Vec<Parting> {
             partings.news(snapshot).into_keys().map(|(_, parting)| parting).collect()
         };
@@ -130,7 +171,7 @@ mod tests {
         assert_eq!(next(&snapshot), [Parting::Draining]);
         assert_eq!(next(&snapshot), []);
         snapshot.status.insert(node().id, NodeStatus::Down);
-        assert_eq!(next(&snapshot), [Parting::Gone]);
+        assert_eq!(next(&snapshot), [Parting::Failing]);
         snapshot.status.clear();
         snapshot.endpoints.insert(id, endpoint(false));
         assert_eq!(next(&snapshot), []);

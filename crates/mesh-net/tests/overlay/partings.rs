@@ -108,3 +108,28 @@ fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     let ended: Vec<_> = ended.collect();
     assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 4]);
 }
+
+/// A daemon that starts forgets what is left to backends that went while it was away.
+#[test]
+fn who_left_while_no_daemon_ran_is_forgotten() {
+    let (mut lab, replicas, client) = two_replicas(Protocol::Udp);
+    lab.reconcile(Pass::Changed);
+    replicas.iter().for_each(|replica| name_itself(lab.in_container(*replica)));
+    let sockets: Vec<UdpSocket> = (0..2)
+        .map(|_| {
+            let socket = client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+            socket
+        })
+        .collect();
+    let to = "10.77.0.11:8080".parse().expect("an address");
+    let names: Vec<String> = sockets.iter().map(|socket| answered_by(socket, to)).collect();
+    assert_ne!(names[0], names[1], "each has a backend of its own");
+    lab.hosts.iter_mut().for_each(|host| host.forget());
+    let stays = lab.snapshot.endpoints[&replicas[0]].name.to_string();
+    lab.snapshot.endpoints.remove(&replicas[1]);
+    lab.reconcile(Pass::Full);
+    for socket in &sockets {
+        wait_until("the flow has moved", || answered_by(socket, to) == stays);
+    }
+}
