@@ -120,7 +120,8 @@ pub struct Load {
 impl Load {
     /// Starts asking `url`, each time on a new connection, and waits for the first answer.
     pub fn start(from: &Namespace, url: &str) -> Result<Self> {
-        Self::repeat(from, &url.replace(['/', ':'], "_"), &format!("curl -fsS --max-time 5 '{url}'"))
+        // An answer that is lost never comes; on a machine that reads programs from a busy disk, some come late.
+        Self::repeat(from, &url.replace(['/', ':'], "_"), &format!("curl -fsS --max-time 20 '{url}'"))
     }
 
     /// Starts a command of the shell again and again, each time to print an answer, and waits for the first.

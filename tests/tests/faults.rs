@@ -60,9 +60,10 @@ fn the_only_manager_is_killed_under_load() {
             load.go_on(20)?;
         }
 
-        for load in kernel.into_iter().chain([proxy]) {
-            only(&load.stop()?, &REPLICAS)?;
+        for (load, host) in kernel.into_iter().zip(["vm1", "vm2", "vm3"]) {
+            only(&load.stop()?, &REPLICAS).with_context(|| format!("through the kernel of {host}"))?;
         }
+        only(&proxy.stop()?, &REPLICAS).context("through the proxy of vm3")?;
         only(&name.stop()?, &[&vip])?;
         let ping = ping.stop()?;
         ensure!(ping.lost == 0, "lost pings: {ping:?}");

@@ -188,8 +188,8 @@ fn garbage_on_every_port() {
         cluster.vm2().meshctl(&["network", "connect", "--name", "late", "blue", &target.target()]).ok()?;
 
         [&proxy, &kernel, &names].into_iter().try_for_each(|load| load.go_on(20))?;
-        for load in [proxy, kernel] {
-            only(&load.stop()?, &["web1", "web2"])?;
+        for (load, way) in [(proxy, "through the proxy"), (kernel, "through the kernel")] {
+            only(&load.stop()?, &["web1", "web2"]).context(way)?;
         }
         only(&names.stop()?, &[&cluster.address("web2")?])?;
         let said = log(&vm1)?.split_off(lines);
