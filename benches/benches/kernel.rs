@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use mesh_benches::{cluster, measure::Samples};
 use mesh_model::{Change, Endpoint, EndpointId, Key, MacAddr, NodeId, Object, Service, ServiceId, Snapshot};
 use mesh_net::{Config, DataPlane, Pass};
+use mesh_tests::process::resident;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr},
     process::Command,
     sync::Arc,
@@ -65,7 +65,7 @@ fn row(services: u32) -> Result<String> {
         full.push(pass(&snapshot, Pass::Full)?);
     }
     let (changed, full) = (changed.to_string(), full.to_string());
-    let (endpoints, memory) = (snapshot.endpoints.len(), resident()?);
+    let (endpoints, memory) = (snapshot.endpoints.len(), resident("self")?);
     Ok(format!(
         "| {services} | {endpoints} | {first:.0} | {changed:<22} | {full:<22} | {:.0} MB |",
         memory as f64 / 1024.0
@@ -127,11 +127,4 @@ fn grown(services: u32) -> Result<(Snapshot, NodeId)> {
         snapshot.apply(Change::Put(Object::Service(Arc::new(service))));
     }
     Ok((snapshot, me))
-}
-
-/// What this process holds in memory, in kilobytes.
-fn resident() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
 }

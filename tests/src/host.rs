@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::lab::Machine;
 use crate::probe::within;
-use crate::process::{Background, Outcome};
+use crate::process::{Background, Outcome, resident};
 
 /// How long a daemon may take to open its socket, or to end. Generous: two cores build and test at once.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(30);
@@ -236,6 +236,11 @@ impl Meshd {
     /// The process, as the test sees it.
     pub fn pid(&self) -> Option<Pid> {
         self.process.as_ref().map(Background::pid)
+    }
+
+    /// What the process holds in memory, in kilobytes.
+    pub fn resident(&self) -> Result<u64> {
+        resident(&self.pid().context("meshd does not run")?.to_string())
     }
 }
 

@@ -155,3 +155,10 @@ pub(crate) fn first_child(pid: u32) -> Option<Pid> {
         children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
     })
 }
+
+/// What a process holds in memory, in kilobytes; `process` is its number, or `self`.
+pub fn resident(process: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    CONVERGES, Cluster, Host, Load, Meshd, Replica, ReplicaSpec, lab::Machine, only, scenario, within,
+    CONVERGES, Cluster, Host, Load, Replica, ReplicaSpec, lab::Machine, only, scenario, within,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::{Rng, RngCore};
@@ -22,14 +22,6 @@ const IDLE: usize = 2000;
 const PLACES: usize = 2048 + 1024 + 100;
 /// Each kind of garbage comes so often.
 const TIMES: usize = 40;
-
-/// What a daemon holds in memory, in kilobytes.
-fn resident(daemon: &Meshd) -> Result<u64> {
-    let pid = daemon.pid().context("meshd does not run")?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
-}
 
 /// Lines that a person reads: not those for debugging.
 fn log(host: &Host) -> Result<Vec<String>> {
@@ -172,7 +164,7 @@ fn garbage_on_every_port() {
         cluster.answer_in_turn(&client, 80, &["web1", "web2"])?;
         let container = replicas[0].namespace()?;
 
-        let (lines, before) = (log(&vm1)?.len(), resident(&cluster.daemons[0])?);
+        let (lines, before) = (log(&vm1)?.len(), cluster.daemons[0].resident()?);
         let proxy = Load::start(&client, &cluster.urls(8080)[0])?;
         let kernel = Load::start(&client, &cluster.urls(80)[0])?;
         let names = Load::repeat(&container, "dig", "dig +short +time=2 +tries=2 web2")?;
@@ -196,7 +188,7 @@ fn garbage_on_every_port() {
         let counted = said.iter().filter(|line| line.contains("strangers")).count();
         ensure!((1..=4).contains(&counted), "{counted} lines about strangers in {said:#?}");
         ensure!(said.len() < 30, "{} lines: {said:#?}", said.len());
-        let grown = resident(&cluster.daemons[0])?.saturating_sub(before);
+        let grown = cluster.daemons[0].resident()?.saturating_sub(before);
         ensure!(grown < 150 << 10, "{grown} kB more than before");
         Ok(())
     });

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use http::{Method, Response};
 use hyper::body::Incoming;
 use mesh_cluster::Credentials;
@@ -21,14 +21,6 @@ const ANSWERS: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much memory all of it may cost, in kilobytes. Each answer buffered whole would make 480 MB.
 const MEMORY: u64 = 150 << 10;
-
-/// What a daemon holds in memory, in kilobytes.
-fn resident(daemon: &Meshd) -> Result<u64> {
-    let pid = daemon.pid().context("meshd does not run")?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
-}
 
 /// How often a line of a host's log says something.
 fn said(host: &Host, text: &str) -> Result<usize> {
@@ -69,7 +61,7 @@ async fn unread(manager: SocketAddr, credentials: &Credentials, daemon: &Meshd) 
     while open.iter().any(Unread::is_open) {
         let left = open.iter().filter(|unread| unread.is_open()).count();
         ensure!(start.elapsed() < PATIENCE, "{left} connections are left");
-        most = most.max(resident(daemon)?);
+        most = most.max(daemon.resident()?);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     eprintln!("all ended after {:?}, {most} kB at most", start.elapsed());
@@ -90,7 +82,7 @@ fn a_member_that_does_not_read_costs_little() {
         let vm3 = cluster.vm3().clone();
         let credentials = credentials(&vm3)?;
         let connected = |host: &Host| said(host, "connected to a manager");
-        let before = (resident(&cluster.daemons[0])?, connected(&vm1)?, connected(cluster.vm2())?);
+        let before = (cluster.daemons[0].resident()?, connected(&vm1)?, connected(cluster.vm2())?);
 
         let manager = SocketAddr::from((vm1.ip(), 7443));
         let most = vm3.inside(|| {
