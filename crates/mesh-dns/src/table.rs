@@ -20,7 +20,8 @@ const DOMAIN: &[u8] = b"\x04mesh\x08internal";
 /// Known are a service and its aliases (its VIPs, or the addresses of its backends with `dnsrr`), `tasks.SERVICE`
 /// (its backends), `_PORT._tcp.SERVICE` and `_PORT._udp.SERVICE` (its backends at one of its target ports), and
 /// endpoints with their aliases, each also with `.NETWORK` and `.NETWORK.mesh.internal` behind it; and, in reverse,
-/// the addresses of all these. A name that several have stands for all of them. A replica that its service's
+/// the addresses of all these. A service's own name stands for it alone; an alias that services share stands for all of them,
+/// and so does a name that endpoints share, unless a service has it. A replica that its service's
 /// check calls out is withheld, and its aliases are while it drains, but its name remains known, so that it is
 /// not asked elsewhere. A name that DNS can't express (`a..b`) is left out; a network of such a name goes by its ID.
 #[derive(Debug)]

@@ -13,11 +13,18 @@ use std::{
 const SOA_TIMERS: [u32; 4] = [5; 4];
 
 pub(super) fn table(snapshot: &Snapshot, network: &Network) -> Table {
+    let services = snapshot.services.values();
+    let services: Vec<&Service> = services
+        .filter(|s| s.networks.iter().any(|on| on.network == network.id))
+        .map(AsRef::as_ref)
+        .collect();
     let mut builder = Builder {
         network,
         suffix: [&label(network), DOMAIN, &[0]].concat(),
         drafts: HashMap::new(),
         pointers: HashMap::new(),
+        names: services.iter().flat_map(|s| [key(&s.name), key(&tasks(s))]).flatten().collect(),
+        aliases: services.iter().flat_map(|s| s.aliases.iter().filter_map(|alias| key(alias))).collect(),
     };
     let mut backends: HashMap<ServiceId, Vec<&Endpoint>> = HashMap::new();
     for endpoint in snapshot.endpoints.values().filter(|e| e.network == network.id) {
@@ -26,11 +33,15 @@ pub(super) fn table(snapshot: &Snapshot, network: &Network) -> Table {
             backends.entry(service).or_default().push(endpoint);
         }
     }
-    let services = snapshot.services.values();
-    for service in services.filter(|s| s.networks.iter().any(|on| on.network == network.id)) {
+    for service in services {
         builder.service(service, backends.get(&service.id).map_or(&[], Vec::as_slice));
     }
     builder.finish(snapshot.revision)
+}
+
+/// The name that stands for a service's backends.
+fn tasks(service: &Service) -> String {
+    format!("tasks.{}", service.name)
 }
 
 /// The network's name in wire form, or its ID if DNS can't express the name.
@@ -44,6 +55,10 @@ struct Builder<'s> {
     suffix: Vec<u8>,
     drafts: HashMap<Vec<u8>, Draft>,
     pointers: HashMap<IpAddr, Box<[u8]>>,
+    /// What services are called, as keys: nobody else's addresses are found there.
+    names: HashSet<Vec<u8>>,
+    /// What they are called as well: no endpoint is found there.
+    aliases: HashSet<Vec<u8>>,
 }
 
 /// Records in the making: several owners may add to them.
@@ -55,51 +70,39 @@ struct Draft {
 
 impl Builder<'_> {
     fn endpoint(&mut self, snapshot: &Snapshot, endpoint: &Endpoint) {
-        let service = endpoint.service.and_then(|id| snapshot.services.get(&id));
-        let is_in = snapshot.health_of(endpoint).is_in();
-        self.endpoint_name(service, endpoint, &endpoint.name, is_in);
+        let stands_alone = endpoint.service.is_none_or(|id| !snapshot.services.contains_key(&id));
+        self.endpoint_name(endpoint, &endpoint.name, snapshot.health_of(endpoint).is_in());
         for alias in &endpoint.aliases {
-            self.endpoint_name(
-                service,
-                endpoint,
-                alias,
-                service.is_none() || snapshot.takes_traffic(endpoint),
-            );
+            self.endpoint_name(endpoint, alias, stands_alone || snapshot.takes_traffic(endpoint));
         }
         self.pointer(&endpoint.addresses, &endpoint.name);
     }
 
-    fn endpoint_name(
-        &mut self,
-        service: Option<&Arc<Service>>,
-        endpoint: &Endpoint,
-        name: &Name,
-        answers: bool,
-    ) {
-        // A replica that goes by its service's name must not take clients past the balancing.
-        let balanced = |s: &Arc<Service>| {
-            s.endpoint_mode == EndpointMode::Vip
-                && (s.name.same(name) || s.aliases.iter().any(|a| a.same(name)))
-        };
-        if let Some(draft) = self.draft(name).filter(|_| !service.is_some_and(balanced)) {
-            draft.addresses.extend(endpoint.addresses.iter().filter(|_| answers));
-        }
+    /// One that goes by a service's name must not take clients past that service's balancing and checks.
+    fn endpoint_name(&mut self, endpoint: &Endpoint, name: &Name, answers: bool) {
+        let Some(name) = key(name) else { return };
+        let answers = answers && !self.names.contains(&name) && !self.aliases.contains(&name);
+        let draft = self.drafts.entry(name).or_default();
+        draft.addresses.extend(endpoint.addresses.iter().filter(|_| answers));
     }
 
     fn service(&mut self, service: &Service, backends: &[&Endpoint]) {
         let vips = service.vips(self.network.id);
         let own: Vec<IpAddr> = backends.iter().flat_map(|e| e.addresses.iter().copied()).collect();
         let ports = self.ports(service, backends);
-        for name in std::iter::once(&service.name).chain(&service.aliases) {
-            let Some(draft) = self.draft(name) else { continue };
+        // An alias does not add to another service's own name.
+        let aliases = service.aliases.iter().filter_map(|alias| key(alias));
+        let aliases: Vec<Vec<u8>> = aliases.filter(|alias| !self.names.contains(alias)).collect();
+        for name in key(&service.name).into_iter().chain(aliases) {
+            let draft = self.drafts.entry(name).or_default();
             draft.addresses.extend(match service.endpoint_mode {
                 EndpointMode::Vip => vips,
                 EndpointMode::Dnsrr => &own,
             });
             merge(&mut draft.ports, &ports);
         }
-        if let Some(draft) = self.draft(&format!("tasks.{}", service.name)) {
-            draft.addresses.extend(own);
+        if let Some(name) = key(&tasks(service)) {
+            self.drafts.entry(name).or_default().addresses.extend(own);
         }
         self.pointer(vips, &service.name);
     }
@@ -123,10 +126,6 @@ impl Builder<'_> {
 
     fn whole(&self, name: &str) -> Option<Box<[u8]>> {
         Some([&encode(name)?, &self.suffix[..]].concat().into())
-    }
-
-    fn draft(&mut self, name: &str) -> Option<&mut Draft> {
-        Some(self.drafts.entry(key(name)?).or_default())
     }
 
     fn finish(self, revision: u64) -> Table {

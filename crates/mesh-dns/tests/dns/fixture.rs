@@ -128,6 +128,7 @@ impl Mesh {
             ports: Vec::new(),
             owner: None,
             local_addresses: Vec::new(),
+            weight: mesh_model::Weight::default(),
             draining: false,
             created: 0,
         };

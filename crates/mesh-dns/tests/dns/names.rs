@@ -78,8 +78,11 @@ fn endpoints_answer_to_their_names_unless_their_check_calls_them_out() {
 
 #[test]
 fn a_name_that_several_share_stands_for_all() {
-    let table = Mesh::with_web().table();
-    assert_eq!(addresses(&table, "shared", A), ["192.168.100.2", "192.168.100.20"]);
+    let mut mesh = Mesh::new();
+    for last in [20, 21] {
+        mesh.endpoint(&format!("e{last}"), last, |e| e.aliases = vec!["Shared".parse().unwrap()]);
+    }
+    assert_eq!(addresses(&mesh.table(), "shared", A), ["192.168.100.20", "192.168.100.21"]);
     let mut mesh = Mesh::new();
     for (name, number) in [("one", 80), ("two", 80)] {
         let id = mesh.service(name, |service| {
@@ -94,11 +97,19 @@ fn a_name_that_several_share_stands_for_all() {
 }
 
 #[test]
-fn a_replica_named_like_its_service_does_not_bypass_the_vip() {
+fn a_service_has_its_names_to_itself() {
     let mut mesh = Mesh::new();
-    let service = mesh.service("web", |_| {});
-    mesh.endpoint("Web", 50, |endpoint| endpoint.service = Some(service));
-    assert_eq!(addresses(&mesh.table(), "web", A), ["192.168.100.2"]);
+    let web = mesh.service("web", |service| service.aliases = vec!["www".parse().unwrap()]);
+    mesh.endpoint("Web", 50, |endpoint| endpoint.service = Some(web));
+    mesh.endpoint("other", 51, |endpoint| {
+        endpoint.aliases = ["WEB", "www", "tasks.web"].map(|alias| alias.parse().unwrap()).into();
+    });
+    mesh.service("api", |service| service.aliases = vec!["web".parse().unwrap(), "www".parse().unwrap()]);
+    let table = mesh.table();
+    assert_eq!(addresses(&table, "web", A), ["192.168.100.2"], "neither a replica, a stranger nor an alias");
+    assert_eq!(addresses(&table, "tasks.web", A), ["192.168.100.50"]);
+    assert_eq!(addresses(&table, "www", A), ["192.168.100.2", "192.168.100.3"], "two services share it");
+    assert_eq!(addresses(&table, "other", A), ["192.168.100.51"]);
 }
 
 #[test]
