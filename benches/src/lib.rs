@@ -15,7 +15,7 @@ pub fn cluster(services: u16) -> (Snapshot, NodeId) {
     let nodes: Vec<NodeId> = (1..=3).map(|host| bench.node(host)).collect();
     let network = NetworkSpec { subnets: vec![parse("10.128.0.0/16")], ..NetworkSpec::named(parse("bench")) };
     let fresh = bench.fresh();
-    let network = admit::network(&bench.snapshot, &network, fresh).expect("a free subnet");
+    let network = admit::network(&bench.snapshot, &network, &[], fresh).expect("a free subnet");
     bench.put(Object::Network(Arc::new(network)));
     for number in 0..services {
         bench.service(number);

@@ -35,11 +35,24 @@ fn networks() {
         let cluster = Cluster::three(lab)?;
         let vm1 = cluster.vm1();
         vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        // A LAN that vm3 alone is on.
+        let second = "ip link add lan2 type veth peer name lan2-end && ip address add 10.88.0.3/24 dev lan2";
+        cluster.vm3().shell(second).ok()?;
         let create = |options: &[&'static str]| [&["network", "create"], options].concat();
+        let grow = |subnet| ["network", "update", "--subnet-add", subnet, "blue"];
         refused(
             &cluster,
             vm1,
             &[
+                (
+                    &create(&["--subnet", "10.88.0.0/16", "red"]),
+                    "node 'vm3': subnet 10.88.0.0/16 overlaps 10.88.0.0/24",
+                ),
+                (&grow("10.88.0.0/25"), "the network of this host's lan2"),
+                (&grow("10.77.0.96/27"), "10.77.0.0/24"),
+                (&grow("10.50.0.0/25"), "network 'blue'"),
+                (&grow("10.60.0.1/24"), "host bits"),
+                (&["network", "update", "--subnet-add", "10.60.0.0/24", "green"], "green"),
                 (&create(&["--subnet", "10.50.0.0/16", "red"]), "overlaps"),
                 (&create(&["--subnet", "10.50.0.128/25", "red"]), "overlaps"),
                 (&create(&["--subnet", "10.60.0.0/33", "red"]), "10.60.0.0/33"),
@@ -86,6 +99,7 @@ fn endpoints() {
             (connect(&["--ip", "10.50.0.1", "blue", &free]), "taken"),
             (connect(&["--ip", "10.50.0", "blue", &free]), "10.50.0"),
             (connect(&["--name", "first", "blue", &free]), "exists"),
+            (connect(&["--name", "WEB", "blue", &free]), "service 'WEB' exists"),
             (connect(&["--service", "nothing", "blue", &free]), "nothing"),
             (connect(&["--ifname", "an-interface-name-too-long", "blue", &free]), "interface"),
             (connect(&["--ifname", "lo", "blue", &free]), "lo"),
@@ -141,11 +155,20 @@ fn services() {
                 (&create(&["--health-tcp"]), "port"),
                 (&create(&["--health-tcp", "--health-port", "-1"]), "1 to 65535"),
                 (&create(&["--health-tcp", "--health-port", "80", "--health-fall", "0"]), "1 or more"),
+                (&["network", "rm", "blue"], "in use"),
                 (&["service", "rm", "nothing"], "nothing"),
                 (&["service", "ps", "nothing"], "nothing"),
                 (&["service", "update", "--publish-rm", "81", "web"], "81"),
             ],
-        )
+        )?;
+        // An address that no node has yet: some have theirs only when another host fails.
+        let nowhere = vm1.meshctl(&create(&["--publish", "192.0.2.9:8090:80"]));
+        nowhere.ok()?;
+        ensure!(nowhere.stderr.contains("no node that answers has the address 192.0.2.9"), "{nowhere:?}");
+        let here = vm1.meshctl(&["service", "update", "--publish-add", "10.77.0.12:8091:80", "other"]);
+        here.ok()?;
+        ensure!(!here.stderr.contains("no node"), "{here:?}");
+        Ok(())
     });
 }
 
@@ -166,9 +189,41 @@ fn ports_that_hosts_use() {
             cluster.vm1(),
             &[(&create("8081:80"), "8081"), (&create("8082:80"), "8082"), (&create("7443:80"), "7443")],
         )?;
+        // The other hosts have let go of them.
+        used.push(Nginx::new(cluster.vm3(), "late", 8081, "of vm3")?.start(cluster.vm3())?);
+        let udp = [
+            "python3",
+            "-c",
+            "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 8084)); print(flush=True); time.sleep(600)",
+        ];
+        used.push(cluster.vm2().spawn(&udp)?);
+        within(CONVERGES, "a UDP port is used", || {
+            ensure!(cluster.vm2().output(&["ss", "-Hlun", "sport = :8084"]).ok()?.contains("8084"));
+            Ok(())
+        })?;
+        refused(
+            &cluster,
+            cluster.vm1(),
+            &[
+                (&create("8084:53/udp"), "8084/udp"),
+                (&create("published=8082,target=80,protocol=http"), "8082"),
+            ],
+        )?;
         // The ports are as they were: free ones are still to be had, the host's own are served.
         cluster.vm1().meshctl(&create("8083:80")).ok()?;
         ensure!(cluster.vm3().curl(&cluster.urls(8082)[1])? == "of the host");
+        // A port of hosts with a replica: refused where it is used when the replica comes.
+        let on_hosts = ["service", "update", "--publish-add", "published=8082,target=80,mode=host", "web"];
+        cluster.vm1().meshctl(&on_hosts).ok()?;
+        let target = lab.container("c")?.target();
+        let connect: &[&str] = &["network", "connect", "--service", "web", "blue", &target];
+        refused(&cluster, cluster.vm2(), &[(connect, "8082")])?;
+        cluster.vm3().meshctl(connect).ok()?;
+        // From all addresses to one, and to the proxy: its own reservation is in nobody's way.
+        let narrower = ["--publish-rm", "8083", "--publish-add", "10.77.0.12:8083:80"];
+        cluster.vm1().meshctl(&[&["service", "update"], &narrower[..], &["web"]].concat()).ok()?;
+        let to_http = ["--publish-rm", "8083", "--publish-add", "published=8083,target=80,protocol=http"];
+        cluster.vm1().meshctl(&[&["service", "update"], &to_http[..], &["web"]].concat()).ok()?;
         Ok(())
     });
 }
@@ -184,6 +239,15 @@ fn joining() {
         for (port, text) in [("0", "1 to 65535"), ("-1", "1 to 65535"), ("65536", "65535"), ("7443", "7443")]
         {
             let init = ["cluster", "init", "--advertise-addr", "10.77.0.11", "--data-path-port", port];
+            vm1.meshctl(&init).refused(text)?;
+        }
+        for (pools, text) in [
+            (&["--default-addr-pool", "banana"][..], "banana"),
+            (&["--default-addr-pool", "10.9.0.1/16"], "10.9.0.0/16"),
+            (&["--default-addr-pool", "10.9.0.0/16", "--default-addr-pool", "10.9.1.0/24"], "given as well"),
+            (&["--default-addr-pool", "10.9.0.0/16", "--node-addr-pool", "10.0.0.0/8"], "--node-addr-pool"),
+        ] {
+            let init = [&["cluster", "init", "--advertise-addr", "10.77.0.11"], pools].concat();
             vm1.meshctl(&init).refused(text)?;
         }
         vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;

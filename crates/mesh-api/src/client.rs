@@ -1,10 +1,10 @@
 //! The client: one connection to the local socket for each request.
 
 use crate::{
-    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointView, ErrorBody, EventLine,
-    EventView, EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave,
-    Migrated, NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView,
-    StatusView, StoreSpec,
+    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointSettings, EndpointView, ErrorBody,
+    EventLine, EventView, EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView,
+    Joined, Leave, Migrated, NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority,
+    ServiceView, StatusView, StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
@@ -215,6 +215,15 @@ impl Client {
     /// `endpoint drain`: returns when no new connection is sent there by any node that answers.
     pub async fn endpoint_drain(&self, id: &str) -> Result<EndpointView, Error> {
         self.send(Method::POST, &format!("/v1/endpoints/{}/drain", segment(id)), None::<&()>).await
+    }
+
+    /// `endpoint update`: returns when every node that answers does as it says.
+    pub async fn endpoint_update(
+        &self,
+        id: &str,
+        settings: &EndpointSettings,
+    ) -> Result<EndpointView, Error> {
+        self.send(Method::PATCH, &format!("/v1/endpoints/{}", segment(id)), Some(settings)).await
     }
 
     /// `endpoint rm`.

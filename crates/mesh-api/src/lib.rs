@@ -13,8 +13,9 @@ pub use client::{Client, Error, Events};
 pub use doctor::{Diagnosis, Examine, Finding, Group, Outcome};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{
-    Disconnect, EndpointFilter, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest, JoinTokenView,
-    Joined, Leave, Migrated, NodeRemoval, Pruned, Removed, Restored, RotateAuthority, StoreSpec,
+    Disconnect, EndpointFilter, EndpointSettings, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest,
+    JoinTokenView, Joined, Leave, Migrated, NodeRemoval, Pruned, Removed, Restored, RotateAuthority,
+    StoreSpec,
 };
 pub use view::{
     AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,

@@ -1,7 +1,7 @@
 //! What is asked, where the model's own specifications don't say it already.
 
 use ipnetwork::IpNetwork;
-use mesh_model::{NodeId, Role};
+use mesh_model::{NodeId, Role, Weight};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -175,6 +175,15 @@ pub struct Disconnect {
     /// Do not wait for connections in flight.
     #[serde(default)]
     pub force: bool,
+}
+
+/// `endpoint update`: only what is given changes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSettings {
+    /// Share of its service's new connections, relative to the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
 }
 
 /// What an endpoint list is narrowed to.

@@ -2,7 +2,7 @@
 
 use mesh_model::{
     Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, MacAddr, NetworkId, NodeId,
-    NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target,
+    NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target, Weight,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -253,6 +253,9 @@ pub struct EndpointView {
     pub aliases: Vec<String>,
     /// What its check says.
     pub health: Health,
+    /// Share of its service's new connections, relative to the others.
+    #[serde(default)]
+    pub weight: Weight,
     /// Offered no new connections.
     pub draining: bool,
     /// What it is attached to.

@@ -26,6 +26,7 @@ pub(crate) async fn add(daemon: &Daemon, config: &Config, attachment: &Attachmen
         preferred_name: wishes.preferred_name,
         addresses: wishes.addresses,
         aliases: wishes.aliases,
+        weight: wishes.weight,
         mac: wishes.mac,
         ports: wishes.ports,
         owner: Some(owner(config, attachment)),

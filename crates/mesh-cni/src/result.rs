@@ -126,6 +126,7 @@ mod tests {
             mac: MacAddr::endpoint(1),
             aliases: Vec::new(),
             health: Health::Unchecked,
+            weight: mesh_model::Weight::default(),
             draining: false,
             target: Target::Netns("/run/netns/c".into()),
             ifname: "eth0".to_owned(),

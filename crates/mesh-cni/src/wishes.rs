@@ -6,14 +6,12 @@ use crate::{
     failure::{Code, Failure},
 };
 use ipnetwork::IpNetwork;
-use mesh_model::{MacAddr, Name, Protocol, PublishMode, PublishedPort};
+use mesh_model::{
+    MacAddr, Name, Protocol, PublishMode, PublishedPort, Weight,
+    labels::{NAME, SERVICE, WEIGHT},
+};
 use serde_json::Value;
 use std::net::IpAddr;
-
-/// Aliases that are none: Podman keeps aliases with a container, and has no other place for what a plugin is to know. The
-/// same names are labels in `args.cni.labels`.
-const SERVICE: &str = "mesh.service";
-const NAME: &str = "mesh.name";
 
 /// An attachment's part of an endpoint's specification.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +20,7 @@ pub(crate) struct Wishes {
     pub(crate) name: Option<Name>,
     pub(crate) preferred_name: Option<Name>,
     pub(crate) aliases: Vec<Name>,
+    pub(crate) weight: Weight,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) mac: Option<MacAddr>,
     pub(crate) ports: Vec<PublishedPort>,
@@ -53,6 +52,9 @@ impl Wishes {
         if let Some(name) = args.get("MESH_NAME") {
             self.name = Some(parse_name(name)?);
         }
+        if let Some(weight) = args.get("MESH_WEIGHT") {
+            self.weight = parse_weight(weight)?;
+        }
         for alias in args.get("MESH_ALIASES").into_iter().flat_map(|list| list.split(',')) {
             self.take_alias(alias)?;
         }
@@ -66,16 +68,19 @@ impl Wishes {
             match (label["key"].as_str(), label["value"].as_str()) {
                 (Some(SERVICE), Some(service)) => self.service = Some(service.to_owned()),
                 (Some(NAME), Some(name)) => self.name = Some(parse_name(name)?),
+                (Some(WEIGHT), Some(weight)) => self.weight = parse_weight(weight)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
+    /// Some aliases are none: Podman keeps aliases with a container, and has no other place for what a plugin is to know.
     fn take_alias(&mut self, alias: &str) -> Result<(), Failure> {
         match alias.split_once('=') {
             Some((SERVICE, service)) => self.service = Some(service.to_owned()),
             Some((NAME, name)) => self.name = Some(parse_name(name)?),
+            Some((WEIGHT, weight)) => self.weight = parse_weight(weight)?,
             _ => {
                 let alias: Name = parse_name(alias)?;
                 if !self.aliases.iter().any(|known| known.same(&alias)) {
@@ -125,6 +130,10 @@ fn parse_name(text: &str) -> Result<Name, Failure> {
     text.parse().map_err(|e| Failure::new(Code::Config, format!("'{text}' can't be a name")).because(e))
 }
 
+fn parse_weight(text: &str) -> Result<Weight, Failure> {
+    text.parse().map_err(|e: String| Failure::new(Code::Config, "the weight is invalid").because(e))
+}
+
 /// A port of this host that leads to the container: in host mode, for another host may give the same port to a container
 /// of its own. What is to be reached through every node is published by a service.
 fn port(mapping: &PortMapping) -> Result<PublishedPort, Failure> {
@@ -169,7 +178,7 @@ mod tests {
     #[test]
     fn podman_says_names_and_places_like_this() {
         let runtime = json!({ "runtimeConfig": {
-            "aliases": { "blue": ["db", "DB", "mesh.service=web", "mesh.name=web-1"], "red": ["other"] },
+            "aliases": { "blue": ["db", "DB", "mesh.service=web", "mesh.name=web-1", "mesh.weight=3"], "red": ["other"] },
             "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "" },
                 { "hostPort": 53, "containerPort": 53, "protocol": "UDP", "hostIP": "0.0.0.0" },
                 { "hostPort": 81, "containerPort": 80, "hostIP": "192.0.2.1" }],
@@ -178,7 +187,7 @@ mod tests {
         let wishes = wishes(runtime, args).unwrap();
         assert_eq!(wishes.aliases, ["db".parse::<Name>().unwrap()]);
         assert_eq!(wishes.service.as_deref(), Some("web"));
-        assert_eq!(wishes.name, Some("web-1".parse().unwrap()));
+        assert_eq!((wishes.name, wishes.weight), (Some("web-1".parse().unwrap()), "3".parse().unwrap()));
         assert_eq!(wishes.preferred_name, Some("web1".parse().unwrap()));
         assert_eq!(wishes.addresses, ["10.1.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!(wishes.mac, Some("02:11:22:33:44:55".parse().unwrap()));

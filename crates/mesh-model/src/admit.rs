@@ -10,7 +10,7 @@ mod release;
 mod role;
 mod service;
 
-pub use endpoint::{endpoint, endpoint_ports};
+pub use endpoint::{endpoint, endpoint_ports, host_ports_to_come};
 pub use endpoint_update::endpoint_update;
 pub use network::{network, network_removal, network_update, pools, unused_networks};
 pub use node::{node, node_removal, node_update};

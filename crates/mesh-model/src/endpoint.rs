@@ -1,6 +1,6 @@
 //! Endpoints: one interface of one container on one network.
 
-use crate::{EndpointId, MacAddr, Name, NetworkId, NodeId, PublishedPort, ServiceId};
+use crate::{EndpointId, MacAddr, Name, NetworkId, NodeId, PublishedPort, ServiceId, Weight};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -130,6 +130,9 @@ pub struct Endpoint {
     /// What its engine gives it beside the cluster's addresses: good between containers of one node only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local_addresses: Vec<IpAddr>,
+    /// How much of its service's traffic it is to have.
+    #[serde(default)]
+    pub weight: Weight,
     /// Offered no new connections.
     #[serde(default)]
     pub draining: bool,
@@ -143,13 +146,19 @@ impl Endpoint {
         self.namespace_inode == 0 && matches!(self.target, Target::Docker(_))
     }
 
+    /// Whether it is to have no new connections, by somebody's word.
+    pub fn is_withdrawn(&self) -> bool {
+        self.draining || self.weight == Weight::ZERO
+    }
+
     /// Whether it is on a network of Docker's: Docker sets up its interface, and the container's default routes.
     pub fn is_dockers(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| owner.starts_with(DOCKER))
     }
 }
 
-/// What an agent has learnt of its endpoint from the container's engine: only what is given changes.
+/// What a user wants otherwise of an endpoint, or its agent has learnt of it from the container's engine: only what is given
+/// changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointUpdate {
     /// Name or ID of the service to be a replica of.
@@ -167,6 +176,9 @@ pub struct EndpointUpdate {
     /// What it is attached to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// How much of its service's traffic it is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
     /// Inode of the target's network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_inode: Option<u64>,
@@ -199,6 +211,9 @@ pub struct EndpointSpec {
     /// More names.
     #[serde(default)]
     pub aliases: Vec<Name>,
+    /// How much of its service's traffic it is to have.
+    #[serde(default)]
+    pub weight: Weight,
     /// What to attach.
     pub target: Target,
     /// Inode of the target's network namespace, filled in by its node.
@@ -230,6 +245,7 @@ impl EndpointSpec {
             preferred_name: None,
             addresses: Vec::new(),
             aliases: Vec::new(),
+            weight: Weight::default(),
             target,
             namespace_inode: 0,
             ifname: ifname.into(),

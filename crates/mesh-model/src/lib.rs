@@ -11,6 +11,7 @@ mod endpoint;
 mod event;
 mod id;
 mod ipam;
+pub mod labels;
 mod mac;
 mod name;
 mod network;
@@ -21,12 +22,14 @@ mod refusal;
 mod released;
 mod service;
 mod snapshot;
+mod weight;
 
 pub use duration::{ParseDurationError, parse_millis};
 pub use endpoint::{Container, DOCKER, Endpoint, EndpointSpec, EndpointUpdate, Health, Target};
 pub use event::{Action, Event, Happened};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId, ParseIdError, ServiceId};
 pub use ipam::{Pool, first_free, first_free_in};
+pub use labels::Labels;
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{Name, ParseNameError};
 pub use network::{Network, NetworkSpec, NetworkUpdate, Subnet, VNI_FIRST, VNI_MAX};
@@ -39,3 +42,4 @@ pub use service::{
     Balance, EndpointMode, HealthCheck, HealthKind, Service, ServiceNetwork, ServiceSpec, ServiceUpdate,
 };
 pub use snapshot::{Change, ID_PREFIX, Key, Object, Snapshot};
+pub use weight::Weight;

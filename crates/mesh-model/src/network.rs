@@ -47,6 +47,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// The prefixes of its subnets.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        self.subnets.iter().map(|subnet| subnet.cidr)
+    }
+
     /// The subnet that an address belongs to.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.cidr.contains(address))

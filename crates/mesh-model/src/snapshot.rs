@@ -219,19 +219,21 @@ impl Snapshot {
     }
 
     /// Whether an endpoint is offered new connections: all data planes go by this. It is healthy, neither it nor its node
-    /// is draining, and its node is not down. Its address stays its own meanwhile.
+    /// is withdrawn, and its node is not down. Its address stays its own meanwhile.
     pub fn takes_traffic(&self, endpoint: &Endpoint) -> bool {
         let drained =
             || self.nodes.get(&endpoint.node).is_some_and(|n| n.availability == Availability::Drain);
-        !endpoint.draining
+        !endpoint.is_withdrawn()
             && self.health_of(endpoint).is_in()
             && self.status_of(endpoint.node) != NodeStatus::Down
             && !drained()
     }
 
-    /// Whether an endpoint that takes traffic is offered a quarter of it only: its node may be lost.
-    pub fn is_lowered(&self, endpoint: &Endpoint) -> bool {
-        self.status_of(endpoint.node) == NodeStatus::Suspect
+    /// How many new connections an endpoint that takes traffic is offered, relative to the others of its service: a quarter
+    /// of what its weight says if its node may be lost.
+    pub fn share_of(&self, endpoint: &Endpoint) -> u32 {
+        let lowered = self.status_of(endpoint.node) == NodeStatus::Suspect;
+        endpoint.weight.get() * if lowered { 1 } else { 4 }
     }
 
     /// The liveness of a node. One that nothing is known of has not been missed yet.

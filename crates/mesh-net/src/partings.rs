@@ -104,7 +104,7 @@ fn parting(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Parting> {
         return None;
     }
     let node = snapshot.nodes.get(&endpoint.node);
-    let drains = endpoint.draining || node.is_some_and(|node| node.availability == Availability::Drain);
+    let drains = endpoint.is_withdrawn() || node.is_some_and(|node| node.availability == Availability::Drain);
     Some(match snapshot.status_of(endpoint.node) {
         _ if node.is_none() => Parting::Gone,
         // Its daemon may be all that ended, or a machine too busy to answer: what is connected stays connected.
@@ -135,6 +135,7 @@ mod tests {
             ports: vec![],
             owner: None,
             local_addresses: Vec::new(),
+            weight: mesh_model::Weight::default(),
             draining,
             created: 0,
         })

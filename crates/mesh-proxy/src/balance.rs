@@ -12,8 +12,8 @@ use std::{
     },
 };
 
-/// A lowered backend is passed over in all but one of so many of its turns, by chance.
-const PASSED_OVER: u32 = 4;
+/// How often backends are passed over, at most, before the next one is taken.
+const PASSES: usize = 64;
 
 /// The routes in force, and where each rotation stands.
 #[derive(Debug, Default)]
@@ -80,15 +80,24 @@ impl Balanced {
         &self.route.name
     }
 
-    /// The backend whose turn it is, apart from those already tried.
+    /// The backend whose turn it is, apart from those already tried. One that has a smaller share than another is passed
+    /// over in the rest of its turns, by chance.
     pub(crate) fn next(&self, tried: &[EndpointId]) -> Option<Backend> {
-        let chosen = self.choose(tried)?;
-        let lowered = &self.route.lowered;
-        if lowered.contains(&chosen.endpoint) && !rand::random_ratio(1, PASSED_OVER) {
-            let others = [tried, lowered].concat();
-            return self.choose(&others).or(Some(chosen));
+        let mut chosen = self.choose(tried)?;
+        let Some(largest) = self.route.shares.iter().copied().max() else { return Some(chosen) };
+        for _ in 0..PASSES {
+            let share = self.share_of(chosen.endpoint).unwrap_or(largest);
+            if share >= largest || rand::random_ratio(share, largest) {
+                break;
+            }
+            chosen = self.choose(tried)?;
         }
         Some(chosen)
+    }
+
+    fn share_of(&self, endpoint: EndpointId) -> Option<u32> {
+        let index = self.route.backends.binary_search_by_key(&endpoint, |backend| backend.endpoint).ok()?;
+        self.route.shares.get(index).copied()
     }
 
     fn choose(&self, tried: &[EndpointId]) -> Option<Backend> {
@@ -181,16 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_backend_gets_a_quarter_of_the_turns_of_another() {
-        let id = EndpointId::from_bits;
-        let route = |of: &[u64], lowered: &[u64]| Route {
+    fn each_backend_gets_its_share_of_the_turns() {
+        let route = |of: &[u64], shares: &[u32]| Route {
             listen: ListenAddr { ip: None, port: 80 },
             service: ServiceId::from_bits(1),
             name: "web".parse().unwrap(),
             target: 80,
             balance: Balance::Roundrobin,
             backends: backends(of.iter().copied()),
-            lowered: lowered.iter().copied().map(id).collect(),
+            shares: shares.to_vec(),
         };
         let shares = |route| {
             let balanced = Balanced { route: Arc::new(route), rotation: Arc::default() };
@@ -200,10 +208,10 @@ mod tests {
             }
             counts
         };
-        let counts = shares(route(&[1, 2, 3], &[2]));
+        let counts = shares(route(&[1, 2, 3], &[4, 1, 4]));
         assert!((800..1200).contains(&counts[&2]), "{counts:?}");
         assert!(counts[&1].abs_diff(counts[&3]) < 1200, "{counts:?}");
-        let counts = shares(route(&[1, 2, 3], &[1, 2, 3]));
+        let counts = shares(route(&[1, 2, 3], &[]));
         assert_eq!([1, 2, 3].map(|id| counts[&id]), [3000; 3], "nobody is better: in turn");
     }
 

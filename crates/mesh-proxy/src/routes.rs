@@ -45,8 +45,8 @@ pub struct Route {
     pub balance: Balance,
     /// Replicas that take traffic, in the order of their endpoints' IDs.
     pub backends: Vec<Backend>,
-    /// Those of them that get a quarter of the turns of another: their node may be lost.
-    pub lowered: Vec<EndpointId>,
+    /// How many requests each of them is to have, relative to the others; empty if all are alike.
+    pub shares: Vec<u32>,
 }
 
 /// Every published `protocol=http` port of one node.
@@ -70,9 +70,12 @@ impl Routes {
                     continue;
                 }
                 let healthy = || healthy.iter().filter(|e| !local || e.node == me);
-                let backends = healthy().filter_map(|e| backend(e, port, node)).collect();
-                let lowered = healthy().filter(|e| snapshot.is_lowered(e)).map(|e| e.id).collect();
-                routes.push(Arc::new(route(service, port, backends, lowered)));
+                let backend = |e: &&Arc<Endpoint>| Some((backend(e, port, node)?, snapshot.share_of(e)));
+                let (backends, mut shares): (_, Vec<u32>) = healthy().filter_map(backend).unzip();
+                if shares.windows(2).all(|pair| pair[0] == pair[1]) {
+                    shares.clear();
+                }
+                routes.push(Arc::new(route(service, port, backends, shares)));
             }
         }
         Self { routes }
@@ -97,7 +100,7 @@ impl Routes {
     }
 }
 
-fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>, lowered: Vec<EndpointId>) -> Route {
+fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>, shares: Vec<u32>) -> Route {
     Route {
         listen: ListenAddr { ip: port.ip, port: port.published },
         service: service.id,
@@ -105,7 +108,7 @@ fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>, lowere
         target: port.target,
         balance: service.balance,
         backends,
-        lowered,
+        shares,
     }
 }
 

@@ -5,13 +5,14 @@
 
 pub mod client;
 
+use ipnetwork::IpNetwork;
 use mesh_cluster::{Fingerprint, membership::ClusterKeys};
 use mesh_model::{
     Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,
     PublishedPort, Snapshot,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// `POST /v1/agent/watch`: what the agent has already, to be told only what changed since; `null` if nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,12 +53,13 @@ pub enum Message {
         /// The store's revision.
         revision: u64,
     },
-    /// Hold these ports for a moment: a service is about to publish them.
+    /// Say whether this can be, and keep it free for a moment: it is about to be committed.
     Reserve {
         /// Names the reservation in the answer and the release.
         id: u64,
-        /// The ports.
-        ports: Vec<PublishedPort>,
+        /// What is wanted.
+        #[serde(flatten)]
+        claim: Claim,
     },
     /// They are not needed after all.
     Release {
@@ -67,6 +69,24 @@ pub enum Message {
     /// The keys that membership is sealed with: near the start of every stream, and when they change. Secret, and no
     /// part of any snapshot.
     Keys(ClusterKeys),
+}
+
+/// What a change wants of every node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Ports that a service is to publish there.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+    /// Subnets of a network, that the node's host must not be on.
+    #[serde(default)]
+    pub subnets: Vec<IpNetwork>,
+}
+
+impl Claim {
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.subnets.is_empty()
+    }
 }
 
 /// All endpoints of one network.
@@ -150,8 +170,11 @@ pub struct HealthReport {
 pub struct Reserved {
     /// Of the reservation.
     pub id: u64,
-    /// Why the ports can't be held; none if they are.
+    /// Why it can't be; none if it can.
     pub refusal: Option<String>,
+    /// Addresses that ports are wanted on and the node does not have.
+    #[serde(default)]
+    pub elsewhere: BTreeSet<IpAddr>,
 }
 
 /// `PUT /v1/agent/endpoints/ID` and what changes one: the record and the revision it is committed at.
@@ -180,18 +203,15 @@ pub struct Confirm {
     pub except: Option<NodeId>,
 }
 
-/// `POST /v1/manager/hold`, between managers: ask your agents to hold these ports.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Hold {
-    /// The ports.
-    pub ports: Vec<PublishedPort>,
-}
-
-/// The answer, and the body of `POST /v1/manager/release`.
+/// The answer to `POST /v1/manager/hold`, by which a manager has another ask its agents for a [`Claim`]; and the body of
+/// `POST /v1/manager/release`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HoldId {
     /// Of the reservation at that manager.
     pub id: u64,
+    /// Addresses that ports are wanted on and none of its agents' nodes has; none if it has no agent.
+    #[serde(default)]
+    pub elsewhere: Option<BTreeSet<IpAddr>>,
 }
 
 /// Names of connected nodes that had not applied the revision in time.

@@ -6,7 +6,8 @@ use crate::{
     session::Session,
 };
 use clap::Subcommand;
-use mesh_api::{EndpointFilter, EndpointView};
+use mesh_api::{EndpointFilter, EndpointSettings, EndpointView};
+use mesh_model::Weight;
 
 /// What can be asked of endpoints.
 #[derive(Debug, Subcommand)]
@@ -35,6 +36,17 @@ pub(crate) enum Command {
         /// IDs, unique prefixes of IDs, or unique names
         #[arg(required = true, value_name = "ENDPOINT")]
         endpoints: Vec<String>,
+    },
+    /// Change an endpoint; returns when every node does as it says
+    #[command(after_help = "Examples:
+  meshctl endpoint update --weight 3 web1
+  meshctl endpoint update --weight 0 web1    # no new connections, until it has a weight again")]
+    Update {
+        /// Share of the service's new connections relative to its other replicas, 0 to 256
+        #[arg(long, required = true)]
+        weight: Weight,
+        /// ID, unique prefix of it, or unique name
+        endpoint: String,
     },
     /// Send an endpoint no new connections; returns when no node does any more
     #[command(after_help = "Example:\n  meshctl endpoint drain web1")]
@@ -77,9 +89,16 @@ pub(crate) const FIELDS: &[Column<EndpointView>] = &[
     ("Connected", |e, style| ago(e.created, style.now)),
 ];
 
-/// What its check says, and whether it is on its way out.
+/// What its check says, and what else decides on how much traffic it gets.
 pub(crate) fn health(endpoint: &EndpointView) -> String {
-    endpoint.health.to_string() + if endpoint.draining { ", draining" } else { "" }
+    let mut words = endpoint.health.to_string();
+    if !endpoint.weight.is_default() {
+        words += &format!(", weight {}", endpoint.weight);
+    }
+    if endpoint.draining {
+        words += ", draining";
+    }
+    words
 }
 
 /// For `-q`.
@@ -102,6 +121,12 @@ impl Command {
                     found.push(session.wait("asking meshd", client.endpoint(endpoint)).await?);
                 }
                 output.inspect(&found, id, FIELDS)
+            }
+            Self::Update { weight, endpoint } => {
+                let settings = EndpointSettings { weight: Some(weight) };
+                let doing = format!("updating {endpoint}");
+                let updated = session.wait(&doing, client.endpoint_update(&endpoint, &settings)).await?;
+                output.done(&updated, &updated.id.to_string(), &updated.id.to_string())
             }
             Self::Drain { endpoint } => {
                 let doing = format!("draining {endpoint}");

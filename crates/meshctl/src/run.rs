@@ -23,7 +23,7 @@ use crate::{
     value,
 };
 use mesh_api::{Disconnect, EndpointView};
-use mesh_model::{EndpointSpec, Name, Target};
+use mesh_model::{EndpointSpec, Name, Target, Weight};
 use program::Program;
 use signals::{Blocked, Signals};
 use std::{ffi::OsString, net::IpAddr, process::ExitCode, time::Duration};
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Another name for it on the network (repeatable)
     #[arg(long, value_name = "NAME")]
     alias: Vec<Name>,
+    /// Share of the service's new connections relative to its other replicas, 0 to 256
+    #[arg(long, default_value_t)]
+    weight: Weight,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -128,6 +131,7 @@ impl Args {
             name: self.name.clone(),
             addresses: self.ip.clone(),
             aliases: self.alias.clone(),
+            weight: self.weight,
             ..EndpointSpec::new(&self.network, target, "eth0")
         }
     }

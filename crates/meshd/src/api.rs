@@ -97,7 +97,7 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/services/{name}", get(h::service).patch(h::update_service).delete(h::remove_service))
         .route("/v1/endpoints", get(h::endpoints).post(h::connect))
         .route("/v1/endpoints/disconnect", post(h::disconnect))
-        .route("/v1/endpoints/{id}", get(h::endpoint).delete(h::remove_endpoint))
+        .route("/v1/endpoints/{id}", get(h::endpoint).patch(h::update_endpoint).delete(h::remove_endpoint))
         .route("/v1/endpoints/{id}/drain", post(h::drain_endpoint))
         .fallback(h::unknown)
         .with_state(daemon)

@@ -20,6 +20,7 @@ mod doctor;
 mod engine;
 mod front;
 mod identity;
+mod lan;
 mod manager;
 mod noise;
 mod role;

@@ -12,7 +12,6 @@ mod etcd;
 mod gossip;
 mod join;
 mod journal;
-mod lan;
 mod log;
 mod migrate;
 mod operations;

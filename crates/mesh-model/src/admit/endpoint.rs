@@ -37,6 +37,7 @@ pub fn endpoint(
         ports: endpoint_ports(snapshot, node, &spec.ports)?,
         owner: spec.owner.clone(),
         local_addresses: spec.local_addresses.clone(),
+        weight: spec.weight,
         draining: false,
         created: fresh.now,
     })
@@ -129,6 +130,16 @@ pub fn endpoint_ports(
     Ok(ports)
 }
 
+/// The ports of the endpoint's service that only nodes with a replica publish, if this is the node's first.
+pub fn host_ports_to_come(snapshot: &Snapshot, node: NodeId, spec: &EndpointSpec) -> Vec<PublishedPort> {
+    let service = spec.service.as_deref().and_then(|wanted| snapshot.find_service(wanted));
+    let network = snapshot.find_network(&spec.network).map(|network| network.id);
+    let Some((service, network)) = service.zip(network) else { return Vec::new() };
+    let first = !snapshot.replicas(service.id, network).any(|replica| replica.node == node);
+    let ports = service.ports.iter().filter(|port| port.mode == PublishMode::Host);
+    ports.filter(|_| first && service.ingress_network() == Some(network)).cloned().collect()
+}
+
 /// The address that is wanted, if nobody has it, else one that is drawn.
 fn mac(
     snapshot: &Snapshot,
@@ -189,6 +200,12 @@ fn name(
     };
     if snapshot.endpoints.values().any(|e| e.network == network.id && e.name.same(name)) {
         return Err(Refusal::NameTaken { kind: "endpoint", name: name.to_string() });
+    }
+    // Nobody would find it there. A replica that is called as its own service is found by the service.
+    let others = snapshot.services.values().filter(|s| service.is_none_or(|own| own.id != s.id));
+    let mut here = others.filter(|s| s.networks.iter().any(|on| on.network == network.id));
+    if here.any(|s| s.name.same(name)) {
+        return Err(Refusal::NameTaken { kind: "service", name: name.to_string() });
     }
     Ok(name.clone())
 }

@@ -1,4 +1,4 @@
-//! What a container's engine tells of its endpoint after it was made: names, service, and where the container is.
+//! What changes of an endpoint after it was made: its weight; names, service and where the container is, as its engine tells.
 
 use super::endpoint::{check_ifname, service_on};
 use crate::{Endpoint, EndpointUpdate, Name, Network, Refusal, Snapshot};
@@ -20,6 +20,7 @@ pub fn endpoint_update(
     if let Some(aliases) = &update.aliases {
         updated.aliases.clone_from(aliases);
     }
+    updated.weight = update.weight.unwrap_or(endpoint.weight);
     if let Some(target) = &update.target {
         updated.target = target.clone();
     }

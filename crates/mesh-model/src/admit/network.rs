@@ -8,8 +8,13 @@ use crate::{
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-/// The network that a specification stands for.
-pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<Network, Refusal> {
+/// The network that a specification stands for. Subnets that are left to the cluster overlap none of `avoided`.
+pub fn network(
+    snapshot: &Snapshot,
+    spec: &NetworkSpec,
+    avoided: &[IpNetwork],
+    fresh: Fresh,
+) -> Result<Network, Refusal> {
     if snapshot.networks.values().any(|n| n.name.same(&spec.name)) {
         return Err(Refusal::NameTaken { kind: "network", name: spec.name.to_string() });
     }
@@ -20,7 +25,7 @@ pub fn network(snapshot: &Snapshot, spec: &NetworkSpec, fresh: Fresh) -> Result<
         return Err(Refusal::Mtu(mtu));
     }
     let vni = vni(snapshot, spec.vni)?;
-    let prefixes = prefixes(snapshot, spec)?;
+    let prefixes = prefixes(snapshot, spec, avoided)?;
     let subnets = subnets(&prefixes, &spec.gateways, &spec.ranges)?;
     Ok(Network {
         id: NetworkId::from_bits(fresh.id),
@@ -93,13 +98,17 @@ fn vni(snapshot: &Snapshot, wanted: Option<u32>) -> Result<u32, Refusal> {
 }
 
 /// The network's prefixes: those asked for, checked, or free ones from the pools.
-fn prefixes(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<IpNetwork>, Refusal> {
+fn prefixes(
+    snapshot: &Snapshot,
+    spec: &NetworkSpec,
+    avoided: &[IpNetwork],
+) -> Result<Vec<IpNetwork>, Refusal> {
     let mut prefixes = apart(snapshot, &spec.subnets)?;
     if prefixes.is_empty() {
-        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv4())?);
+        prefixes.push(from_pool(snapshot, avoided, IpNetwork::is_ipv4)?);
     }
     if spec.ipv6 && !prefixes.iter().any(IpNetwork::is_ipv6) {
-        prefixes.push(from_pool(snapshot, |pool| pool.is_ipv6())?);
+        prefixes.push(from_pool(snapshot, avoided, IpNetwork::is_ipv6)?);
     }
     Ok(prefixes)
 }
@@ -162,9 +171,14 @@ fn taken(snapshot: &Snapshot) -> impl Iterator<Item = Taken> + '_ {
     networks.chain(pools).chain(nodes)
 }
 
-fn from_pool(snapshot: &Snapshot, family: impl Fn(&IpNetwork) -> bool) -> Result<IpNetwork, Refusal> {
+fn from_pool(
+    snapshot: &Snapshot,
+    avoided: &[IpNetwork],
+    family: impl Fn(&IpNetwork) -> bool,
+) -> Result<IpNetwork, Refusal> {
     let cluster = snapshot.cluster.as_ref().ok_or(Refusal::NoCluster)?;
-    let taken: Vec<IpNetwork> = taken(snapshot).map(|t| t.prefix).collect();
+    let avoided = avoided.iter().copied().filter(&family);
+    let taken: Vec<IpNetwork> = taken(snapshot).map(|t| t.prefix).chain(avoided).collect();
     let mut pools = cluster.address_pools.iter().filter(|pool| family(pool));
     pools.find_map(|pool| Pool::of(*pool).first_free(&taken)).ok_or(Refusal::PoolExhausted)
 }
@@ -209,8 +223,21 @@ fn second_of_a_prefix<'a, T>(
     prefixes.iter().find_map(|prefix| given.iter().filter(|one| prefix.contains(address(one))).nth(1))
 }
 
-/// Checks prefixes that are to be pools: usable, and apart from each other.
-pub fn pools(prefixes: &[IpNetwork]) -> Result<Vec<IpNetwork>, Refusal> {
+/// Checks prefixes that are to be the pools of networks and of the nodes' own addresses: usable, and apart from others of
+/// the kind. No network overlaps the nodes' pools, which may be a part of the networks', as long as something is left.
+pub fn pools(networks: &[IpNetwork], nodes: &[IpNetwork]) -> Result<(), Refusal> {
+    for pool in networks {
+        let around = |other: &&IpNetwork| overlaps(*pool, **other) && other.prefix() <= pool.prefix();
+        if let Some(other) = nodes.iter().find(around) {
+            let what = "the pool of the nodes' own addresses (--node-addr-pool)".to_owned();
+            return Err(Refusal::Overlap { subnet: *pool, other: *other, what });
+        }
+    }
+    apart_in_itself(networks)?;
+    apart_in_itself(nodes)
+}
+
+fn apart_in_itself(prefixes: &[IpNetwork]) -> Result<(), Refusal> {
     for (at, pool) in prefixes.iter().enumerate() {
         check_prefix(*pool)?;
         if let Some(other) = prefixes[..at].iter().find(|other| overlaps(*pool, **other)) {
@@ -218,5 +245,5 @@ pub fn pools(prefixes: &[IpNetwork]) -> Result<Vec<IpNetwork>, Refusal> {
             return Err(Refusal::Overlap { subnet: *pool, other: *other, what });
         }
     }
-    Ok(prefixes.to_vec())
+    Ok(())
 }

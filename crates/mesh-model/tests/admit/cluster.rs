@@ -97,7 +97,7 @@ impl Mesh {
 
     pub(crate) fn network(&mut self, spec: &NetworkSpec) -> Result<Arc<Network>, Refusal> {
         let fresh = self.fresh();
-        let network = Arc::new(admit::network(&self.snapshot, spec, fresh)?);
+        let network = Arc::new(admit::network(&self.snapshot, spec, &[], fresh)?);
         self.put(Object::Network(Arc::clone(&network)));
         Ok(network)
     }

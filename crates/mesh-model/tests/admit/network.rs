@@ -49,7 +49,7 @@ fn a_pool_steps_around_what_users_chose() {
 fn without_a_cluster_there_is_no_pool() {
     let fresh = admit::Fresh { id: 1, mac: 1, now: 1 };
     let spec = NetworkSpec::named(name("blue"));
-    refused(admit::network(&mesh_model::Snapshot::default(), &spec, fresh), "cluster init");
+    refused(admit::network(&mesh_model::Snapshot::default(), &spec, &[], fresh), "cluster init");
 }
 
 #[test]
@@ -181,7 +181,13 @@ fn a_network_in_use_stays() {
 
 #[test]
 fn pools_are_usable_and_apart() {
-    let pools = |texts: &[&str]| admit::pools(&texts.iter().map(|t| net(t)).collect::<Vec<_>>());
+    let nets = |texts: &[&str]| texts.iter().map(|t| net(t)).collect::<Vec<_>>();
+    let pools = |texts: &[&str]| admit::pools(&nets(texts), &[]);
+    let of_nodes = |texts: &[&str]| admit::pools(&nets(&["10.0.0.0/8"]), &nets(texts));
+    assert!(of_nodes(&["10.255.0.0/16", "fd00::/64"]).is_ok());
+    refused(of_nodes(&["10.255.0.1/16"]), "host bits");
+    refused(of_nodes(&["10.0.0.0/8"]), "--node-addr-pool");
+    refused(of_nodes(&["8.0.0.0/5"]), "--node-addr-pool");
     assert!(pools(&["10.0.0.0/8", "fd00::/48"]).is_ok());
     refused(pools(&["10.0.0.0/8", "10.1.0.0/16"]), "given as well");
     refused(pools(&["127.0.0.0/8"]), "loopback");

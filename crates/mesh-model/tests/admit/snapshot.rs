@@ -3,7 +3,7 @@
 use crate::cluster::{Mesh, endpoint_spec, name, service_spec};
 use mesh_model::{
     Availability, Change, EndpointId, EndpointSpec, Health, HealthCheck, HealthKind, Key, NodeStatus, Object,
-    Service, ServiceId, ServiceSpec, ServiceUpdate, Snapshot,
+    Service, ServiceId, ServiceSpec, ServiceUpdate, Snapshot, Weight,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -93,6 +93,12 @@ fn traffic_goes_to_healthy_endpoints_that_stay() {
     mesh.put(Object::Endpoint(Arc::new(mesh_model::Endpoint { draining: true, ..(*e1).clone() })));
     assert_eq!(names(&mesh.snapshot, web), ["e2"]);
     assert_eq!(mesh.snapshot.replicas(web, blue).count(), 2);
+    let e2 = Arc::clone(mesh.snapshot.find_endpoint("e2").unwrap());
+    let weighted = |weight| mesh_model::Endpoint { weight, ..(*e2).clone() };
+    mesh.put(Object::Endpoint(Arc::new(weighted(Weight::ZERO))));
+    assert_eq!(names(&mesh.snapshot, web), [] as [&str; 0], "nothing for weight 0");
+    mesh.put(Object::Endpoint(Arc::new(weighted(Weight::MAX))));
+    assert_eq!(names(&mesh.snapshot, web), ["e2"]);
 
     let of_all = mesh.snapshot.backends_by_service();
     let by_service: Vec<usize> =
@@ -100,20 +106,20 @@ fn traffic_goes_to_healthy_endpoints_that_stay() {
     assert_eq!(by_service, [1, 1], "one pass says the same");
 }
 
-/// Down and drained nodes are out, suspects lowered; who is not told of has not been missed.
+/// Down and drained nodes are out, suspects have a quarter; who is not told of has not been missed.
 #[test]
 fn traffic_goes_to_nodes_that_are_there() {
     let mut mesh = full();
     let e3 = Arc::clone(mesh.snapshot.find_endpoint("e3").unwrap());
-    for (status, offered, lowered) in [
-        (None, true, false),
-        (Some(NodeStatus::Ready), true, false),
-        (Some(NodeStatus::Suspect), true, true),
-        (Some(NodeStatus::Down), false, false),
+    for (status, offered, share) in [
+        (None, true, 4),
+        (Some(NodeStatus::Ready), true, 4),
+        (Some(NodeStatus::Suspect), true, 1),
+        (Some(NodeStatus::Down), false, 4),
     ] {
         mesh.snapshot.status = status.map(|status| (e3.node, status)).into_iter().collect();
-        let found = (mesh.snapshot.takes_traffic(&e3), mesh.snapshot.is_lowered(&e3));
-        assert_eq!(found, (offered, lowered), "{status:?}");
+        let found = (mesh.snapshot.takes_traffic(&e3), mesh.snapshot.share_of(&e3));
+        assert_eq!(found, (offered, share), "{status:?}");
     }
     mesh.snapshot.status.clear();
     let node = Arc::clone(&mesh.snapshot.nodes[&e3.node]);

@@ -186,6 +186,7 @@ fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endp
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,
     }

@@ -4,17 +4,41 @@ use crate::nft::{Data, Field, Set, Source};
 use mesh_model::{Balance, Endpoint, Snapshot};
 use std::sync::Arc;
 
-/// Turns that a backend gets for each one of a backend whose node is suspect.
-const TURNS: usize = 4;
+/// Turns of one round at most, unless there are more backends: each is a slot in the kernel, in every chain of the service.
+const TURNS: u32 = 1024;
 
-/// The backends in the order of their turns: each once, unless only some are lowered. Then the others come again until
-/// each has had [`TURNS`].
+/// The backends in the order of their turns: each as often in a round as its share says, and its turns as far from each
+/// other as they can be.
 pub(super) fn turns<'a>(snapshot: &Snapshot, backends: Vec<&'a Arc<Endpoint>>) -> Vec<&'a Arc<Endpoint>> {
-    let (lowered, others): (Vec<_>, Vec<_>) = backends.iter().partition(|e| snapshot.is_lowered(e));
-    if lowered.is_empty() || others.is_empty() {
+    let shares: Vec<u32> = backends.iter().map(|backend| snapshot.share_of(backend)).collect();
+    if shares.windows(2).all(|pair| pair[0] == pair[1]) {
         return backends;
     }
-    backends.into_iter().chain(others.repeat(TURNS - 1)).collect()
+    round(&reduced(&shares)).into_iter().filter_map(|index| backends.get(index).copied()).collect()
+}
+
+/// The same shares in smaller numbers: exactly, or as nearly as [`TURNS`] allow.
+fn reduced(shares: &[u32]) -> Vec<u32> {
+    let common = shares.iter().copied().fold(0, gcd).max(1);
+    let sum: u32 = shares.iter().map(|share| share / common).sum();
+    let scaled = |share: u32| (u64::from(share) * u64::from(TURNS) / u64::from(sum.max(1))) as u32;
+    let reduced = shares.iter().map(|share| share / common);
+    if sum <= TURNS { reduced.collect() } else { reduced.map(|share| scaled(share).max(1)).collect() }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Whose turn is when: one with `n` turns has them at `1/2n`, `3/2n`, … of the round.
+fn round(shares: &[u32]) -> Vec<usize> {
+    let turns_of = |(index, share): (usize, &u32)| {
+        let share = u64::from(*share);
+        (0..share).map(move |turn| (2 * turn + 1, share, index))
+    };
+    let mut turns: Vec<(u64, u64, usize)> = shares.iter().enumerate().flat_map(turns_of).collect();
+    turns.sort_by(|(a, of_a, _), (b, of_b, _)| (a * of_b).cmp(&(b * of_a)));
+    turns.into_iter().map(|(_, _, index)| index).collect()
 }
 
 /// The choice among backends for one chain, which has its own counter; nothing if there are no backends.
@@ -31,4 +55,35 @@ pub(super) fn choices(balance: Balance, backends: Vec<Data>) -> Vec<Source> {
         Balance::Random => Field::NumgenRandom(count),
     };
     [Source::Inline { key, map: Set::slots(backends) }].into_iter().chain(first).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn turns_of_one_backend_are_spread_over_the_round() {
+        assert_eq!(round(&reduced(&[4, 4, 4])), [0, 1, 2]);
+        assert_eq!(round(&reduced(&[12, 4])), [0, 0, 1, 0]);
+        assert_eq!(round(&reduced(&[4, 1])), [0, 0, 1, 0, 0]);
+        assert_eq!(round(&reduced(&[8, 4, 4])), [0, 1, 2, 0]);
+        assert_eq!(round(&reduced(&[])), [] as [usize; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn each_backend_has_its_share_of_a_round(shares in prop::collection::vec(1u32..=1024, 1..40)) {
+            let turns = round(&reduced(&shares));
+            let sum: u32 = shares.iter().sum();
+            prop_assert!(turns.len() <= TURNS as usize + shares.len());
+            for (index, share) in shares.iter().enumerate() {
+                let got = turns.iter().filter(|turn| **turn == index).count() as f64 / turns.len() as f64;
+                let wanted = f64::from(*share) / f64::from(sum);
+                // One turn of the longest round, or of this one if it is a short one that is exact.
+                prop_assert!((got - wanted).abs() <= 40.0 / f64::from(TURNS), "{got} for {wanted}");
+                prop_assert!(got > 0.0);
+            }
+        }
+    }
 }

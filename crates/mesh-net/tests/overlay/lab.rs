@@ -325,6 +325,7 @@ impl Lab {
             ports: Vec::new(),
             owner: None,
             local_addresses: Vec::new(),
+            weight: mesh_model::Weight::default(),
             draining: false,
             created: 0,
         };

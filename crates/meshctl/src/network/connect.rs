@@ -4,7 +4,7 @@ use super::podman::Container;
 use crate::{session::Session, value};
 use anyhow::Context;
 use mesh_api::{Disconnect, Removed};
-use mesh_model::{EndpointSpec, Name, Target};
+use mesh_model::{EndpointSpec, Name, Target, Weight};
 use std::net::IpAddr;
 
 /// What a container of Podman is written as.
@@ -18,8 +18,8 @@ Examples:
   meshctl network connect --service web blue docker:web1
   meshctl network connect blue podman:web1
 
-A container of Podman is connected as its labels mesh.service, mesh.name and
-mesh.aliases say, unless an option says otherwise.";
+A container of Podman is connected as its labels mesh.service, mesh.name,
+mesh.aliases and mesh.weight say, unless an option says otherwise.";
 
 /// `network connect`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Name of the endpoint; made up unless given
     #[arg(long)]
     name: Option<Name>,
+    /// Share of the service's new connections relative to its other replicas, 0 to 256; 1 unless given
+    #[arg(long)]
+    weight: Option<Weight>,
     /// Interface inside the container; eth0 unless given, in a container of Docker the first free ethN
     #[arg(long)]
     ifname: Option<String>,
@@ -64,6 +67,7 @@ impl Args {
             name: self.name,
             addresses: self.ip,
             aliases: self.alias,
+            weight: self.weight.unwrap_or_default(),
             ..EndpointSpec::new(self.network, target, ifname)
         };
         let Some(name) = self.target.strip_prefix(PODMAN) else {
@@ -72,13 +76,13 @@ impl Args {
         let container = Container::find(name)?.with_context(|| {
             format!("no container is called '{name}': 'podman ps -a' shows what there is")
         })?;
+        let labels = container.labels()?;
         let mut spec = spec(container.target()?);
-        spec.service = spec.service.or_else(|| container.service());
-        if spec.name.is_none() {
-            spec.name = container.endpoint_name()?;
-        }
+        spec.service = spec.service.or(labels.service);
+        spec.name = spec.name.or(labels.name);
+        spec.weight = self.weight.or(labels.weight).unwrap_or_default();
         if spec.aliases.is_empty() {
-            spec.aliases = container.aliases()?;
+            spec.aliases = labels.aliases;
         }
         spec.preferred_name = container.preferred_name();
         spec.owner = Some(container.owner());

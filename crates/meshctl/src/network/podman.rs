@@ -4,14 +4,9 @@
 //! own. meshd runs no programs; meshctl does it for its user, with the user's storage.
 
 use anyhow::{Context, bail};
-use mesh_model::{Name, Target};
+use mesh_model::{Labels, Name, Target};
 use serde::Deserialize;
 use std::{collections::BTreeMap, io, process::Command};
-
-/// Labels of a container: what its endpoint is, unless the command says otherwise.
-const SERVICE: &str = "mesh.service";
-const NAME: &str = "mesh.name";
-const ALIASES: &str = "mesh.aliases";
 
 /// What Podman says of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -90,24 +85,11 @@ impl Container {
         self.name.parse().ok()
     }
 
-    pub(super) fn service(&self) -> Option<String> {
-        self.label(SERVICE).map(str::to_owned)
-    }
-
-    pub(super) fn endpoint_name(&self) -> anyhow::Result<Option<Name>> {
-        let name = self.label(NAME).map(str::parse).transpose();
-        name.with_context(|| format!("label {NAME} of container '{}'", self.name))
-    }
-
-    pub(super) fn aliases(&self) -> anyhow::Result<Vec<Name>> {
-        let list = self.label(ALIASES).into_iter().flat_map(|list| list.split(','));
-        let aliases = list.map(|alias| alias.trim().parse()).collect::<Result<_, _>>();
-        aliases.with_context(|| format!("label {ALIASES} of container '{}'", self.name))
-    }
-
-    fn label(&self, key: &str) -> Option<&str> {
-        let labels = self.config.labels.as_ref()?;
-        labels.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    /// What its endpoint is, unless the command says otherwise.
+    pub(super) fn labels(&self) -> anyhow::Result<Labels> {
+        let none = BTreeMap::new();
+        Labels::read(self.config.labels.as_ref().unwrap_or(&none))
+            .map_err(|reason| anyhow::anyhow!("container '{}': {reason}", self.name))
     }
 }
 
@@ -122,15 +104,14 @@ mod tests {
 
     #[test]
     fn a_running_container_is_where_its_process_is_and_says_what_it_is() {
-        let labels = r#"{"mesh.service":"web","mesh.aliases":"a, b","mesh.name":""}"#;
+        let labels = r#"{"mesh.service":"web","mesh.name":""}"#;
         let state = r#""State":{"Running":true,"Pid":4711},"HostConfig":{"NetworkMode":"none"}"#;
         let found = container(&format!(r#"{state},"Config":{{"Labels":{labels}}}"#));
         assert_eq!(found.target().unwrap(), Target::Pid(4711));
-        assert_eq!((found.owner().as_str(), found.service().as_deref()), ("podman:3fa9", Some("web")));
-        assert_eq!(found.aliases().unwrap(), ["a".parse::<Name>().unwrap(), "b".parse().unwrap()]);
-        assert_eq!(found.endpoint_name().unwrap(), None);
+        assert_eq!(found.owner(), "podman:3fa9");
+        assert_eq!(found.labels().unwrap(), Labels { service: Some("web".to_owned()), ..Labels::default() });
         let bare = container(&format!(r#"{state},"Config":{{"Labels":null}}"#));
-        assert_eq!(bare.service(), None);
+        assert_eq!(bare.labels().unwrap(), Labels::default());
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn endpoint(name: &str, health: Health, draining: bool, service: bool) -> Endpoi
         mac: MacAddr::endpoint(0x1234),
         aliases: Vec::new(),
         health,
+        weight: mesh_model::Weight::default(),
         draining,
         target: Target::Pid(4711),
         ifname: "eth0".to_owned(),

@@ -79,6 +79,7 @@ pub(crate) fn endpoint() -> EndpointView {
         mac: MacAddr::endpoint(1),
         aliases: Vec::new(),
         health: Health::Unchecked,
+        weight: mesh_model::Weight::default(),
         draining: false,
         target: Target::Pid(1),
         ifname: "eth0".to_owned(),

@@ -103,9 +103,16 @@ impl Agent {
     /// Holds the ports that an endpoint is to publish until it does. Whoever has one by right is told by its name; what
     /// has it otherwise, by its process.
     async fn hold_ports(&self, spec: &EndpointSpec) -> Result<impl Send + use<>, Failure> {
-        let ports = admit::endpoint_ports(&self.snapshot(), self.identity.node, &spec.ports)?;
+        let snapshot = self.snapshot();
+        let ports = admit::endpoint_ports(&snapshot, self.identity.node, &spec.ports)?;
+        let of_service = admit::host_ports_to_come(&snapshot, self.identity.node, spec);
         let owner = spec.owner.clone();
-        let held = tokio::task::spawn_blocking(move || Ports::try_hold(&ports, owner.as_deref())).await;
+        let held = tokio::task::spawn_blocking(move || {
+            // The planes hold them as soon as they know the replica: they are let go at once.
+            Ports::try_hold(&of_service, None).map(drop)?;
+            Ports::try_hold(&ports, owner.as_deref())
+        });
+        let held = held.await;
         held.map_err(|e| Failure::internal(e.to_string()))?.map_err(Failure::conflict)
     }
 
@@ -123,16 +130,16 @@ impl Agent {
         Ok(committed.value)
     }
 
-    /// Tells what was learnt of an endpoint of this node.
+    /// Changes an endpoint of this node, and returns when its data plane has followed.
     pub(crate) async fn update(
         &self,
         id: EndpointId,
         update: &EndpointUpdate,
-    ) -> Result<Arc<Endpoint>, Failure> {
+    ) -> Result<CommittedEndpoint, Failure> {
         let committed: CommittedEndpoint =
             self.link.patch(&format!("/v1/agent/endpoints/{id}"), update).await?;
         self.applied(committed.revision, APPLY).await?;
-        Ok(committed.value)
+        Ok(committed)
     }
 
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {
@@ -198,7 +205,7 @@ impl Agent {
 
     /// Waits until the other nodes have a revision. Those that lag are logged: what was asked for is committed, and
     /// they will follow.
-    pub(super) async fn confirm(&self, revision: u64) {
+    pub(crate) async fn confirm(&self, revision: u64) {
         match self.link.post::<Confirmed>("/v1/agent/confirm", &Confirm { revision, except: None }).await {
             Ok(confirmed) if confirmed.lagging.is_empty() => {}
             Ok(confirmed) => tracing::warn!(nodes = ?confirmed.lagging, revision, "nodes lag behind"),

@@ -8,7 +8,7 @@ use crate::{
     identity::Identity,
     sockets,
     wire::{
-        Message, Reserved,
+        Claim, Message, Reserved,
         client::{CONNECT, Sender, decode, exchange, open, request},
     },
 };
@@ -18,7 +18,7 @@ use http::{Method, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mesh_cluster::membership::ClusterKeys;
-use mesh_model::{PublishedPort, Role, Snapshot};
+use mesh_model::{Role, Snapshot};
 use rand::{Rng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -53,10 +53,10 @@ pub(crate) struct Link {
     refusals: watch::Receiver<BTreeMap<SocketAddr, String>>,
 }
 
-/// A manager asks to hold ports, or to let go of them.
+/// A manager asks whether something can be, and to hold it; or to let go of it.
 #[derive(Debug)]
 pub(super) enum PortRequest {
-    Reserve { id: u64, ports: Vec<PublishedPort> },
+    Reserve { id: u64, claim: Claim },
     Release { id: u64 },
 }
 
@@ -327,7 +327,7 @@ impl LinkTask {
     async fn handle(&self, replica: &mut Replica, message: Message) {
         match message {
             // The receiver lives as long as the daemon.
-            Message::Reserve { id, ports } => drop(self.ports.send(PortRequest::Reserve { id, ports }).await),
+            Message::Reserve { id, claim } => drop(self.ports.send(PortRequest::Reserve { id, claim }).await),
             Message::Keys(keys) => drop(self.keys.send_replace(Some(keys))),
             Message::Release { id } => drop(self.ports.send(PortRequest::Release { id }).await),
             state => {
@@ -341,8 +341,8 @@ impl LinkTask {
 }
 
 impl Link {
-    pub(super) async fn answer_reservation(&self, id: u64, refusal: Option<String>) {
+    pub(super) async fn answer_reservation(&self, answer: Reserved) {
         // A manager that is gone does not wait for the answer.
-        drop(self.post::<()>("/v1/agent/reservations", &Reserved { id, refusal }).await);
+        drop(self.post::<()>("/v1/agent/reservations", &answer).await);
     }
 }

@@ -2,12 +2,12 @@
 //! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
 
 use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
-use crate::{config::Config, identity::Identity, sockets::Sockets, supervisor::Spawner};
+use crate::{config::Config, identity::Identity, lan, sockets::Sockets, supervisor::Spawner, wire::Reserved};
 use anyhow::Context;
 use mesh_model::Snapshot;
 use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner};
 use mesh_proxy::HealthChecks;
-use std::{sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, thread, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval},
@@ -134,10 +134,14 @@ impl Planes {
     fn answer(&mut self, request: PortRequest) {
         match request {
             PortRequest::Release { id } => self.ports.release(id),
-            PortRequest::Reserve { id, ports } => {
-                let refusal = self.ports.reserve(id, &ports);
+            PortRequest::Reserve { id, claim } => {
+                let held = lan::check(&claim.subnets).and_then(|()| self.ports.reserve(id, &claim.ports));
+                let answer = match held {
+                    Ok(elsewhere) => Reserved { id, refusal: None, elsewhere },
+                    Err(refusal) => Reserved { id, refusal: Some(refusal), elsewhere: BTreeSet::new() },
+                };
                 let link = self.agent.link.clone();
-                tokio::spawn(async move { link.answer_reservation(id, refusal).await });
+                tokio::spawn(async move { link.answer_reservation(answer).await });
             }
         }
     }

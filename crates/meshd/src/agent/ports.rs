@@ -70,17 +70,22 @@ impl Ports {
         Self { adopted: adopted.collect(), ..Self::default() }
     }
 
-    /// Holds ports for a publish that is about to be committed; says which can't be had, and holds none then.
-    pub(super) fn reserve(&mut self, id: u64, ports: &[PublishedPort]) -> Option<String> {
+    /// Holds ports for a publish that is about to be committed; says which can't be had, and holds none then. Returns the
+    /// addresses that are none of this host's.
+    ///
+    /// What is held in another way already is a port of the same service: it changes hands when the publish is committed.
+    pub(super) fn reserve(&mut self, id: u64, ports: &[PublishedPort]) -> Result<BTreeSet<IpAddr>, String> {
         let mut got = BTreeMap::new();
-        for place in ports.iter().map(Place::of).filter(|place| !self.held.contains_key(place)) {
-            match place.hold() {
-                Ok(holder) => drop(got.insert(place, holder)),
-                Err(e) => return Some(place.refusal(&e)),
+        for place in ports.iter().map(Place::of) {
+            if !self.held.keys().any(|held| held.is_in_the_way_of(&place)) {
+                let holder = place.hold().map_err(|e| place.refusal(&e))?;
+                got.insert(place, holder);
             }
         }
+        let elsewhere = got.iter().filter(|(_, holder)| matches!(holder, Holder::Elsewhere));
+        let elsewhere = elsewhere.filter_map(|(place, _)| place.ip).collect();
         self.asked.insert(id, (Instant::now() + PATIENCE, got));
-        None
+        Ok(elsewhere)
     }
 
     /// Whether ports can be had for a container: then nobody has them but what its engine runs for it. They are held no
@@ -92,6 +97,7 @@ impl Ports {
     ) -> Result<impl Send + use<>, String> {
         let hold = |place: Place| match place.hold() {
             Err(_) if owner.is_some_and(|owner| place.is_held_for(owner)) => Ok(Holder::Elsewhere),
+            Ok(Holder::Elsewhere) => Err(place.refusal(&io::ErrorKind::AddrNotAvailable.into())),
             held => held.map_err(|e| place.refusal(&e)),
         };
         ports.iter().map(Place::of).map(hold).collect::<Result<Vec<Holder>, String>>()
@@ -155,6 +161,13 @@ impl Place {
         Self { ip: port.ip, port: port.published, kind }
     }
 
+    /// Whether the sockets of both can't be there at once.
+    fn is_in_the_way_of(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.transport() == other.transport()
+            && (self.ip == other.ip || self.ip.is_none() || other.ip.is_none())
+    }
+
     fn hold(&self) -> io::Result<Holder> {
         let held = match self.kind {
             Kind::Tcp => reserve(self.ip, self.port, Transport::Tcp).map(|fd| Holder::Socket { _fd: fd }),
@@ -205,6 +218,13 @@ impl Place {
                     self.port
                 )
             }
+            io::ErrorKind::AddrNotAvailable => {
+                let ip = self.ip.map(|ip| ip.to_string()).unwrap_or_default();
+                format!(
+                    "{ip} is no address of this host: publish {}/{transport} on one that it has, or on all",
+                    self.port
+                )
+            }
             _ => format!("port {}/{transport} can't be held: {error}", self.port),
         }
     }
@@ -252,10 +272,10 @@ mod tests {
         let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
         let mut ports = Ports::default();
         let both = [port(&format!("{free}:80")), port(&format!("{used}:80"))];
-        let refusal = ports.reserve(1, &both).unwrap();
+        let refusal = ports.reserve(1, &both).unwrap_err();
         assert!(refusal.contains(&format!("port {used}/tcp is in use")), "{refusal}");
         drop(TcpListener::bind(("0.0.0.0", free)).unwrap());
-        assert_eq!(ports.reserve(2, &both[..1]), None);
+        assert_eq!(ports.reserve(2, &both[..1]), Ok(BTreeSet::new()));
         assert!(TcpListener::bind(("0.0.0.0", free)).is_err(), "held now");
         ports.release(2);
         drop(TcpListener::bind(("0.0.0.0", free)).unwrap());
@@ -266,8 +286,31 @@ mod tests {
         let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
         let mut ports = Ports::default();
         let http = port(&format!("published={free},target=80,protocol=http"));
-        assert_eq!(ports.reserve(1, std::slice::from_ref(&http)), None);
+        assert_eq!(ports.reserve(1, std::slice::from_ref(&http)), Ok(BTreeSet::new()));
         assert!(std::net::TcpStream::connect(("127.0.0.1", free)).is_ok());
         assert_eq!(ports.listeners().count(), 0, "not before it is committed");
+    }
+
+    #[test]
+    fn a_port_on_an_address_of_another_host_is_told() {
+        let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let there = port(&format!("192.0.2.7:{free}:80"));
+        let mut ports = Ports::default();
+        assert_eq!(ports.reserve(1, std::slice::from_ref(&there)), Ok(["192.0.2.7".parse().unwrap()].into()));
+        let refusal = Ports::try_hold(&[there], None).map(drop).unwrap_err();
+        assert!(refusal.starts_with("192.0.2.7 is no address of this host"), "{refusal}");
+    }
+
+    #[test]
+    fn a_port_that_is_held_in_another_way_changes_hands() {
+        let place = |text: &str| Place::of(&port(text));
+        let everywhere = place("80:80");
+        for same in ["80:8080", "10.0.0.1:80:80", "published=80,target=80,protocol=http"] {
+            assert!(everywhere.is_in_the_way_of(&place(same)), "{same}");
+        }
+        for other in ["81:80", "80:80/udp"] {
+            assert!(!everywhere.is_in_the_way_of(&place(other)), "{other}");
+        }
+        assert!(!place("10.0.0.1:80:80").is_in_the_way_of(&place("10.0.0.2:80:80")));
     }
 }

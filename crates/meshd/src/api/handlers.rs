@@ -18,14 +18,14 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use mesh_api::{
-    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointView, EventLine, EventsQuery,
-    Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView,
-    NodeRemoval, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView,
-    StoreSpec, json_line,
+    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointSettings, EndpointView, EventLine,
+    EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated,
+    NetworkView, NodeRemoval, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView,
+    StatusView, StoreSpec, json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role,
-    ServiceSpec, ServiceUpdate, Snapshot, Target,
+    Endpoint, EndpointSpec, EndpointUpdate, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal,
+    Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -277,8 +277,8 @@ pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> 
 pub(super) async fn create_service(State(daemon): Shared, Json(spec): Json<ServiceSpec>) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member).await?.create_service(&spec).await?;
-        let warnings = everywhere(&member, &committed).await?;
+        let (committed, mut warnings) = manager(&member).await?.create_service(&spec).await?;
+        warnings.extend(everywhere(&member, &committed).await?);
         Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
     })
     .await
@@ -291,8 +291,8 @@ pub(super) async fn update_service(
 ) -> Answer<Created> {
     let member = daemon.member()?;
     carry_through(async move {
-        let committed = manager(&member).await?.update_service(&name, &update).await?;
-        let warnings = everywhere(&member, &committed).await?;
+        let (committed, mut warnings) = manager(&member).await?.update_service(&name, &update).await?;
+        warnings.extend(everywhere(&member, &committed).await?);
         Ok(Json(Created { id: committed.value.id.to_string(), warnings }))
     })
     .await
@@ -406,6 +406,30 @@ pub(super) async fn remove_endpoint(State(daemon): Shared, Path(id): Path<String
         let snapshot = Whole::of(&member).await.snapshot;
         let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
         remove(&member, endpoint, false).await
+    })
+    .await
+}
+
+pub(super) async fn update_endpoint(
+    State(daemon): Shared,
+    Path(id): Path<String>,
+    Json(settings): Json<EndpointSettings>,
+) -> Answer<EndpointView> {
+    let member = daemon.member()?;
+    let update = EndpointUpdate { weight: settings.weight, ..EndpointUpdate::default() };
+    carry_through(async move {
+        let snapshot = Whole::of(&member).await.snapshot;
+        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
+        let updated = if endpoint.node == member.identity.node {
+            let committed = member.agent.update(endpoint.id, &update).await?;
+            member.agent.confirm(committed.revision).await;
+            committed.value
+        } else {
+            let committed = manager(&member).await?.update_endpoint(endpoint.id, &update, None).await?;
+            everywhere(&member, &committed).await?;
+            committed.value
+        };
+        Ok(Json(views::endpoint(&member.agent.snapshot(), &updated)))
     })
     .await
 }

@@ -91,6 +91,7 @@ pub(super) fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView
         mac: endpoint.mac,
         aliases: endpoint.aliases.iter().map(ToString::to_string).collect(),
         health: snapshot.health_of(endpoint),
+        weight: endpoint.weight,
         draining: endpoint.draining,
         target: endpoint.target.clone(),
         ifname: endpoint.ifname.clone(),

@@ -8,7 +8,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{0}")]
-    PortInUse(String),
+    /// A node can't have what is about to be committed.
+    Objection(String),
     #[error("cannot save this node's keys: {0}")]
     Files(String),
     #[error(

@@ -88,12 +88,13 @@ fn cluster(init: &Init) -> Result<Cluster, Refusal> {
     let id: u64 = rand::random();
     let address_pools = or_defaults(&init.address_pools, ADDRESS_POOL, unique_local(id, 0, 48));
     let node_pools = or_defaults(&init.node_pools, NODE_POOL, unique_local(id, 0xffff, 64));
+    admit::pools(&address_pools, &node_pools)?;
     Ok(Cluster {
         id: ClusterId::from_bits(id),
         data_path_port: init.data_path_port,
         // The nodes' pool lies at the end of the cluster's own IPv6 prefix: subnets are taken from its start.
-        address_pools: admit::pools(&address_pools)?,
-        node_pools: admit::pools(&node_pools)?,
+        address_pools,
+        node_pools,
         gossip_key: 0,
         authorities: Vec::new(),
         cert_expiry_s: init.cert_expiry_s,

@@ -181,6 +181,7 @@ mod tests {
             ports: Vec::new(),
             owner: None,
             local_addresses: Vec::new(),
+            weight: mesh_model::Weight::default(),
             draining,
             created: 0,
         }

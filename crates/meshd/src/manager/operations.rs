@@ -1,7 +1,11 @@
 //! What can be changed, each a decision on the state.
 
-use super::{Error, Manager, lan};
-use crate::wire::{Committed, CommittedEndpoint};
+use super::{Error, Manager};
+use crate::{
+    lan,
+    wire::{Claim, Committed, CommittedEndpoint},
+};
+use ipnetwork::IpNetwork;
 use mesh_model::{
     Change, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Health, Key, Name, Network, NetworkSpec,
     NetworkUpdate, Node, NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec,
@@ -43,12 +47,19 @@ impl Manager {
     }
 
     pub(crate) async fn create_network(&self, spec: &NetworkSpec) -> Result<Committed<Arc<Network>>, Error> {
-        lan::check(&spec.subnets)?;
-        self.change(|snapshot, fresh| {
-            let network = Arc::new(admit::network(snapshot, spec, fresh)?);
-            Ok((vec![Change::Put(Object::Network(Arc::clone(&network)))], network))
-        })
-        .await
+        let lans = lan::prefixes();
+        // Decided once without committing: what is wrong in itself is told before nodes are asked, and a subnet of the pool
+        // is known only then.
+        let draft = admit::network(&self.state.snapshot(), spec, &lans, draft())?;
+        let held = self.claim(Claim { subnets: draft.prefixes().collect(), ..Claim::default() }).await?;
+        let committed = self
+            .change(|snapshot, fresh| {
+                let network = Arc::new(admit::network(snapshot, spec, &lans, fresh)?);
+                Ok((vec![Change::Put(Object::Network(Arc::clone(&network)))], network))
+            })
+            .await;
+        self.settle(held, committed.is_ok()).await;
+        committed
     }
 
     pub(crate) async fn update_network(
@@ -56,13 +67,19 @@ impl Manager {
         wanted: &str,
         update: &NetworkUpdate,
     ) -> Result<Committed<Arc<Network>>, Error> {
-        self.change(|snapshot, _| {
-            let network = find_network(snapshot, wanted)?;
-            let updated = Arc::new(admit::network_update(snapshot, network, update)?);
-            let put = Change::Put(Object::Network(Arc::clone(&updated)));
-            Ok((if updated == *network { Vec::new() } else { vec![put] }, updated))
-        })
-        .await
+        let snapshot = self.state.snapshot();
+        admit::network_update(&snapshot, find_network(&snapshot, wanted)?, update)?;
+        let held = self.claim(Claim { subnets: update.subnet_add.clone(), ..Claim::default() }).await?;
+        let committed = self
+            .change(|snapshot, _| {
+                let network = find_network(snapshot, wanted)?;
+                let updated = Arc::new(admit::network_update(snapshot, network, update)?);
+                let put = Change::Put(Object::Network(Arc::clone(&updated)));
+                Ok((if updated == *network { Vec::new() } else { vec![put] }, updated))
+            })
+            .await;
+        self.settle(held, committed.is_ok()).await;
+        committed
     }
 
     /// Removes the networks that nothing uses.
@@ -83,23 +100,36 @@ impl Manager {
         .await
     }
 
-    /// Creates a service. Its ports are held on every node that answers before they are committed.
-    pub(crate) async fn create_service(&self, spec: &ServiceSpec) -> Result<Committed<Arc<Service>>, Error> {
-        let mut spec = spec.clone();
+    /// Creates a service. Its ports are held on every node that answers before they are committed. Returns what is odd
+    /// about it as well.
+    pub(crate) async fn create_service(
+        &self,
+        spec: &ServiceSpec,
+    ) -> Result<(Committed<Arc<Service>>, Vec<String>), Error> {
+        let (mut spec, lans) = (spec.clone(), lan::prefixes());
         // Decided once without committing: the ports that a specification leaves open are known only then.
-        let (_, draft) = service_with_network(&self.state.snapshot(), &spec, draft())?;
+        let (network, draft) = service_with_network(&self.state.snapshot(), &spec, &lans, draft())?;
         spec.ports.clone_from(&draft.ports);
-        let held = self.hold_ports(&draft.ports, &[]).await?;
-        let committed = self.change(|snapshot, fresh| service_with_network(snapshot, &spec, fresh)).await;
+        let subnets = network.iter().flat_map(|network| network.prefixes()).collect();
+        let held = self.claim(Claim { ports: self.new_ports(&draft.ports, &[]), subnets }).await?;
+        let warnings = held.warnings();
+        let committed = self
+            .change(|snapshot, fresh| {
+                let (network, service) = service_with_network(snapshot, &spec, &lans, fresh)?;
+                let network = network.map(|network| Change::Put(Object::Network(network)));
+                let put = Change::Put(Object::Service(Arc::clone(&service)));
+                Ok((network.into_iter().chain([put]).collect(), service))
+            })
+            .await;
         self.settle(held, committed.is_ok()).await;
-        committed
+        Ok((committed?, warnings))
     }
 
     pub(crate) async fn update_service(
         &self,
         wanted: &str,
         update: &ServiceUpdate,
-    ) -> Result<Committed<Arc<Service>>, Error> {
+    ) -> Result<(Committed<Arc<Service>>, Vec<String>), Error> {
         let mut update = update.clone();
         let snapshot = self.state.snapshot();
         let before = find_service(&snapshot, wanted)?;
@@ -107,7 +137,9 @@ impl Manager {
         // Ports that were left open are now known; those that stay are held already.
         let kept = draft.ports.len() - update.publish_add.len();
         update.publish_add = draft.ports[kept..].to_vec();
-        let held = self.hold_ports(&draft.ports, &before.ports).await?;
+        let ports = self.new_ports(&draft.ports, &before.ports);
+        let held = self.claim(Claim { ports, ..Claim::default() }).await?;
+        let warnings = held.warnings();
         let committed = self
             .change(|snapshot, fresh| {
                 let service = find_service(snapshot, wanted)?;
@@ -118,7 +150,7 @@ impl Manager {
             })
             .await;
         self.settle(held, committed.is_ok()).await;
-        committed
+        Ok((committed?, warnings))
     }
 
     pub(crate) async fn remove_service(&self, wanted: &str) -> Result<Committed<()>, Error> {
@@ -150,15 +182,16 @@ impl Manager {
         .await
     }
 
-    /// Takes what a node has learnt of its endpoint. Told twice, it changes nothing.
+    /// Takes what a user wants otherwise, or a node has learnt of its endpoint. Told twice, it changes nothing. `only`
+    /// restricts it to a node's own.
     pub(crate) async fn update_endpoint(
         &self,
-        node: NodeId,
         id: EndpointId,
         update: &EndpointUpdate,
+        only: Option<NodeId>,
     ) -> Result<CommittedEndpoint, Error> {
         self.change(|snapshot, _| {
-            check_owner(snapshot, id, Some(node))?;
+            check_owner(snapshot, id, only)?;
             let endpoint = find_endpoint(snapshot, id)?;
             let updated = Arc::new(admit::endpoint_update(snapshot, endpoint, update)?);
             let put = Change::Put(Object::Endpoint(Arc::clone(&updated)));
@@ -232,24 +265,23 @@ fn check_owner(snapshot: &Snapshot, id: EndpointId, only: Option<NodeId>) -> Res
 fn service_with_network(
     snapshot: &Snapshot,
     spec: &ServiceSpec,
+    lans: &[IpNetwork],
     fresh: admit::Fresh,
-) -> Result<(Vec<Change>, Arc<Service>), Refusal> {
+) -> Result<(Option<Arc<Network>>, Arc<Service>), Refusal> {
     let mut snapshot = Cow::Borrowed(snapshot);
     let mut spec = Cow::Borrowed(spec);
-    let mut changes = Vec::new();
+    let mut made = None;
     if spec.networks.is_empty() {
         if snapshot.find_network(DEFAULT_NETWORK).is_none() {
             let name: Name = DEFAULT_NETWORK.parse().unwrap_or_else(|e| unreachable!("a valid name: {e}"));
             // IDs are told apart by what they are of: service and network may have the same bits.
-            let network = admit::network(&snapshot, &NetworkSpec::named(name), fresh)?;
-            changes.push(Change::Put(Object::Network(Arc::new(network))));
-            changes.iter().cloned().for_each(|change| snapshot.to_mut().apply(change));
+            let network = Arc::new(admit::network(&snapshot, &NetworkSpec::named(name), lans, fresh)?);
+            snapshot.to_mut().apply(Change::Put(Object::Network(Arc::clone(&network))));
+            made = Some(network);
         }
         spec.to_mut().networks.push(DEFAULT_NETWORK.to_owned());
     }
-    let service = Arc::new(admit::service(&snapshot, &spec, fresh)?);
-    changes.push(Change::Put(Object::Service(Arc::clone(&service))));
-    Ok((changes, service))
+    Ok((made, Arc::new(admit::service(&snapshot, &spec, fresh)?)))
 }
 
 /// For a decision that is not committed: nothing of it is kept.

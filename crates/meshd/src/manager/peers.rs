@@ -2,21 +2,21 @@
 //!
 //! A connection to each is kept open, so that one that is gone costs a change nothing: it is left out.
 
-use super::Manager;
+use super::{Manager, sessions::everywhere_else};
 use crate::{
     api::Failure,
     wire::{
-        Confirm, Confirmed, Hold, HoldId,
+        Claim, Confirm, Confirmed, HoldId,
         client::{CONNECT, Sender, exchange, open},
     },
 };
 use futures_util::future::join_all;
 use http::Method;
-use mesh_model::{Node, NodeId, PublishedPort, Role, Snapshot};
+use mesh_model::{Node, NodeId, Role, Snapshot};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -44,7 +44,11 @@ struct Peer {
 
 /// Reservations at other managers' agents.
 #[derive(Debug, Default)]
-pub(super) struct HeldElsewhere(Vec<(NodeId, u64)>);
+pub(super) struct HeldElsewhere {
+    reservations: Vec<(NodeId, u64)>,
+    /// As [`Held::elsewhere`](super::sessions::Held::elsewhere).
+    pub(super) elsewhere: Option<BTreeSet<IpAddr>>,
+}
 
 impl Peers {
     /// Keeps a connection to each other manager until cancelled.
@@ -102,16 +106,20 @@ impl Peers {
         answers.into_iter().filter_map(|(_, answer)| answer.ok()).flat_map(|c| c.lagging).collect()
     }
 
-    /// Asks the agents of the other managers to hold ports; refused if any says no.
-    pub(super) async fn hold(&self, ports: &[PublishedPort]) -> Result<HeldElsewhere, Failure> {
-        let body = Hold { ports: ports.to_vec() };
+    /// Asks the agents of the other managers for what a change wants; refused if any says no.
+    pub(super) async fn hold(&self, claim: &Claim) -> Result<HeldElsewhere, Failure> {
         let (mut held, mut refusal) = (HeldElsewhere::default(), None);
-        for (peer, answer) in self.ask_all::<HoldId>("/v1/manager/hold", &body).await {
+        for (peer, answer) in self.ask_all::<HoldId>("/v1/manager/hold", claim).await {
             match answer {
-                Ok(HoldId { id }) => held.0.push((peer, id)),
+                Ok(HoldId { id, elsewhere }) => {
+                    held.reservations.push((peer, id));
+                    held.elsewhere = everywhere_else(held.elsewhere.take(), elsewhere);
+                }
                 Err(failure) if failure.is_conflict() => refusal = Some(failure),
                 // It can't be asked; a port that is taken there shows as degraded.
-                Err(err) => tracing::warn!(%peer, err = err.text(), "a manager was not asked about ports"),
+                Err(err) => {
+                    tracing::warn!(%peer, err = err.text(), "the nodes that follow a manager were not asked")
+                }
             }
         }
         match refusal {
@@ -123,13 +131,13 @@ impl Peers {
         }
     }
 
-    /// Lets go of ports.
+    /// Lets go of what is held.
     pub(super) async fn release(&self, held: HeldElsewhere) {
-        let asked = held.0.into_iter().map(async |(peer, id)| {
+        let asked = held.reservations.into_iter().map(async |(peer, id)| {
             let sender = self.with(|connections| connections.get(&peer).map(|peer| peer.sender.clone()));
             let Some(sender) = sender else { return };
-            if let Err(err) = ask::<()>(sender, "/v1/manager/release", &HoldId { id }).await {
-                tracing::warn!(%peer, err = err.text(), "a manager was not told to release ports");
+            if let Err(err) = ask::<()>(sender, "/v1/manager/release", &HoldId { id, elsewhere: None }).await {
+                tracing::warn!(%peer, err = err.text(), "a manager was not told to let go of what its nodes hold");
             }
         });
         join_all(asked).await;

@@ -1,49 +1,67 @@
-//! Published ports are held on every node before they are committed: at the agents of this manager and of the others.
+//! What a change wants of every node is asked for before it is committed, at the agents of this manager and of the others:
+//! published ports, which they hold, and subnets that their hosts are not on.
 
-use super::{Error, Manager, peers::HeldElsewhere, sessions::Held};
+use super::{
+    Error, Manager,
+    peers::HeldElsewhere,
+    sessions::{Held, everywhere_else},
+};
+use crate::wire::Claim;
 use mesh_model::{PublishMode, PublishedPort};
 
-/// Ports that nodes hold for a publish under way.
-#[derive(Debug)]
+/// What nodes hold for a change under way; nothing if nothing was wanted.
+#[derive(Debug, Default)]
 pub(super) struct Reservation {
-    here: Held,
+    here: Option<Held>,
     elsewhere: HeldElsewhere,
 }
 
+impl Reservation {
+    /// What is odd about what was wanted, though nobody objects.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let here = self.here.as_ref().and_then(|held| held.elsewhere.clone());
+        let nowhere = everywhere_else(here, self.elsewhere.elsewhere.clone()).unwrap_or_default();
+        let warning =
+            |ip| format!("no node that answers has the address {ip}: its port is served by none yet");
+        nowhere.into_iter().map(warning).collect()
+    }
+}
+
 impl Manager {
-    /// Asks every connected node to hold the ports that are new, so that a port in use is refused before anything
-    /// is committed. Host ports are held only where a replica is, when it comes.
-    pub(super) async fn hold_ports(
-        &self,
-        ports: &[PublishedPort],
-        already: &[PublishedPort],
-    ) -> Result<Reservation, Error> {
+    /// Those ports that no node holds yet. Host ports are held only where a replica is, when it comes.
+    pub(super) fn new_ports(&self, ports: &[PublishedPort], already: &[PublishedPort]) -> Vec<PublishedPort> {
         let new = ports.iter().filter(|p| p.mode == PublishMode::Ingress);
-        let new: Vec<PublishedPort> = new.filter(|p| !self.is_held(p, already)).cloned().collect();
-        if new.is_empty() {
-            return Ok(Reservation { here: Held::default(), elsewhere: HeldElsewhere::default() });
+        new.filter(|p| !self.is_held(p, already)).cloned().collect()
+    }
+
+    /// Asks every connected node for what a change wants, so that what can't be is refused before anything is committed.
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Reservation, Error> {
+        if claim.is_empty() {
+            return Ok(Reservation::default());
         }
-        let (here, elsewhere) = tokio::join!(self.sessions.hold(new.clone()), self.peers.hold(&new));
+        let (here, elsewhere) = tokio::join!(self.sessions.hold(claim.clone()), self.peers.hold(&claim));
         match (here, elsewhere) {
-            (Ok(here), Ok(elsewhere)) => Ok(Reservation { here, elsewhere }),
+            (Ok(here), Ok(elsewhere)) => Ok(Reservation { here: Some(here), elsewhere }),
             (Err(refused), Ok(elsewhere)) => {
                 self.peers.release(elsewhere).await;
                 Err(refused)
             }
             (here, Err(refused)) => {
                 if let Ok(here) = here {
-                    self.sessions.release(here);
+                    self.sessions.release(here.id);
                 }
-                Err(Error::PortInUse(refused.text().to_owned()))
+                Err(Error::Objection(refused.text().to_owned()))
             }
         }
     }
 
-    /// The publish is done, one way or the other. Nodes that saw it committed hold the ports for good; otherwise
+    /// The change is done, one way or the other. Nodes that saw it committed hold the ports for good; otherwise
     /// they let go.
     pub(super) async fn settle(&self, reservation: Reservation, committed: bool) {
         if !committed {
-            self.sessions.release(reservation.here);
+            if let Some(here) = reservation.here {
+                self.sessions.release(here.id);
+            }
             self.peers.release(reservation.elsewhere).await;
         }
     }
@@ -51,7 +69,10 @@ impl Manager {
     /// Whether nodes hold this port already: published before by the same service, or by another that shares it.
     fn is_held(&self, port: &PublishedPort, already: &[PublishedPort]) -> bool {
         let same = |p: &PublishedPort| {
-            p.published == port.published && p.ip == port.ip && p.protocol.is_tcp() == port.protocol.is_tcp()
+            p.mode == PublishMode::Ingress
+                && p.published == port.published
+                && p.ip == port.ip
+                && p.protocol.is_tcp() == port.protocol.is_tcp()
         };
         already.iter().any(same) || self.state.snapshot().services.values().any(|s| s.ports.iter().any(same))
     }

@@ -4,18 +4,15 @@ mod connections;
 mod pace;
 mod places;
 
-use super::{
-    Declined, Error, Manager, Promotion,
-    sessions::{Caller, Held},
-};
+use super::{Declined, Error, Manager, Promotion, sessions::Caller};
 use crate::{
     api::{
         Failure,
         json::{Json, Path},
     },
     wire::{
-        Applied, CatchUp, CertificateHeld, Committed, CommittedEndpoint, Confirm, Confirmed, Follower,
-        HealthReport, Hold, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
+        Applied, CatchUp, CertificateHeld, Claim, Committed, CommittedEndpoint, Confirm, Confirmed, Follower,
+        HealthReport, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -289,11 +286,11 @@ async fn confirm_agents(
 async fn hold(
     State(manager): Shared,
     Extension(peer): Peer,
-    Json(body): Json<Hold>,
+    Json(claim): Json<Claim>,
 ) -> Result<Json<HoldId>, Failure> {
     fellow(&manager, peer)?;
-    let Held(id) = manager.sessions.hold(body.ports).await?;
-    Ok(Json(HoldId { id: id.unwrap_or_default() }))
+    let held = manager.sessions.hold(claim).await?;
+    Ok(Json(HoldId { id: held.id, elsewhere: held.elsewhere }))
 }
 
 async fn release(
@@ -302,7 +299,7 @@ async fn release(
     Json(body): Json<HoldId>,
 ) -> Result<Json<()>, Failure> {
     fellow(&manager, peer)?;
-    manager.sessions.release(Held(Some(body.id)));
+    manager.sessions.release(body.id);
     Ok(Json(()))
 }
 
@@ -329,7 +326,7 @@ async fn update_endpoint(
     Json(update): Json<EndpointUpdate>,
 ) -> Result<Json<CommittedEndpoint>, Failure> {
     let node = member(&manager, peer)?;
-    Ok(Json(manager.update_endpoint(node, id, &update).await?))
+    Ok(Json(manager.update_endpoint(id, &update, Some(node)).await?))
 }
 
 async fn remove_endpoint(
@@ -354,7 +351,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match &error {
             Error::Refused(refusal) => Failure::from(refusal.clone()),
-            Error::PortInUse(_) => Failure::conflict(error.to_string()),
+            Error::Objection(_) => Failure::conflict(error.to_string()),
             Error::NotPromoted { .. } | Error::LosesQuorum { .. } | Error::TwoOfOneNode { .. } => {
                 Failure::conflict(error.to_string())
             }

@@ -5,10 +5,10 @@ use super::{
     log::{Cursor, Subscription, line},
     state::State,
 };
-use crate::wire::{Confirmed, Message, Reserved, Resume};
+use crate::wire::{Claim, Confirmed, Message, Reserved, Resume};
 use bytes::{Bytes, BytesMut};
 use mesh_cluster::membership::ClusterKeys;
-use mesh_model::{NodeId, PublishedPort};
+use mesh_model::NodeId;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
@@ -77,6 +77,7 @@ pub(super) struct Caller {
 struct Hold {
     waiting: BTreeSet<NodeId>,
     refusals: Vec<(NodeId, String)>,
+    elsewhere: Option<BTreeSet<IpAddr>>,
 }
 
 /// What one session is sent; dropping it ends the session.
@@ -188,36 +189,32 @@ impl Sessions {
         Confirmed { lagging: behind().into_iter().map(|id| self.name(id)).collect() }
     }
 
-    /// Asks every connected node to hold ports; refused as soon as the answers are in if any says no.
-    pub(super) async fn hold(&self, ports: Vec<PublishedPort>) -> Result<Held, Error> {
+    /// Asks every connected node for what a change wants; refused as soon as the answers are in if any says no.
+    pub(super) async fn hold(&self, claim: Claim) -> Result<Held, Error> {
         let id = self.with(|table| {
             table.next += 1;
             let id = table.next;
-            let waiting = table.send_all(&Message::Reserve { id, ports });
-            table.holds.insert(id, Hold { waiting, refusals: Vec::new() });
+            let waiting = table.send_all(&Message::Reserve { id, claim });
+            table.holds.insert(id, Hold { waiting, refusals: Vec::new(), elsewhere: None });
             id
         });
-        let held = Held(Some(id));
         let done = || self.with(|table| table.holds.get(&id).is_none_or(|hold| hold.waiting.is_empty()));
         self.until(Instant::now() + HOLD, done).await;
 
-        let refusals =
-            self.with(|table| table.holds.remove(&id)).map(|hold| hold.refusals).unwrap_or_default();
+        let hold = self.with(|table| table.holds.remove(&id));
+        let (refusals, elsewhere) = hold.map_or((Vec::new(), None), |hold| (hold.refusals, hold.elsewhere));
         match refusals.first() {
-            None => Ok(held),
+            None => Ok(Held { id, elsewhere }),
             Some((node, refusal)) => {
-                let text = format!("node '{}': {refusal}", self.name(*node));
-                self.release(held);
-                Err(Error::PortInUse(text))
+                self.release(id);
+                Err(Error::Objection(format!("node '{}': {refusal}", self.name(*node))))
             }
         }
     }
 
-    /// Tells agents to let go of ports.
-    pub(super) fn release(&self, held: Held) {
-        if let Some(id) = held.0 {
-            self.with(|table| table.send_all(&Message::Release { id }));
-        }
+    /// Tells agents to let go of what they hold.
+    pub(super) fn release(&self, id: u64) {
+        self.with(|table| table.send_all(&Message::Release { id }));
     }
 
     pub(super) fn reserved(&self, node: NodeId, answer: Reserved) {
@@ -225,6 +222,7 @@ impl Sessions {
             if let Some(hold) = table.holds.get_mut(&answer.id) {
                 hold.waiting.remove(&node);
                 hold.refusals.extend(answer.refusal.map(|refusal| (node, refusal)));
+                hold.elsewhere = everywhere_else(hold.elsewhere.take(), Some(answer.elsewhere));
             }
         });
         self.changed.send_replace(());
@@ -336,6 +334,21 @@ impl Drop for Stream {
     }
 }
 
-/// Ports that this manager's agents hold for a publish under way; none if nobody was asked.
-#[derive(Debug, Default)]
-pub(super) struct Held(pub(super) Option<u64>);
+/// What this manager's agents hold for a change under way.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) id: u64,
+    /// Addresses that ports are wanted on and no node that answered has; none if no node answered.
+    pub(super) elsewhere: Option<BTreeSet<IpAddr>>,
+}
+
+/// What is elsewhere for both, if both were asked.
+pub(super) fn everywhere_else(
+    one: Option<BTreeSet<IpAddr>>,
+    other: Option<BTreeSet<IpAddr>>,
+) -> Option<BTreeSet<IpAddr>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(&one & &other),
+        (one, other) => one.or(other),
+    }
+}

@@ -122,6 +122,7 @@ pub(super) fn add_replica(snapshot: &mut Snapshot, service: ServiceId, node: u32
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,
     };

@@ -154,7 +154,7 @@ impl Docker {
                     ));
                 }
                 let update = EndpointUpdate { owner: Some(owner), ..EndpointUpdate::default() };
-                member.agent.update(reserved.id, &update).await?
+                member.agent.update(reserved.id, &update).await?.value
             }
             None => {
                 let network = self.mesh_network(&member, &request.network_id).await?;
@@ -177,7 +177,7 @@ impl Docker {
         let (container, mut update) = self.introduce(&request).await?;
         let netns = Some(PathBuf::from(&request.sandbox_key));
         update.target = Some(Target::Docker(Container { name: container, netns }));
-        let endpoint = member.agent.update(endpoint.id, &update).await?;
+        let endpoint = member.agent.update(endpoint.id, &update).await?.value;
         self.joined.notify_one();
         let snapshot = member.agent.snapshot();
         let network = snapshot

@@ -1,14 +1,7 @@
 //! Which names and which service a container is to have, by its labels and by what Docker calls it.
 
-use mesh_model::{EndpointUpdate, Name};
+use mesh_model::{EndpointUpdate, Labels, Name};
 use std::collections::BTreeMap;
-
-/// The service that the container is a replica of.
-const SERVICE: &str = "mesh.service";
-/// The endpoint's name; the container's unless given.
-const NAME: &str = "mesh.name";
-/// More names, separated by commas.
-const ALIASES: &str = "mesh.aliases";
 
 /// What a container's endpoints are told of it; or which label can't be followed.
 pub(super) fn identity(
@@ -16,23 +9,16 @@ pub(super) fn identity(
     labels: &BTreeMap<String, String>,
     network_aliases: &[String],
 ) -> Result<EndpointUpdate, String> {
-    let label = |key: &str| labels.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let name = label(NAME).map(str::parse).transpose().map_err(|e| format!("label {NAME}: {e}"))?;
-    let mut aliases: Vec<Name> = Vec::new();
-    for alias in
-        label(ALIASES).unwrap_or_default().split(',').map(str::trim).filter(|alias| !alias.is_empty())
-    {
-        aliases.push(alias.parse().map_err(|e| format!("label {ALIASES}: {e}"))?);
-    }
+    let Labels { service, name, mut aliases, weight } = Labels::read(labels)?;
     // What Docker calls it need not be a name here: it may be longer.
     for alias in network_aliases.iter().filter_map(|alias| alias.parse::<Name>().ok()) {
         if !aliases.iter().any(|known| known.same(&alias)) {
             aliases.push(alias);
         }
     }
-    let service = label(SERVICE).map(str::to_owned);
     let preferred_name = container.trim_start_matches('/').parse().ok();
-    Ok(EndpointUpdate { service, name, preferred_name, aliases: Some(aliases), ..EndpointUpdate::default() })
+    let aliases = Some(aliases);
+    Ok(EndpointUpdate { service, name, preferred_name, aliases, weight, ..EndpointUpdate::default() })
 }
 
 #[cfg(test)]
@@ -54,9 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_is_no_name_is_told() {
-        let error = identity("c", &labels(&[("mesh.name", "a b")]), &[]).unwrap_err();
-        assert!(error.starts_with("label mesh.name: 'a b' is no valid name"), "{error}");
+    fn a_container_whose_name_is_too_long_has_none() {
         assert_eq!(identity(&"x".repeat(80), &labels(&[]), &[]).unwrap().preferred_name, None);
     }
 }

@@ -82,7 +82,7 @@ impl Docker {
                 ..EndpointUpdate::default()
             };
             match member.agent.update(endpoint.id, &update).await {
-                Ok(settled) => drop(tokio::spawn(Arc::clone(self).name(settled))),
+                Ok(settled) => drop(tokio::spawn(Arc::clone(self).name(settled.value))),
                 Err(failure) => {
                     tracing::warn!(endpoint = %endpoint.id, err = failure.text(), "cannot tell where the container is");
                     waiting = true;

@@ -48,7 +48,7 @@ fn records() -> Vec<Object> {
     }
     for network in ["red", "green", "blue"] {
         let spec = NetworkSpec::named(network.parse().unwrap());
-        let network = admit::network(&snapshot, &spec, fresh()).unwrap();
+        let network = admit::network(&snapshot, &spec, &[], fresh()).unwrap();
         put(&mut snapshot, Object::Network(Arc::new(network)));
     }
     for (service, ports) in [("red", "80:80"), ("green", "")] {

@@ -1,9 +1,12 @@
-//! The prefixes that a manager's host is on itself. A network inside one would be the narrower route on every node:
-//! the host's neighbours there would be out of its reach.
+//! The prefixes that this host is on itself. A network inside one would be the narrower route: the host's neighbours there
+//! would be out of its reach.
 
 use ipnetwork::IpNetwork;
 use mesh_model::Refusal;
-use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
+use nix::{
+    ifaddrs::{InterfaceAddress, getifaddrs},
+    sys::socket::SockaddrStorage,
+};
 use std::net::IpAddr;
 
 /// A prefix of this host.
@@ -14,18 +17,27 @@ struct Lan {
 }
 
 /// Refuses subnets that overlap a prefix of this host's interfaces.
-pub(super) fn check(subnets: &[IpNetwork]) -> Result<(), Refusal> {
-    // A host that does not tell its addresses can't be checked: that is no reason to refuse.
-    let own: Vec<Lan> = getifaddrs()
-        .into_iter()
-        .flatten()
-        .filter_map(|own| {
-            let (address, mask) = (ip(own.address?)?, ip(own.netmask?)?);
-            let prefix = IpNetwork::with_netmask(address, mask).ok()?;
-            Some(Lan { prefix, interface: own.interface_name })
-        })
-        .collect();
-    apart(subnets, &own)
+pub(crate) fn check(subnets: &[IpNetwork]) -> Result<(), String> {
+    if subnets.is_empty() {
+        return Ok(());
+    }
+    apart(subnets, &own()).map_err(|refusal| refusal.to_string())
+}
+
+/// The prefixes of this host's interfaces.
+pub(crate) fn prefixes() -> Vec<IpNetwork> {
+    own().into_iter().map(|lan| lan.prefix).collect()
+}
+
+/// A host that does not tell its addresses can't be checked: that is no reason to refuse.
+fn own() -> Vec<Lan> {
+    let addresses = getifaddrs().into_iter().flatten();
+    let lan = |own: InterfaceAddress| {
+        let (address, mask) = (ip(own.address?)?, ip(own.netmask?)?);
+        let prefix = IpNetwork::with_netmask(address, mask).ok()?;
+        Some(Lan { prefix, interface: own.interface_name })
+    };
+    addresses.filter_map(lan).collect()
 }
 
 fn ip(address: SockaddrStorage) -> Option<IpAddr> {

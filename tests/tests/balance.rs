@@ -1,0 +1,103 @@
+//! How new connections are shared among replicas, and what a replica is told of how large packets may be.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Lab, Replica, ReplicaSpec, scenario, shares, within};
+
+/// The service `web` with a replica on each node, published in the kernel at 80 and through the proxy at 81.
+fn web(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
+    let cluster = Cluster::three(lab)?;
+    let vm1 = cluster.vm1();
+    let subnets = ["--subnet", "192.168.100.0/24", "--subnet", "fd00:100::/64"];
+    vm1.meshctl(&[&["network", "create"], &subnets[..], &["blue"]].concat()).ok()?;
+    let published = ["--publish", "80:80", "--publish", "published=81,target=80,protocol=http"];
+    let service = ["service", "create", "--name", "web", "--network", "blue"];
+    vm1.meshctl(&[&service[..], &published[..]].concat()).ok()?;
+    let mut replicas = Vec::new();
+    for (host, name) in [(cluster.vm1(), "web1"), (cluster.vm2(), "web2"), (cluster.vm3(), "web3")] {
+        let spec = ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
+        replicas.push(Replica::start(host, spec)?);
+    }
+    cluster.endpoints("web", "3/3")?;
+    Ok((cluster, replicas))
+}
+
+#[test]
+fn weights() {
+    scenario("weights", |lab| {
+        let (cluster, _replicas) = web(lab)?;
+        let client = lab.client("client")?;
+        let target = lab.container("inside")?;
+        cluster.vm2().meshctl(&["network", "connect", "--name", "inside", "blue", &target.target()]).ok()?;
+        target.resolver("192.168.100.1")?;
+        let vip = cluster.vip("web")?;
+        let weigh = |weight, name| cluster.vm1().meshctl(&["endpoint", "update", "--weight", weight, name]);
+        weigh("257", "web1").refused("0 to 256")?;
+        weigh("1", "nothing").refused("nothing")?;
+
+        weigh("3", "web1").ok()?;
+        let all = [("web1", 12), ("web2", 4), ("web3", 4)];
+        // The command returned: every node does as it says.
+        let urls = [cluster.urls(80)[2].clone(), format!("http://{vip}/"), "http://web/".to_owned()];
+        shares(&client.answers(&urls[0], 20)?, &all)?;
+        for url in &urls[1..] {
+            shares(&target.answers(url, 20)?, &all)?;
+        }
+        // The proxy keeps to shares by chance.
+        let of_proxy = client.answers(&cluster.urls(81)[0], 200)?;
+        let first = of_proxy.get("web1").copied().unwrap_or_default();
+        ensure!((90..150).contains(&first), "3 of 5: {of_proxy:?}");
+
+        // From another node than its own; and none at all, which is no drain: it comes back.
+        cluster.vm3().meshctl(&["endpoint", "update", "--weight", "0", "web3"]).ok()?;
+        cluster.endpoints("web", "2/3")?;
+        shares(&client.answers(&urls[0], 16)?, &[("web1", 12), ("web2", 4)])?;
+        shares(&target.answers(&urls[1], 16)?, &[("web1", 12), ("web2", 4)])?;
+        ensure!(target.dig(&["tasks.web"])?.len() == 2);
+        let listed = cluster.vm1().meshctl(&["endpoint", "ls"]).ok()?;
+        ensure!(listed.contains("unchecked, weight 3") && listed.contains("unchecked, weight 0"), "{listed}");
+        for name in ["web1", "web3"] {
+            weigh("1", name).ok()?;
+        }
+        shares(&client.answers(&urls[0], 12)?, &[("web1", 4), ("web2", 4), ("web3", 4)])?;
+
+        // Given from the start.
+        let late = lab.container("late")?;
+        let weighted = ["network", "connect", "--service", "web", "--weight", "2", "--name", "late", "blue"];
+        cluster.vm2().meshctl(&[&weighted[..], &[&late.target()]].concat()).ok()?;
+        ensure!(cluster.endpoint("late")?["weight"] == 2);
+        Ok(())
+    });
+}
+
+/// The MSS that a peer has told (RFC 9293, 3.7.1), as the client's kernel goes by it: less what timestamps take.
+const TOLD_MSS: &str = "
+import socket, sys
+peer = socket.create_connection((sys.argv[1], 80), timeout=5)
+print(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+";
+
+/// A replica that takes its interface for a larger one has clients send what does not fit into the overlay: the MSS of
+/// its answer is lowered on the way.
+#[test]
+fn the_mss_is_clamped_to_the_path() {
+    scenario("mss", |lab| {
+        let (cluster, replicas) = web(lab)?;
+        let client = lab.client("client")?;
+        for replica in &replicas {
+            replica.namespace()?.output(&["ip", "link", "set", "eth0", "mtu", "1500"]).ok()?;
+        }
+        for (host, overhead) in [(cluster.vm3().ip().to_string(), 40), (cluster.vm3().ip6().to_string(), 60)]
+        {
+            // One after the other: local and on other nodes.
+            for _ in 0..3 {
+                let told = client.output(&["python3", "-c", TOLD_MSS, &host]).ok()?;
+                let mss: u32 = told.trim().parse().context("a number")?;
+                let fits = 1450 - overhead - 12;
+                ensure!(mss <= fits, "{host}: {mss} does not fit into {fits}");
+                ensure!(mss > fits - 100, "{host}: {mss} is less than it need be");
+            }
+        }
+        // What is large passes whole.
+        within(CONVERGES, "a large answer", || client.curl(&cluster.urls(80)[2]).map(drop))
+    });
+}
