@@ -5,47 +5,41 @@
 //! `cargo bench --package mesh-benches --bench kernel`
 
 use anyhow::{Context, Result, ensure};
-use mesh_benches::{cluster, measure::Samples};
-use mesh_model::{Change, Endpoint, EndpointId, Key, MacAddr, NodeId, Object, Service, ServiceId, Snapshot};
+use mesh_benches::{Size, grown, measure::Samples};
+use mesh_model::{Balance, Change, Endpoint, Object, Snapshot};
 use mesh_net::{Config, DataPlane, Pass};
 use mesh_tests::process::resident;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    process::Command,
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{process::Command, sync::Arc, thread, time::Instant};
 
-/// Services, each with so many replicas on other nodes.
-const SIZES: [u32; 3] = [100, 1_000, 10_000];
-const REPLICAS: u32 = 3;
+/// Services, and replicas of each.
+const SIZES: [(u32, u32); 4] = [(100, 3), (1_000, 3), (1_000, 10), (10_000, 3)];
 const CHANGES: usize = 20;
 
 fn main() -> Result<()> {
+    println!("one network, all replicas on other nodes; milliseconds: median (least–most)");
     println!(
-        "one network, {REPLICAS} replicas a service, all on other nodes; milliseconds: median (least–most)"
-    );
-    println!(
-        "| services | endpoints | first pass | {:<22} | {:<22} | memory of the process |",
+        "| balance | services | endpoints | first pass | {:<22} | {:<22} | memory of the process |",
         "one backend leaves", "full pass, no change"
     );
-    println!("|---|---|---|---|---|---|");
-    for services in SIZES {
-        // Each in namespaces of its own, which end with the thread.
-        let row = thread::spawn(move || row(services)).join();
-        println!("{}", row.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+    println!("|---|---|---|---|---|---|---|");
+    for balance in [Balance::Roundrobin, Balance::Random] {
+        for (services, replicas) in SIZES {
+            // Each in namespaces of its own, which end with the thread.
+            let row = thread::spawn(move || row(balance, services, replicas)).join();
+            println!("{}", row.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
     }
     Ok(())
 }
 
-fn row(services: u32) -> Result<String> {
+fn row(balance: Balance, services: u32, replicas: u32) -> Result<String> {
     let run_dir = host()?;
-    let (mut snapshot, me) = grown(services)?;
+    let size = Size { networks: 1, services, replicas, on_all_nodes: false };
+    let (mut snapshot, me) = grown(size, balance);
     let mut plane = DataPlane::new(Config { run_dir, me })?;
     let mut pass = |snapshot: &Snapshot, pass| {
         let start = Instant::now();
@@ -67,7 +61,7 @@ fn row(services: u32) -> Result<String> {
     let (changed, full) = (changed.to_string(), full.to_string());
     let (endpoints, memory) = (snapshot.endpoints.len(), resident("self")?);
     Ok(format!(
-        "| {services} | {endpoints} | {first:.0} | {changed:<22} | {full:<22} | {:.0} MB |",
+        "| {balance} | {services} | {endpoints} | {first:.0} | {changed:<22} | {full:<22} | {:.0} MB |",
         memory as f64 / 1024.0
     ))
 }
@@ -87,44 +81,4 @@ fn host() -> Result<std::path::PathBuf> {
         ensure!(Command::new("ip").args(line.split(' ')).status()?.success(), "ip {line}");
     }
     Ok("/run/mesh".into())
-}
-
-/// A cluster of so many services. What the rules of a manager made of one is repeated: to ask them for thousands takes
-/// long, and they are not what is measured.
-fn grown(services: u32) -> Result<(Snapshot, NodeId)> {
-    let (mut snapshot, me) = cluster(1);
-    let one = snapshot.services.values().next().cloned().context("a service")?;
-    let replica = snapshot.endpoints.values().find(|e| e.node != me).cloned().context("a replica")?;
-    let others: Vec<NodeId> = snapshot.nodes.keys().copied().filter(|node| *node != me).collect();
-    let endpoints = snapshot.endpoints.keys().map(|id| Key::Endpoint(*id));
-    let all: Vec<Key> = endpoints.chain([Key::Service(one.id)]).collect();
-    all.into_iter().for_each(|key| snapshot.apply(Change::Delete(key)));
-    let mut address = u32::from(Ipv4Addr::new(10, 128, 1, 0));
-    let mut next = || {
-        address += 1;
-        IpAddr::from(Ipv4Addr::from_bits(address))
-    };
-    for number in 0..services {
-        let mut service = Service { id: ServiceId::from_bits(u64::from(number) + 1), ..Service::clone(&one) };
-        service.name = format!("service{number}").parse().map_err(|e| anyhow::anyhow!("{e}"))?;
-        service.networks[0].vips = vec![next()];
-        if number > 0 {
-            service.ports.clear();
-        }
-        for replica_number in 0..REPLICAS {
-            let bits = u64::from(number * REPLICAS + replica_number) + 1;
-            let endpoint = Endpoint {
-                id: EndpointId::from_bits(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-                name: format!("web{bits}").parse().map_err(|e| anyhow::anyhow!("{e}"))?,
-                node: others[replica_number as usize % others.len()],
-                addresses: vec![next()],
-                mac: MacAddr::endpoint(bits),
-                service: Some(service.id),
-                ..Endpoint::clone(&replica)
-            };
-            snapshot.apply(Change::Put(Object::Endpoint(Arc::new(endpoint))));
-        }
-        snapshot.apply(Change::Put(Object::Service(Arc::new(service))));
-    }
-    Ok((snapshot, me))
 }

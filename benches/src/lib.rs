@@ -1,6 +1,9 @@
 //! Inputs that the benches share.
 
+mod grown;
 pub mod measure;
+
+pub use grown::{Size, grown};
 
 use mesh_model::{
     Change, Cluster, ClusterId, EndpointSpec, NetworkSpec, NodeId, NodeSpec, Object, Role, ServiceSpec,

@@ -141,7 +141,8 @@ impl Docker {
         Ok(())
     }
 
-    fn url(&self) -> String {
+    /// What `docker --host` is given.
+    pub fn url(&self) -> String {
         format!("unix://{}/docker.sock", self.host.docker_dir())
     }
 }
