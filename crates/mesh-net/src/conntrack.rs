@@ -7,13 +7,19 @@ use crate::{
 };
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::IpAddr,
+};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u16 = 1 << 8;
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
+/// `IPCTNL_MSG_CT_GET_STATS`.
+const GET_STATS: u16 = SUBSYSTEM | 5;
 
 /// `CTA_*`.
 mod cta {
@@ -24,6 +30,8 @@ mod cta {
     pub(super) const ZONE: u16 = 18;
     pub(super) const FILTER: u16 = 25;
     pub(super) const FILTER_REPLY_FLAGS: u16 = 2;
+    pub(super) const STATS_GLOBAL_ENTRIES: u16 = 1;
+    pub(super) const STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
     pub(super) const TUPLE_IP: u16 = 1;
     pub(super) const TUPLE_PROTO: u16 = 2;
     pub(super) const IP_V4_SRC: u16 = 1;
@@ -56,6 +64,14 @@ pub(crate) enum Parting {
 pub(crate) struct Conntrack {
     socket: Socket,
     received: Vec<u8>,
+}
+
+/// How full a namespace's connection tracking is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Occupancy {
+    pub(crate) entries: u32,
+    /// How many there can be.
+    pub(crate) most: u32,
 }
 
 /// What deletes an entry.
@@ -108,6 +124,38 @@ impl Conntrack {
             })?;
         }
         Ok(found)
+    }
+
+    /// How many entries there are.
+    pub(crate) fn occupancy(&mut self) -> io::Result<Occupancy> {
+        let header = Header { kind: GET_STATS, flags: NLM_F_REQUEST, sequence: 0, family: 0, resource: 0 };
+        let mut request = Buffer::default();
+        request.message(header, |_| {});
+        self.socket.send(request.bytes(), 0)?;
+        self.receive()?;
+        let mut messages = attr::messages(&self.received);
+        let message = messages.next().ok_or(io::ErrorKind::InvalidData)?;
+        if let Some(error) = refusal(&message) {
+            return Err(error);
+        }
+        let number = |kind| number(message.attributes(), kind).ok_or(io::ErrorKind::InvalidData);
+        Ok(Occupancy {
+            entries: number(cta::STATS_GLOBAL_ENTRIES)?,
+            most: number(cta::STATS_GLOBAL_MAX_ENTRIES)?,
+        })
+    }
+
+    /// Who has asked for how many of the connections.
+    pub(crate) fn askers(&mut self) -> io::Result<HashMap<IpAddr, u32>> {
+        let mut askers = HashMap::new();
+        for ipv6 in [false, true] {
+            self.dump(ipv6, None, |entry| {
+                if let Some(asker) = source(entry, cta::TUPLE_ORIG) {
+                    *askers.entry(asker).or_default() += 1;
+                }
+            })?;
+        }
+        Ok(askers)
     }
 
     fn entries(
@@ -221,12 +269,21 @@ fn family(ipv6: bool) -> u8 {
 
 /// `IPS_*`.
 fn status(entry: Attributes<'_>) -> u32 {
-    entry.get(cta::STATUS).and_then(|status| status.try_into().ok()).map_or(0, u32::from_be_bytes)
+    number(entry, cta::STATUS).unwrap_or(0)
+}
+
+fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
+    attributes.get(kind)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 fn answering(entry: Attributes<'_>) -> Option<IpAddr> {
-    let reply = entry.get(cta::TUPLE_REPLY).map(Attributes)?;
-    source_of(Attributes(reply.get(cta::TUPLE_IP)?))
+    source(entry, cta::TUPLE_REPLY)
+}
+
+/// Who sends in one direction.
+fn source(entry: Attributes<'_>, tuple: u16) -> Option<IpAddr> {
+    let tuple = entry.get(tuple).map(Attributes)?;
+    source_of(Attributes(tuple.get(cta::TUPLE_IP)?))
 }
 
 fn source_of(ip: Attributes<'_>) -> Option<IpAddr> {

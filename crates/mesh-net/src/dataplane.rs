@@ -3,6 +3,7 @@
 use crate::{
     actual,
     apply::{apply, settle_port},
+    crowds::Crowds,
     desired::{Desired, Facts, Owner, desired, staged, uplink},
     docker_user::DockerUser,
     error::{Error, Result},
@@ -77,6 +78,7 @@ pub struct DataPlane {
     /// What the kernel holds, unless the last pass left doubts.
     remembered: Option<Remembered>,
     partings: Partings,
+    crowds: Crowds,
 }
 
 struct Remembered {
@@ -104,6 +106,7 @@ impl DataPlane {
             docker_uplinks: BTreeSet::new(),
             remembered: None,
             partings: Partings::default(),
+            crowds: Crowds::default(),
         })
     }
 
@@ -161,7 +164,10 @@ impl DataPlane {
             Some(objects) => self.arrivals(snapshot, &desired, &waited, objects)?,
             None => actual::read(&mut self.kernel, snapshot, &desired)?,
         };
-        let rules = Rules::new(snapshot, me);
+        if pass == Pass::Full {
+            self.crowds.look(&mut self.kernel, snapshot, self.config.me);
+        }
+        let rules = Rules::new(snapshot, me).limiting(self.crowds.limited().clone());
         self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
         self.pass_docker(snapshot, &desired, pass, report);
         let (endpoints, networks): (Vec<Work>, Vec<Work>) =

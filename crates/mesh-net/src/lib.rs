@@ -21,6 +21,7 @@ pub mod nft;
 mod actual;
 mod apply;
 mod conntrack;
+mod crowds;
 mod dataplane;
 pub mod desired;
 mod docker_user;

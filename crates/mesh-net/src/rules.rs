@@ -20,6 +20,7 @@ mod tests;
 use crate::nft::Table;
 use mesh_model::{Endpoint, Network, NetworkId, Node, ServiceId, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use version::IpVersion;
 
@@ -35,6 +36,7 @@ pub struct Rules<'a> {
     snapshot: &'a Snapshot,
     me: &'a Node,
     backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
+    limited: BTreeSet<IpAddr>,
 }
 
 impl<'a> Rules<'a> {
@@ -42,7 +44,13 @@ impl<'a> Rules<'a> {
     pub fn new(snapshot: &'a Snapshot, me: &'a Node) -> Self {
         let backends = snapshot.backends_by_service().into_iter();
         let backends = backends.map(|(of, backends)| (of, balance::turns(snapshot, backends))).collect();
-        Rules { snapshot, me, backends }
+        Rules { snapshot, me, backends, limited: BTreeSet::new() }
+    }
+
+    /// The same, with containers of these addresses getting no new connections.
+    #[must_use]
+    pub fn limiting(self, limited: BTreeSet<IpAddr>) -> Self {
+        Rules { limited, ..self }
     }
 
     /// The tables of the host's namespace.

@@ -11,11 +11,14 @@ use std::net::IpAddr;
 pub(super) const ICMPV6: u8 = 58;
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+const CT_STATE_NEW: u32 = 1 << 3;
 
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) -> Table {
     let mut table = Table::new(version.family(), OVERLAY_TABLE);
     marks(&mut table);
+    limits(&mut table, rules, version, network);
     vips(&mut table, rules, version, network);
     hairpin(&mut table, rules, version, network);
     table.hook(
@@ -79,6 +82,20 @@ fn marks(table: &mut Table) {
             Rule::new().set_mark(Source::Constant(vec![Datum::Number(0)])),
         ],
     );
+}
+
+/// No new connections for those who have too many. Most of the time there are none, and no rule to pass.
+fn limits(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
+    let here = |address: &&IpAddr| version.is_of(address) && network.subnet_of(**address).is_some();
+    let mut limited = rules.limited.iter().filter(here).peekable();
+    if limited.peek().is_none() {
+        return;
+    }
+    let mut set = Set::plain(&[version.address()]);
+    limited.for_each(|address| set.add(vec![(*address).into()]));
+    table.set("limited", set);
+    let new = Rule::new().is_in(&[version.saddr()], "limited").any_bit(Field::CtState, CT_STATE_NEW);
+    table.hook("limits", Base::new(ChainKind::Filter, Hook::Prerouting, -160), vec![new.drop()]);
 }
 
 /// VIPs. The key is the address alone: a VIP stands for every protocol and port.

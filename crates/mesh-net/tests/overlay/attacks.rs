@@ -420,3 +420,41 @@ fn frames_of_strangers_stay_outside() {
     scene.lab.hosts[0].space.ok("nft delete table ip meshd");
     wait_until("the attack is a real one", || attack(&scene).contains(&"by IPv4"));
 }
+
+/// Sends a datagram from each of `count` pairs of ports to another container.
+fn flood(scene: &Scene, count: u32) {
+    const SCRIPT: &str = "import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('eth0', 0))
+frame = bytearray.fromhex(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    frame[34:38] = (number + (1 << 16)).to_bytes(4, 'big')
+    s.send(frame)";
+    let datagram = udp(scene.v4(scene.attacker), scene.v4(scene.victim), [0, 0], b"one of many");
+    let frame = frame(scene.mac(scene.victim), scene.mac(scene.attacker), 0x0800, &datagram);
+    let frame: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let run = || Command::new("python3").args(["-c", SCRIPT, &frame, &count.to_string()]).status();
+    let ended = scene.lab.in_container(scene.attacker).within(run).expect("python3 is needed");
+    assert!(ended.success());
+}
+
+#[test]
+fn a_container_that_takes_all_connections_gets_no_more() {
+    let mut scene = Scene::new();
+    let number = |scene: &Scene, what: &str| -> u32 {
+        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{what}");
+        let read = scene.overlay().within(|| std::fs::read_to_string(path)).expect("conntrack is there");
+        read.trim().parse().expect("a number")
+    };
+    let most = number(&scene, "max");
+    flood(&scene, most / 2 + 1000);
+    assert!(number(&scene, "count") > most / 2, "{} of {most}", number(&scene, "count"));
+    let reach = |scene: &Scene, from, to| scene.lab.in_container(from).pings(to);
+    assert!(reach(&scene, scene.attacker, "10.1.0.12"), "nobody has looked yet");
+    scene.lab.reconcile(Pass::Full);
+    assert!(!reach(&scene, scene.attacker, "10.1.0.12"), "it has had its share");
+    assert!(!reach(&scene, scene.attacker, "fd1::12"), "by either version");
+    assert!(reach(&scene, scene.client, "10.1.0.12") && reach(&scene, scene.victim, "10.1.0.13"));
+    assert!(reach(&scene, scene.victim, "10.1.0.11"), "others reach it");
+    assert_eq!(scene.lab.reconcile(Pass::Full), 0, "and so it stays");
+}
