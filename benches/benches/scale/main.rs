@@ -5,7 +5,9 @@
 //! token, holds a connection of its own over mutual TLS, decodes its stream and reports what it has. They share the
 //! machine's processors with the manager. Needs root.
 //!
-//! `cargo build --release --bins && cargo bench --bench scale`
+//! `cargo build --release --workspace --bins && cargo bench --bench scale`
+//!
+//! `BENCH_AGENTS` and `BENCH_NETWORKS` change the size; the aims are held to at the size of above only.
 
 mod fleet;
 mod manager;
@@ -26,13 +28,28 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-const AGENTS: usize = 1000;
-const NETWORKS: usize = 10;
-/// On each node, all on one network: a tenth of the nodes need each network.
+/// On each node, all on one network: each network is needed by an equal part of the nodes.
 const ENDPOINTS: usize = 10;
 const CHANGES: usize = 200;
 /// Longer than a manager waits for an agent that does not read.
 const UNREAD: Duration = Duration::from_secs(15);
+
+/// How large the cluster is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Size {
+    agents: usize,
+    networks: usize,
+}
+
+impl Size {
+    const USUAL: Self = Self { agents: 1000, networks: 10 };
+
+    fn asked_for() -> Result<Self> {
+        let number = |name, usual| env::var(name).map_or(Ok(usual), |number| number.parse());
+        let Self { agents, networks } = Self::USUAL;
+        Ok(Self { agents: number("BENCH_AGENTS", agents)?, networks: number("BENCH_NETWORKS", networks)? })
+    }
+}
 
 /// The whole run may take so long.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -62,13 +79,14 @@ fn raise_file_limit() -> Result<()> {
 }
 
 async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
+    let Size { agents, networks } = Size::asked_for()?;
     let mut manager = Manager::start(meshd, "/run/lab/vm1").await?;
     let api = manager.api();
     let init = Init { advertise: SocketAddr::new(address, 7443), ..init()? };
     api.cluster_init(&init).await?;
     let token = JoinTokenRequest { role: Role::Worker, rotate: false, ttl_ms: None };
     let token = api.join_token(&token).await?.token;
-    for number in 0..NETWORKS {
+    for number in 0..networks {
         let spec = NetworkSpec {
             subnets: vec![format!("10.{}.0.0/16", 130 + number).parse()?],
             ..NetworkSpec::named(fleet::network(number).parse()?)
@@ -78,21 +96,25 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
     }
     let mut report = Report::default();
 
-    let mut row = Row::begin("1,000 joins, 32 at a time", &manager, 0)?;
-    let fleet = Fleet::join(init.advertise, &token, AGENTS).await?;
+    let mut row = Row::begin(&format!("{agents} joins, 32 at a time"), &manager, 0)?;
+    let fleet = Fleet::join(init.advertise, &token, agents).await?;
     report.phase(&row.end(&manager, fleet.bytes())?);
 
-    row = Row::begin("1,000 agents connect, nobody has anything", &manager, fleet.bytes())?;
+    row = Row::begin(&format!("{agents} agents connect, nobody has anything"), &manager, fleet.bytes())?;
     fleet.begin();
     fleet.all_back().await?;
     report.phase(&row.end(&manager, fleet.bytes())?);
 
-    row = Row::begin("10,000 endpoints attached, 64 at a time", &manager, fleet.bytes())?;
-    fleet.attach(NETWORKS, ENDPOINTS).await?;
+    row = Row::begin(
+        &format!("{} endpoints attached, 64 at a time", agents * ENDPOINTS),
+        &manager,
+        fleet.bytes(),
+    )?;
+    fleet.attach(networks, ENDPOINTS).await?;
     report.phase(&row.end(&manager, fleet.bytes())?);
 
     tokio::time::sleep(Duration::from_secs(5)).await;
-    row = Row::begin("at rest for 10 s: 1,000 connections kept alive", &manager, fleet.bytes())?;
+    row = Row::begin(&format!("at rest for 10 s: {agents} connections kept alive"), &manager, fleet.bytes())?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     report.phase(&row.end(&manager, fleet.bytes())?);
 
@@ -103,20 +125,20 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
             ServiceUpdate { drain_timeout_ms: Some(20_000 + number as u64), ..ServiceUpdate::default() };
         let mark = fleet.mark();
         api.service_update(&fleet::network(0), &update).await?;
-        changes.push(fleet.told(&mark, Kind::Service, AGENTS).await?);
+        changes.push(fleet.told(&mark, Kind::Service, agents).await?);
     }
     report.phase(&row.end(&manager, fleet.bytes())?);
-    report.changes("all 1,000 agents need", &changes);
+    report.changes(&format!("all {agents} agents need"), &changes);
 
     changes.clear();
-    row = Row::begin("200 changes that a tenth needs", &manager, fleet.bytes())?;
+    row = Row::begin("200 changes on one network", &manager, fleet.bytes())?;
     for number in 0..CHANGES {
         let mark = fleet.mark();
-        fleet.toggle_endpoint(number / 2, NETWORKS).await?;
-        changes.push(fleet.told(&mark, Kind::Endpoint, AGENTS / NETWORKS).await?);
+        fleet.toggle_endpoint(number / 2 % agents, networks).await?;
+        changes.push(fleet.told(&mark, Kind::Endpoint, agents / networks).await?);
     }
     report.phase(&row.end(&manager, fleet.bytes())?);
-    report.changes("100 of 1,000 agents need", &changes);
+    report.changes(&format!("{} of {agents} agents need", agents / networks), &changes);
 
     for (resume, with) in [(true, "knowing what they had"), (false, "knowing nothing")] {
         fleet.resume(resume);
@@ -127,13 +149,13 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
         )?;
         fleet.cut();
         fleet.all_back().await?;
-        report.phase(&row.end(&manager, fleet.bytes())?);
+        report.storm(&row.end(&manager, fleet.bytes())?);
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
     for (resume, with) in [(true, "knowing what they had"), (false, "knowing nothing")] {
         fleet.resume(resume);
-        // What nine in ten agents have is of before the last change.
-        fleet.toggle_endpoint(0, NETWORKS).await?;
+        // What the agents of other networks have is of before the last change.
+        fleet.toggle_endpoint(0, networks).await?;
         fleet.expect_return();
         let mark = fleet.mark();
         manager.restart().await?;
@@ -143,13 +165,13 @@ async fn measure(meshd: &str, address: IpAddr) -> Result<()> {
             mark.bytes,
         );
         fleet.all_back().await?;
-        report.phase(&row.end(&manager, fleet.bytes())?);
+        report.storm(&row.end(&manager, fleet.bytes())?);
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
 
     unread(&manager, &fleet, &mut report).await?;
     report.print(&fleet);
-    Ok(())
+    if Size::asked_for()? == Size::USUAL { report.aims() } else { Ok(()) }
 }
 
 /// Agents with little room for what they don't read: the manager has to wait for each of them, lets all of them go, and

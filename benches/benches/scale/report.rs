@@ -4,7 +4,7 @@ use crate::{
     fleet::{Fleet, Told},
     manager::Manager,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
 /// One phase of the run.
@@ -42,15 +42,24 @@ impl Row {
     }
 }
 
+/// What is aimed at, for 1,000 agents: the slowest hundredth of changes, a return of all, and the manager's memory.
+const CHANGE: Duration = Duration::from_secs(1);
+const STORM: Duration = Duration::from_secs(30);
+const MEMORY: u64 = 1 << 30;
+
 #[derive(Default)]
 pub(crate) struct Report {
     phases: Vec<String>,
     changes: Vec<String>,
+    slowest_change: Duration,
+    slowest_storm: Duration,
+    peak: u64,
 }
 
 impl Report {
     pub(crate) fn phase(&mut self, phase: &Phase) {
         let (now, peak) = phase.memory;
+        self.peak = self.peak.max(peak);
         let line = format!(
             "| {} | {:.2} s | {:.2} s | {} | {} | {} |",
             phase.name,
@@ -64,11 +73,27 @@ impl Report {
         self.phases.push(line);
     }
 
+    /// A phase in which all agents come back at once.
+    pub(crate) fn storm(&mut self, phase: &Phase) {
+        self.slowest_storm = self.slowest_storm.max(phase.took);
+        self.phase(phase);
+    }
+
+    /// Whether all that is aimed at was reached.
+    pub(crate) fn aims(&self) -> Result<()> {
+        ensure!(self.slowest_change < CHANGE, "a change took {:?}", self.slowest_change);
+        ensure!(self.slowest_storm < STORM, "agents came back in {:?}", self.slowest_storm);
+        ensure!(self.peak < MEMORY, "the manager had {}", size(self.peak));
+        Ok(())
+    }
+
     pub(crate) fn changes(&mut self, who: &str, told: &[Told]) {
         let mut last: Vec<Duration> = told.iter().map(|t| t.last).collect();
         last.sort_unstable();
         let bytes = told.iter().map(|t| t.bytes).sum::<u64>() / told.len() as u64;
-        let at = |part: f64| last[((last.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1000.0;
+        let at = |part: f64| last[((last.len() - 1) as f64 * part).round() as usize];
+        self.slowest_change = self.slowest_change.max(at(0.99));
+        let at = |part: f64| at(part).as_secs_f64() * 1000.0;
         let line = format!(
             "| {who} | {:.1} ms | {:.1} ms | {:.1} ms | {} |",
             at(0.5),
