@@ -28,6 +28,14 @@ pub enum Error {
         /// The target, as the user writes it.
         target: String,
     },
+    /// A target that is there could not be looked at.
+    #[error("target {target} can't be looked at now and is left as it is: {why}")]
+    TargetUnread {
+        /// The target, as the user writes it.
+        target: String,
+        /// What went wrong.
+        why: String,
+    },
     /// The interface name is used by something else in the target.
     #[error("interface {ifname} exists already in {target}: choose another name with --ifname")]
     IfnameTaken {

@@ -3,7 +3,9 @@
 use crate::{
     conntrack::Conntrack,
     error::{Error, Result},
-    netlink::{Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_link, get_route},
+    netlink::{
+        Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_route, link_named, read_links,
+    },
     netns::{self, Namespace, TargetNamespace, within},
     nft::Nft,
     object::{Ifname, Object, Space},
@@ -64,7 +66,7 @@ impl Handle<Namespace> {
     /// Deletes the links of a namespace that somebody has taken from its place. It may live on in open sockets, and its
     /// VXLAN link would keep the network's VNI.
     fn clear(&mut self) {
-        let links = RawSpace::read_routing_only(&mut self.netlink).map(|raw| raw.links).unwrap_or_default();
+        let links = read_links(&mut self.netlink).unwrap_or_default();
         let deletions: Vec<Request> = links
             .iter()
             .filter_map(|(index, raw)| delete(&Object::Link(raw.name, raw.link), *index))
@@ -199,6 +201,11 @@ impl Kernel {
         RawSpace::read(self.netlink(space)?)
     }
 
+    /// What a space holds of one link, and its rules.
+    pub(crate) fn read_link(&mut self, space: Space, link: Ifname) -> Result<RawSpace> {
+        RawSpace::read_link(self.netlink(space)?, link)
+    }
+
     /// The index of a link, if there is one of that name.
     pub(crate) fn index(&mut self, space: Space, link: Ifname) -> Result<Option<u32>> {
         Ok(self.link(space, link)?.map(|(index, _)| index))
@@ -243,12 +250,7 @@ impl Kernel {
 
     /// A link of that name, with its index.
     pub(crate) fn link(&mut self, space: Space, link: Ifname) -> Result<Option<(u32, RawLink)>> {
-        Ok(match self.netlink(space)?.get(get_link(link))? {
-            Some(RouteNetlinkMessage::NewLink(found)) => {
-                RawLink::decode(&found).filter(|raw| raw.name == link).map(|raw| (found.header.index, raw))
-            }
-            _ => None,
-        })
+        link_named(self.netlink(space)?, link)
     }
 
     /// Runs `f` inside a space; `None` if that is not open.

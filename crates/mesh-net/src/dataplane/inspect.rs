@@ -1,6 +1,6 @@
 //! A look at what the kernel holds, without changing it.
 
-use super::{DataPlane, Report};
+use super::{DataPlane, Report, attachments};
 use crate::{
     actual,
     apply::text,
@@ -41,10 +41,10 @@ impl DataPlane {
         let mtu = self.overlay_mtu(snapshot, me)?;
         let known = self.remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
         // Targets that are gone are the next pass's business.
-        let targets = self.find_targets(snapshot, &known, &mut Report::default());
-        let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
+        let (targets, mut unread) = self.find_targets(snapshot, &known, &mut Report::default());
+        let attachments = attachments(&targets, &unread);
         let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) });
-        let actual = actual::read(&mut self.kernel, snapshot, &desired)?;
+        let actual = actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?;
         let mut differences: Vec<Difference> = plan(&actual, &desired)
             .iter()
             .flat_map(|work| work.steps.iter().map(|step| Difference { owner: work.owner, text: said(step) }))

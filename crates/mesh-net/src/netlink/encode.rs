@@ -129,10 +129,41 @@ pub(crate) fn add_pair(near: (Ifname, &Link), far: (Ifname, &Link), far_in: Borr
 }
 
 /// Asks for a link by its name.
-pub(crate) fn get_link(name: Ifname) -> Message {
+pub(super) fn get_link(name: Ifname) -> Message {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_string())];
     Message::GetLink(message)
+}
+
+/// Asks for a link by its index.
+pub(super) fn get_link_at(index: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Message::GetLink(message)
+}
+
+/// Asks for the addresses of a link.
+pub(super) fn addresses_on(index: u32) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    Message::GetAddress(message)
+}
+
+/// Asks for meshd's routes over a link.
+pub(super) fn own_routes_over(index: u32, family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    Message::GetRoute(message)
+}
+
+/// Asks for the routes that lead to a router or a link.
+pub(super) fn unicast_routes(family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.kind = RouteType::Unicast;
+    Message::GetRoute(message)
 }
 
 /// Asks for the route to an address as it was configured, without what the kernel has found out about the path.

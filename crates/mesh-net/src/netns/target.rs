@@ -3,7 +3,8 @@
 use super::{Namespace, within};
 use crate::{
     error::{Error, Result},
-    netlink::{Netlink, RawSpace},
+    netlink::{Netlink, link_named, read_links},
+    object::Ifname,
 };
 use mesh_model::{MacAddr, Target};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,8 +42,8 @@ impl TargetNamespace {
     /// # Errors
     /// It can't be entered, or netlink is out of reach.
     pub fn interface(&self, mac: MacAddr) -> Result<Option<String>> {
-        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
-        let found = space.links.into_values().find(|link| link.up && link.link.mac == mac);
+        let links = within(self, || read_links(&mut Netlink::open()?))??;
+        let found = links.into_values().find(|link| link.up && link.link.mac == mac);
         Ok(found.map(|link| link.name.to_string()))
     }
 
@@ -51,10 +52,15 @@ impl TargetNamespace {
     /// # Errors
     /// It can't be entered, or netlink is out of reach.
     pub fn free_name(&self, prefix: &str) -> Result<String> {
-        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
-        let taken = |name: &String| space.links.values().any(|link| link.name.as_str() == name);
-        let mut names = (0..).map(|number: u32| format!("{prefix}{number}"));
-        Ok(names.find(|name| !taken(name)).unwrap_or_default())
+        let mut netlink = within(self, Netlink::open)??;
+        let mut names = (0..).map_while(|number: u32| Ifname::new(&format!("{prefix}{number}")));
+        names
+            .find_map(|name| match link_named(&mut netlink, name) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some(Ok(name.to_string())),
+                Err(error) => Some(Err(error)),
+            })
+            .unwrap_or_else(|| Err(Error::BadIfname(prefix.to_owned())))
     }
 
     /// Its inode number: what an endpoint's record remembers it by.
