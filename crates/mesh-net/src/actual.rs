@@ -25,7 +25,7 @@ pub(crate) fn read(
 ) -> Result<Objects> {
     let mut objects = Objects::default();
     host(&kernel.read(Space::Host)?, &mut objects);
-    for network in kernel.open_overlays() {
+    for network in kernel.open_overlays()? {
         let raw = kernel.read(Space::Overlay(network))?;
         objects.put(Space::Overlay(network), Object::Namespace);
         overlay(&raw, network, &mut objects);

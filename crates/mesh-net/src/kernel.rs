@@ -16,7 +16,7 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMetric, RouteType},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
@@ -86,27 +86,31 @@ impl Kernel {
     }
 
     /// Opens the overlay namespaces that are kept on this node, by whichever process made them, and names them. A file
-    /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew.
-    pub(crate) fn open_overlays(&mut self) -> Vec<NetworkId> {
-        for network in netns::kept(&self.run_dir) {
-            let Ok(namespace) = Namespace::open(&netns::namespace_of(&self.run_dir, network)) else {
-                continue;
+    /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew. One that can't be opened
+    /// is neither cleared nor made a second time.
+    pub(crate) fn open_overlays(&mut self) -> Result<Vec<NetworkId>> {
+        let mut kept = BTreeSet::new();
+        for network in netns::kept(&self.run_dir)? {
+            let namespace = match Namespace::open(&netns::namespace_of(&self.run_dir, network)) {
+                Ok(namespace) => namespace,
+                Err(error) if netns::is_gone(&error) => continue,
+                Err(error) => return Err(error),
             };
+            kept.insert(network);
             let known = self.overlays.get(&network).is_some_and(|h| h.namespace.inode() == namespace.inode());
-            if !known && let Ok(handle) = Handle::new(namespace) {
-                let lost = self.overlays.insert(network, handle);
+            if !known {
+                let lost = self.overlays.insert(network, Handle::new(namespace)?);
                 lost.into_iter().for_each(|mut handle| handle.clear());
             }
         }
-        let run_dir = &self.run_dir;
         self.overlays.retain(|network, handle| {
-            let kept = Namespace::open(&netns::namespace_of(run_dir, *network)).is_ok();
-            if !kept {
+            let is_kept = kept.contains(network);
+            if !is_kept {
                 handle.clear();
             }
-            kept
+            is_kept
         });
-        self.overlays.keys().copied().collect()
+        Ok(kept.into_iter().collect())
     }
 
     /// Makes the namespace of a network.

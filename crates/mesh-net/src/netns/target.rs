@@ -1,6 +1,6 @@
 //! What endpoints are attached to: namespaces that belong to somebody else.
 
-use super::{Namespace, within};
+use super::{Namespace, says_gone, within};
 use crate::{
     error::{Error, Result},
     netlink::{Netlink, link_named, read_links},
@@ -24,7 +24,7 @@ impl TargetNamespace {
     pub fn open(target: &Target) -> Result<Self> {
         let path = target.namespace_path();
         let namespace = match Namespace::open(&path) {
-            Err(Error::Namespace { source, .. }) if is_gone(&source) => {
+            Err(Error::Namespace { source, .. }) if says_gone(&source) => {
                 return Err(Error::TargetGone { target: target.to_string(), path });
             }
             other => other?,
@@ -32,9 +32,13 @@ impl TargetNamespace {
         if namespace.inode() == Namespace::current()?.inode() {
             return Err(Error::HostNamespace { target: target.to_string() });
         }
-        // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
-        within(&namespace, || ()).map_err(|_| Error::NotANamespace { path })?;
-        Ok(Self { namespace })
+        match within(&namespace, || ()) {
+            // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
+            Err(Error::Namespace { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                Err(Error::NotANamespace { path })
+            }
+            entered => entered.map(|()| Self { namespace }),
+        }
     }
 
     /// The interface in it that has a MAC address, if one has and is up.
@@ -73,10 +77,4 @@ impl AsFd for TargetNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
-}
-
-/// ESRCH is what `/proc/PID/ns/net` answers once the process has ended but not yet been waited for.
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::NotFound
-        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOTDIR))
 }
