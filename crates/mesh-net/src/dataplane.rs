@@ -54,6 +54,8 @@ pub struct Report {
     pub vanished: Vec<EndpointId>,
     /// Kernel objects made, changed or deleted.
     pub steps: usize,
+    /// The pass ended early, with the last of the failures: what it had not come to is not done, whoever it is for.
+    pub ended_early: bool,
 }
 
 /// One failure of a pass.
@@ -115,6 +117,7 @@ impl DataPlane {
         if let Err(error) = self.pass(snapshot, pass, &mut report) {
             report.fail(Owner::Host, error);
         }
+            report.ended_early = true;
         if !report.failures.is_empty() {
             // What was half done is read, not guessed.
             self.remembered = None;
