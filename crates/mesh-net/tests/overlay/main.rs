@@ -5,6 +5,7 @@ mod lab;
 mod life;
 mod options;
 mod partings;
+mod smuggling;
 mod unruly;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
