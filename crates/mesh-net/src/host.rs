@@ -148,7 +148,7 @@ fn forwards_ipv6() -> bool {
 }
 
 /// Names of this namespace's interfaces: every one has its directory here, whatever families it speaks.
-fn interfaces() -> io::Result<BTreeSet<String>> {
+pub(crate) fn interfaces() -> io::Result<BTreeSet<String>> {
     let entries = fs::read_dir("/proc/sys/net/ipv4/conf")?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|name| !matches!(name.as_str(), "all" | "default" | "lo") && !is_uplink(name)).collect())
