@@ -4,7 +4,7 @@ use crate::{
     desired::Owner,
     error::{Error, Result},
     kernel::Kernel,
-    netlink::{Place, Refused, Request, add_pair, change_link, delete, make},
+    netlink::{Place, Refused, Request, add_pair, change_link, delete, make, turn_switches},
     object::{Ifname, LinkKind, Object, Space},
     plan::{Step, Work},
     sysctl,
@@ -237,6 +237,10 @@ impl Pass<'_> {
             Step::Make(_, object @ Object::Link(..)) => make(object, 0, None, false, Place::Here),
             Step::Change(space, Object::Link(name, link)) => {
                 let known = self.kernel.link(*space, *name)?;
+                if let Some((index, _)) = known.as_ref().filter(|(_, known)| !known.link.switches) {
+                    // What else has changed is the next full pass's.
+                    return Ok(Some(turn_switches(*index, link)));
+                }
                 let same_mac = known.is_some_and(|(_, known)| known.link.mac == link.mac);
                 Some(change_link(self.existing_index(*space, *name)?, link, !same_mac))
             }

@@ -14,8 +14,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-        LinkMessage, State,
+        BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia},
@@ -266,19 +266,21 @@ pub(crate) fn read_links(netlink: &mut Netlink) -> Result<BTreeMap<u32, RawLink>
 impl RawLink {
     fn decode(message: &LinkMessage) -> Option<Self> {
         let (mut name, mut mac, mut mtu, mut bridge) = (None, None, 0, None);
-        let (mut kind, mut port, mut operational) = (LinkKind::Foreign, None, false);
+        let (mut kind, mut port, mut operational, mut switches) = (LinkKind::Foreign, None, false, true);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Ifname::new(text),
                 LinkAttribute::Address(bytes) => mac = mac_of(bytes),
                 LinkAttribute::Mtu(bytes) => mtu = *bytes,
                 LinkAttribute::Controller(index) => bridge = Some(*index),
-                LinkAttribute::LinkInfo(info) => (kind, port) = (kind_of(info), port_of(info)),
+                LinkAttribute::LinkInfo(info) => {
+                    (kind, port, switches) = (kind_of(info), port_of(info), switches_of(info));
+                }
                 LinkAttribute::OperState(state) => operational = matches!(state, State::Up | State::Unknown),
                 _ => {}
             }
         }
-        let link = Link { kind, mac: mac.unwrap_or(MacAddr([0; 6])), mtu };
+        let link = Link { kind, mac: mac.unwrap_or(MacAddr([0; 6])), mtu, switches };
         let up = message.header.flags.contains(LinkFlags::Up);
         Some(Self { name: name?, link, up, operational, bridge, port })
     }
@@ -303,18 +305,39 @@ fn kind_of(info: &[LinkInfo]) -> LinkKind {
     }
 }
 
+/// Whether what can be turned is as it should be. A kernel that lacks a switch does not have it on.
+fn switches_of(info: &[LinkInfo]) -> bool {
+    info.iter().all(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => data.iter().all(|switch| match switch {
+            InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
+            InfoBridge::MulticastSnooping(on) => !on,
+            _ => true,
+        }),
+        LinkInfo::Data(InfoData::Vxlan(data)) => !data.contains(&InfoVxlan::Learning(true)),
+        _ => true,
+    })
+}
+
 fn port_of(info: &[LinkInfo]) -> Option<PortMode> {
     info.iter().find_map(|info| match info {
         LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(PortMode {
             hairpin: port.contains(&InfoBridgePort::HairpinMode(true)),
             learning: port.contains(&InfoBridgePort::Learning(true)),
             flood: port.contains(&InfoBridgePort::UnicastFlood(true)),
+            groups: port.contains(&InfoBridgePort::BroadcastFlood(true))
+                && port.contains(&InfoBridgePort::MulticastFlood(true)),
+            suppress: port.contains(&InfoBridgePort::NeighSupress(true)),
+            isolated: port.contains(&InfoBridgePort::Isolated(true)),
         }),
         _ => None,
     })
 }
 
+/// One that does not answer ARP and ND itself is none that is made here: that can't be turned while it lives.
 fn vxlan_of(data: &[InfoVxlan]) -> Option<LinkKind> {
+    if !data.contains(&InfoVxlan::Proxy(true)) {
+        return None;
+    }
     let (mut vni, mut local, mut port) = (None, None, None);
     for attribute in data {
         match attribute {
