@@ -7,7 +7,7 @@ use crate::{
     docker_user::DockerUser,
     error::{Error, Result},
     firewall::Firewall,
-    host::{self, Closed},
+    host::{self, Closed, MTU_MIN},
     kernel::Kernel,
     object::{Ifname, Name, Objects, Space},
     partings::Partings,
@@ -84,7 +84,8 @@ pub struct DataPlane {
 
 struct Remembered {
     objects: Objects,
-    mtu: u32,
+    /// What the underlay leaves to overlays.
+    room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
     /// Endpoints that waited for their containers.
     staged: BTreeSet<EndpointId>,
@@ -116,10 +117,10 @@ impl DataPlane {
         let mut report = Report::default();
         if let Err(error) = self.pass(snapshot, pass, &mut report) {
             report.fail(Owner::Host, error);
-        }
             report.ended_early = true;
-        if !report.failures.is_empty() {
-            // What was half done is read, not guessed.
+        }
+        // What was half done is read, not guessed. What is wrong with the underlay is nothing half done.
+        if report.failures.iter().any(|failure| !matches!(failure.error, Error::NarrowUnderlay { .. })) {
             self.remembered = None;
         }
         report
@@ -150,10 +151,11 @@ impl DataPlane {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
         let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
-        let mtu = match &remembered {
-            Some(remembered) => remembered.mtu,
-            None => self.overlay_mtu(snapshot, me)?,
+        let room = match &remembered {
+            Some(remembered) => remembered.room,
+            None => self.room_for_overlays(snapshot, me)?,
         };
+        let mtu = room.max(MTU_MIN);
         let (known, waited, objects) = match remembered {
             Some(remembered) => (remembered.targets, remembered.staged, Some(remembered.objects)),
             None => Default::default(),
@@ -172,6 +174,9 @@ impl DataPlane {
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
+        if room < mtu && !desired.parts.is_empty() {
+            report.fail(Owner::Host, Error::NarrowUnderlay { room, least: mtu });
+        }
         let rules = Rules::new(snapshot, me);
         self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
         self.pass_docker(snapshot, &desired, pass, report);
@@ -193,7 +198,7 @@ impl DataPlane {
             Space::Target(endpoint) => targets.contains_key(endpoint),
             Space::Host | Space::Overlay(_) => true,
         });
-        self.remembered = Some(Remembered { objects, mtu, targets, staged });
+        self.remembered = Some(Remembered { objects, room, targets, staged });
         Ok(())
     }
 
@@ -226,9 +231,9 @@ impl DataPlane {
         Ok(objects)
     }
 
-    fn overlay_mtu(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
+    fn room_for_overlays(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
         let others = snapshot.nodes.values().filter(|node| node.id != me.id);
-        host::overlay_mtu(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
+        host::room_for_overlays(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
     }
 
     /// Closes the host to what forwarding would open it for, and only then turns that on.

@@ -103,6 +103,17 @@ pub enum Error {
         "no interface of this host has the advertise address {0}: is the interface down? (see 'ip address')"
     )]
     NoUnderlay(IpAddr),
+    /// The underlay takes less than overlays need.
+    #[error(
+        "the underlay leaves {room} bytes to a packet, and networks need {least}: longer ones are lost, raise the MTU of the interfaces and routes between the nodes by {}",
+        least - room
+    )]
+    NarrowUnderlay {
+        /// What it leaves, in bytes.
+        room: u32,
+        /// What is needed, in bytes.
+        least: u32,
+    },
     /// Changing the firewall failed.
     #[error("firewall of {place}: {source}")]
     Firewall {
