@@ -105,7 +105,7 @@ pub enum Error {
     NoUnderlay(IpAddr),
     /// The underlay takes less than overlays need.
     #[error(
-        "the underlay leaves {room} bytes to a packet, and networks need {least}: longer ones are lost, raise the MTU of the interfaces and routes between the nodes by {}",
+        "the underlay leaves {room} bytes to a packet, and networks need {least}: longer ones are cut in two or lost, raise the MTU of the interfaces and routes between the nodes by {}",
         least - room
     )]
     NarrowUnderlay {

@@ -54,7 +54,8 @@ fn the_mtu_follows_links_and_routes_of_the_underlay_into_containers() {
     }
 }
 
-/// Next hops of overlays are IPv6, of those for IPv4 too: they get their 1280 bytes, and it is said that these do not pass.
+/// Next hops of overlays are IPv6, of those for IPv4 too: they get their 1280 bytes, and it is said that these
+/// do not pass in one piece.
 #[test]
 fn an_underlay_that_is_too_narrow_is_named() {
     let mut lab = Lab::new(2, false);
