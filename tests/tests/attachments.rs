@@ -113,3 +113,33 @@ fn what_is_removed_leaves_nothing() {
         Ok(())
     });
 }
+
+/// A host whose firewall can't be written is attached to by nobody: who asks is told so, and no record is left.
+#[test]
+fn a_host_that_can_do_nothing_says_so() {
+    scenario("nothing works", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        vm1.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let first = lab.container("first")?;
+        vm2.meshctl(&["network", "connect", "--name", "first", "blue", &first.target()]).ok()?;
+        // A table with an owner is nobody else's to change.
+        let take = "echo 'delete table ip meshd; add table ip meshd { flags owner; }'; sleep infinity";
+        let owner = vm2.spawn(&["bash", "-c", &format!("exec nft -i < <({take})")])?;
+        within(CONVERGES, "the node says what is wrong", || {
+            let status = vm2.meshctl(&["status"]).stdout;
+            ensure!(status.contains("firewall of the host"), "{status}");
+            Ok(())
+        })?;
+        let late = lab.container("late")?;
+        let connect = ["network", "connect", "--name", "late", "blue", &late.target()];
+        vm2.meshctl(&connect)
+            .refused("this node can attach nothing at present: host: firewall of the host")?;
+        ensure!(cluster.endpoint("late").is_err(), "its record is left");
+        ensure!(late.address("eth0").is_err(), "an interface is left");
+        first.output(&["ping", "-c1", "-W2", "10.50.0.1"]).ok()?;
+        drop(owner);
+        within(CONVERGES, "what was refused is done", || vm2.meshctl(&connect).ok())?;
+        late.output(&["ping", "-c1", "-W2", &cluster.address("first")?]).ok().map(drop)
+    });
+}

@@ -1,6 +1,6 @@
 //! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Docker, Host, Lab, scenario, shares, within};
 
 const SERVICE: &str = "mesh.service=nginx_service";
@@ -74,6 +74,22 @@ fn containers_of_three_dockers_are_one_service() {
             })?;
         }
         dockers[1].exec("probe", &["ping", "-c1", "-W5", "web2"]).ok()?;
+
+        // What another of Docker's containers has not published is no more open to the mesh than to others.
+        dockers[1].web("hidden", &[])?;
+        dockers[1].web("open", &["--publish", "80:80"])?;
+        let hidden = dockers[1].inspect("hidden")?["NetworkSettings"]["IPAddress"].clone();
+        let hidden = hidden.as_str().context("it has an address")?;
+        let vm2 = dockers[1].host();
+        let published = || shares(&dockers[1].answers("probe", &vm2.ip().to_string(), 1)?, &[("open", 1)]);
+        within(CONVERGES, "a published port of Docker's answers", published)?;
+        shares(&dockers[1].answers("probe", hidden, 1)?, &[("failed", 1)])?;
+        vm2.output(&["iptables", "-I", "DOCKER-USER", "-o", "docker0", "-j", "ACCEPT"]).ok()?;
+        within(CONVERGES, "there is a way", || {
+            shares(&dockers[1].answers("probe", hidden, 1)?, &[("hidden", 1)])
+        })?;
+        vm2.output(&["iptables", "-D", "DOCKER-USER", "-o", "docker0", "-j", "ACCEPT"]).ok()?;
+        dockers[1].run(&["rm", "-f", "hidden", "open"]).ok()?;
 
         cluster.answer_in_turn(&client, 8080, &["web1", "web2", "web3"])?;
         for docker in &dockers {

@@ -43,7 +43,9 @@ pub enum Refusal {
     VniExhausted,
     #[error("{0} aliases are too many: give {most} or fewer", most = crate::admit::ALIASES)]
     Aliases(usize),
-    #[error("MTU {0} is out of range: choose one from 1280 to 65535")]
+    #[error(
+        "MTU {0} is out of range: choose one from 1280 to 65535 (next hops in networks are IPv6, which needs 1280)"
+    )]
     Mtu(u32),
     #[error("encrypted networks are not available yet: create the network without --encrypted")]
     Encrypted,

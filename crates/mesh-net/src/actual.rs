@@ -2,7 +2,7 @@
 
 use crate::{
     desired::{Desired, Part, bridge, inner_uplink, uplink, uplink_mac},
-    error::Result,
+    error::{Error, Result},
     kernel::Kernel,
     netlink::{RawLink, RawSpace},
     object::{Ifname, Name, Object, Objects, Selector, Space},
@@ -11,24 +11,44 @@ use crate::{
 use mesh_model::{Endpoint, EndpointId, NetworkId, Snapshot};
 use std::{collections::BTreeMap, net::IpAddr};
 
+/// Endpoints whose targets can't be looked at now, and why. A target is somebody else's, who may keep it changing or in
+/// what state they like: that is a failure of this endpoint, and of nobody else.
+pub(crate) type Unread = BTreeMap<EndpointId, Error>;
+
 /// Reads every space that is kept or desired. Objects of others are left out; of settings, only those that are as
 /// desired are there.
-pub(crate) fn read(kernel: &mut Kernel, snapshot: &Snapshot, desired: &Desired) -> Result<Objects> {
+pub(crate) fn read(
+    kernel: &mut Kernel,
+    snapshot: &Snapshot,
+    desired: &Desired,
+    unread: &mut Unread,
+) -> Result<Objects> {
     let mut objects = Objects::default();
     host(&kernel.read(Space::Host)?, &mut objects);
-    for network in kernel.open_overlays() {
+    for network in kernel.open_overlays()? {
         let raw = kernel.read(Space::Overlay(network))?;
         objects.put(Space::Overlay(network), Object::Namespace);
         overlay(&raw, network, &mut objects);
     }
     for part in &desired.parts {
         match part.pair[1] {
-            (Space::Host, _) => fetched(part, &mut objects),
-            (Space::Target(id), _) => attached(kernel, snapshot, part, id, &mut objects)?,
+            (Space::Host, _) => assume(part, &mut objects),
+            (Space::Target(id), _) => attached(kernel, snapshot, part, id, &mut objects, unread),
             (Space::Overlay(_), _) => settings(kernel, part, &mut objects)?,
         }
     }
+    leave_unread(desired, unread, &mut objects);
     Ok(objects)
+}
+
+/// Takes targets that can't be looked at for unchanged.
+pub(crate) fn leave_unread(desired: &Desired, unread: &Unread, objects: &mut Objects) {
+    let is_unread = |part: &&Part| matches!(part.pair[1].0, Space::Target(id) if unread.contains_key(&id));
+    for part in desired.parts.iter().filter(is_unread) {
+        let target = part.pair[1].0;
+        objects.retain(|(space, _), _| *space != target);
+        assume(part, objects);
+    }
 }
 
 /// Reads what an endpoint's target holds.
@@ -38,25 +58,31 @@ pub(crate) fn attached(
     part: &Part,
     id: EndpointId,
     objects: &mut Objects,
-) -> Result<()> {
-    let Some(endpoint) = snapshot.endpoints.get(&id) else { return Ok(()) };
-    // A target that ended meanwhile holds nothing; the next pass says that it vanished.
-    if targets::open(kernel, endpoint).is_ok() {
-        let raw = kernel.read(Space::Target(id))?;
-        target(&raw, endpoint, &part.objects, objects);
-    }
-    settings(kernel, part, objects)?;
+    unread: &mut Unread,
+) {
+    let Some(endpoint) = snapshot.endpoints.get(&id).filter(|_| !unread.contains_key(&id)) else { return };
+    let outcome = match targets::open(kernel, endpoint) {
+        Ok(()) => kernel.read_link(Space::Target(id), part.pair[1].1).and_then(|raw| {
+            target(&raw, endpoint, &part.objects, objects);
+            settings(kernel, part, objects)
+        }),
+        // It ended meanwhile and holds nothing; the next pass says that it vanished.
+        Err(Error::TargetGone { .. } | Error::NotANamespace { .. }) => Ok(()),
+        Err(error) => Err(error),
+    };
     kernel.close_target(id);
-    Ok(())
+    if let Err(error) = outcome {
+        unread.insert(id, targets::unread(endpoint, &error));
+    }
 }
 
-/// An endpoint that waits for its container: the other end of its pair is where its engine has it by now. It is there as
-/// long as the port is, for the ends of a pair live and die together.
-fn fetched(part: &Part, objects: &mut Objects) {
-    let [(overlay, port), (space, name)] = part.pair;
-    let far = part.objects.get(&(space, Name::Link(name)));
-    if let (true, Some(far)) = (objects.contains(&(overlay, Name::Link(port))), far) {
-        objects.put(space, far.clone());
+/// The other end of a pair where nobody looks: the engine of a container that is waited for has it by now, or the target
+/// can't be read. It is there as long as the port is, for the ends of a pair live and die together.
+fn assume(part: &Part, objects: &mut Objects) {
+    let [(overlay, port), (space, _)] = part.pair;
+    if objects.contains(&(overlay, Name::Link(port))) {
+        let far = part.objects.iter().filter(|(key, _)| key.0 == space);
+        far.for_each(|(_, object)| objects.put(space, object.clone()));
     }
 }
 

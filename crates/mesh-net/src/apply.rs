@@ -4,26 +4,61 @@ use crate::{
     desired::Owner,
     error::{Error, Result},
     kernel::Kernel,
-    netlink::{Place, Refused, Request, add_pair, change_link, delete, make},
+    netlink::{Place, Refused, Request, add_pair, change_link, delete, make, turn_switches},
     object::{Ifname, LinkKind, Object, Space},
     plan::{Step, Work},
     sysctl,
 };
+use mesh_model::Snapshot;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     thread,
     time::{Duration, Instant},
 };
 
-/// The kernel's link watch gathers events for up to a second.
+/// The kernel's link watch gathers events for up to a second. A pass waits no longer for all that it did.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often it is asked again; both take less than a millisecond on an idle machine.
 const SETTLE_POLL: Duration = Duration::from_millis(1);
 
+/// The time that a pass has for what the kernel completes by itself. A container can keep its link or its IPv6 down: it is
+/// waited for once, not in each pass that mends it.
+#[derive(Default)]
+pub(crate) struct Patience {
+    left: Duration,
+    in_vain: BTreeSet<Owner>,
+}
+
+impl Patience {
+    /// For a new pass.
+    pub(crate) fn renew(&mut self, snapshot: &Snapshot) {
+        self.left = SETTLE;
+        self.in_vain
+            .retain(|owner| matches!(owner, Owner::Endpoint(id) if snapshot.endpoints.contains_key(id)));
+    }
+
+    /// Waits until something holds for an owner, or there is no time left.
+    pub(crate) fn wait(&mut self, owner: Owner, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+        if self.in_vain.contains(&owner) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        while !holds()? {
+            if started.elapsed() >= self.left {
+                self.in_vain.insert(owner);
+                break;
+            }
+            thread::sleep(SETTLE_POLL);
+        }
+        self.left = self.left.saturating_sub(started.elapsed());
+        Ok(())
+    }
+}
+
 /// Carries out the steps of one owner, up to the first run of steps that fails. What was made anew for that owner is
 /// taken away again then; what was there before is left as it is.
-pub(crate) fn apply(kernel: &mut Kernel, work: &Work) -> Result<()> {
+pub(crate) fn apply(kernel: &mut Kernel, work: &Work, patience: &mut Patience) -> Result<()> {
     let mut pass = Pass { kernel, indexes: BTreeMap::new() };
     let mut done = Vec::new();
     let outcome = pass.run(&work.steps, &mut done);
@@ -35,7 +70,7 @@ pub(crate) fn apply(kernel: &mut Kernel, work: &Work) -> Result<()> {
         }
     }
     if outcome.is_ok() {
-        settle(pass.kernel, &done)?;
+        settle(pass.kernel, work.owner, &done, patience)?;
     }
     outcome
 }
@@ -43,37 +78,21 @@ pub(crate) fn apply(kernel: &mut Kernel, work: &Work) -> Result<()> {
 /// Waits for what the kernel completes by itself a moment later. Until a new carrier is noticed by the link watch, a
 /// bridge port is closed; until an IPv6 address has passed the address worker, packets to it are not delivered. Either
 /// loses the first packet, and what is lost first (ARP, neighbour discovery) is repeated after a second only.
-fn settle(kernel: &mut Kernel, done: &[&Step]) -> Result<()> {
-    let deadline = Instant::now() + SETTLE;
-    let wait = |holds: &mut dyn FnMut() -> Result<bool>| {
-        while !holds()? && Instant::now() < deadline {
-            thread::sleep(SETTLE_POLL);
-        }
-        Ok(())
-    };
+fn settle(kernel: &mut Kernel, owner: Owner, done: &[&Step], patience: &mut Patience) -> Result<()> {
     for step in done {
         match step {
             // Nobody has brought the other end up yet.
             Step::MakePair([_, (Space::Host, ..)]) => {}
             Step::MakePair(ends) => {
                 for (space, name, _) in ends {
-                    wait(&mut || kernel.is_operational(*space, *name))?;
+                    patience.wait(owner, || kernel.is_operational(*space, *name))?;
                 }
             }
             Step::Make(space, Object::Address(_, address)) if address.is_ipv6() => {
-                wait(&mut || kernel.is_local(*space, address.ip()))?;
+                patience.wait(owner, || kernel.is_local(*space, address.ip()))?;
             }
             _ => {}
         }
-    }
-    Ok(())
-}
-
-/// Waits until the port of an endpoint that its container's engine has fetched passes packets, see [`settle`].
-pub(crate) fn settle_port(kernel: &mut Kernel, space: Space, port: Ifname) -> Result<()> {
-    let deadline = Instant::now() + SETTLE;
-    while !kernel.is_operational(space, port)? && Instant::now() < deadline {
-        thread::sleep(SETTLE_POLL);
     }
     Ok(())
 }
@@ -218,6 +237,10 @@ impl Pass<'_> {
             Step::Make(_, object @ Object::Link(..)) => make(object, 0, None, false, Place::Here),
             Step::Change(space, Object::Link(name, link)) => {
                 let known = self.kernel.link(*space, *name)?;
+                if let Some((index, _)) = known.as_ref().filter(|(_, known)| !known.link.switches) {
+                    // What else has changed is the next full pass's.
+                    return Ok(Some(turn_switches(*index, link)));
+                }
                 let same_mac = known.is_some_and(|(_, known)| known.link.mac == link.mac);
                 Some(change_link(self.existing_index(*space, *name)?, link, !same_mac))
             }
@@ -326,5 +349,36 @@ pub(crate) fn text(object: &Object) -> String {
             format!("route {to}{via} dev {} table {table}", hop.link)
         }
         Object::Rule(selector, table) => format!("rule {selector:?} table {table}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_model::{EndpointId, NetworkId};
+
+    #[test]
+    fn a_pass_waits_a_second_in_all_and_for_nobody_twice_in_vain() {
+        let [one, two] = [1, 2].map(|id| Owner::Endpoint(EndpointId::from_bits(id)));
+        let mut patience = Patience { left: SETTLE_POLL * 20, ..Patience::default() };
+        let looks = |patience: &mut Patience, owner, holds_at: u32| {
+            let mut looks = 0;
+            let holds = || {
+                looks += 1;
+                Ok(looks >= holds_at)
+            };
+            patience.wait(owner, holds).expect("it can be looked at");
+            looks
+        };
+        assert_eq!(looks(&mut patience, two, 3), 3);
+        assert!(looks(&mut patience, one, u32::MAX) > 1);
+        assert_eq!(patience.left, Duration::ZERO);
+        assert_eq!(looks(&mut patience, Owner::Network(NetworkId::from_bits(1)), u32::MAX), 1);
+        patience.left = SETTLE;
+        assert_eq!(looks(&mut patience, one, 3), 0);
+        assert_eq!(looks(&mut patience, two, 3), 3);
+        // Who is gone is forgotten.
+        patience.renew(&Snapshot::default());
+        assert_eq!(looks(&mut patience, one, 3), 3);
     }
 }

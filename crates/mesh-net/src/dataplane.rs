@@ -1,18 +1,18 @@
 //! The data plane as meshd runs it: one pass compares what should be with what is, and applies the difference.
 
 use crate::{
-    actual,
-    apply::{apply, settle_port},
+    actual::{self, Unread},
+    apply::{Patience, apply},
     crowds::Crowds,
-    desired::{Desired, Facts, Owner, desired, staged, uplink},
+    desired::{Attachment, Desired, Facts, Owner, desired, staged, uplink},
     docker_user::DockerUser,
     error::{Error, Result},
     firewall::Firewall,
-    host::{self, Closed},
+    host::{self, Closed, MTU_MIN},
     kernel::Kernel,
     object::{Ifname, Name, Objects, Space},
     partings::Partings,
-    plan::{Step, Work, plan, record},
+    plan::{Work, plan, record},
     rules::Rules,
     targets,
 };
@@ -55,6 +55,8 @@ pub struct Report {
     pub vanished: Vec<EndpointId>,
     /// Kernel objects made, changed or deleted.
     pub steps: usize,
+    /// The pass ended early, with the last of the failures: what it had not come to is not done, whoever it is for.
+    pub ended_early: bool,
 }
 
 /// One failure of a pass.
@@ -77,13 +79,15 @@ pub struct DataPlane {
     docker_uplinks: BTreeSet<Ifname>,
     /// What the kernel holds, unless the last pass left doubts.
     remembered: Option<Remembered>,
+    patience: Patience,
     partings: Partings,
     crowds: Crowds,
 }
 
 struct Remembered {
     objects: Objects,
-    mtu: u32,
+    /// What the underlay leaves to overlays.
+    room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
     /// Endpoints that waited for their containers.
     staged: BTreeSet<EndpointId>,
@@ -105,6 +109,7 @@ impl DataPlane {
             docker_user: DockerUser::default(),
             docker_uplinks: BTreeSet::new(),
             remembered: None,
+            patience: Patience::default(),
             partings: Partings::default(),
             crowds: Crowds::default(),
         })
@@ -115,9 +120,10 @@ impl DataPlane {
         let mut report = Report::default();
         if let Err(error) = self.pass(snapshot, pass, &mut report) {
             report.fail(Owner::Host, error);
+            report.ended_early = true;
         }
-        if !report.failures.is_empty() {
-            // What was half done is read, not guessed.
+        // What was half done is read, not guessed. What is wrong with the underlay is nothing half done.
+        if report.failures.iter().any(|failure| !matches!(failure.error, Error::NarrowUnderlay { .. })) {
             self.remembered = None;
         }
         report
@@ -128,7 +134,7 @@ impl DataPlane {
         let mut report = Report::default();
         self.remembered = None;
         let nothing = Desired::default();
-        match actual::read(&mut self.kernel, &Snapshot::default(), &nothing) {
+        match actual::read(&mut self.kernel, &Snapshot::default(), &nothing, &mut Unread::new()) {
             Ok(mut objects) => {
                 drop(self.build_networks(&plan(&objects.clone(), &nothing), &mut objects, &mut report))
             }
@@ -148,30 +154,44 @@ impl DataPlane {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
         let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
-        let mtu = match &remembered {
-            Some(remembered) => remembered.mtu,
-            None => self.overlay_mtu(snapshot, me)?,
+        let room = match &remembered {
+            Some(remembered) => remembered.room,
+            None => self.room_for_overlays(snapshot, me)?,
         };
+        let mtu = room.max(MTU_MIN);
         let (known, waited, objects) = match remembered {
             Some(remembered) => (remembered.targets, remembered.staged, Some(remembered.objects)),
             None => Default::default(),
         };
+        self.patience.renew(snapshot);
         let staged = self.staged(snapshot);
-        let targets = self.find_targets(snapshot, &known, report);
-        let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
+        let (targets, mut unread) = self.find_targets(snapshot, &known, report);
+        let attachments = attachments(&targets, &unread);
         let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: staged.clone() });
         let mut objects = match objects {
-            Some(objects) => self.arrivals(snapshot, &desired, &waited, objects)?,
-            None => actual::read(&mut self.kernel, snapshot, &desired)?,
+            Some(objects) => self.arrivals(snapshot, &desired, &waited, objects, &mut unread)?,
+            None => actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?,
         };
+        let unread = unread.into_iter().map(|(id, error)| {
+            report.fail(Owner::Endpoint(id), error);
+            id
+        });
+        let unread: BTreeSet<EndpointId> = unread.collect();
+        if room < mtu && !desired.parts.is_empty() {
+            report.fail(Owner::Host, Error::NarrowUnderlay { room, least: mtu });
+        }
         if pass == Pass::Full {
             self.crowds.look(&mut self.kernel, snapshot, self.config.me);
         }
         let rules = Rules::new(snapshot, me).limiting(self.crowds.limited().clone());
         self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
         self.pass_docker(snapshot, &desired, pass, report);
+        let mut works = plan(&objects, &desired);
+        works.retain(|work| {
+            !unread.iter().any(|id| work.owner == Owner::Endpoint(*id) && work.needs_target())
+        });
         let (endpoints, networks): (Vec<Work>, Vec<Work>) =
-            plan(&objects, &desired).into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
+            works.into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
         // New connections no longer go to them: what is left of old ones can go.
@@ -184,7 +204,7 @@ impl DataPlane {
             Space::Target(endpoint) => targets.contains_key(endpoint),
             Space::Host | Space::Overlay(_) => true,
         });
-        self.remembered = Some(Remembered { objects, mtu, targets, staged });
+        self.remembered = Some(Remembered { objects, room, targets, staged });
         Ok(())
     }
 
@@ -202,21 +222,24 @@ impl DataPlane {
         desired: &Desired,
         waited: &BTreeSet<EndpointId>,
         mut objects: Objects,
+        unread: &mut Unread,
     ) -> Result<Objects> {
         for part in &desired.parts {
             let [(overlay, port), (Space::Target(id), _)] = part.pair else { continue };
             if waited.contains(&id) {
                 objects.remove(&(Space::Host, Name::Link(staged(id))));
-                actual::attached(&mut self.kernel, snapshot, part, id, &mut objects)?;
-                settle_port(&mut self.kernel, overlay, port)?;
+                actual::attached(&mut self.kernel, snapshot, part, id, &mut objects, unread);
+                let kernel = &mut self.kernel;
+                self.patience.wait(part.owner, || kernel.is_operational(overlay, port))?;
             }
         }
+        actual::leave_unread(desired, unread, &mut objects);
         Ok(objects)
     }
 
-    fn overlay_mtu(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
+    fn room_for_overlays(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
         let others = snapshot.nodes.values().filter(|node| node.id != me.id);
-        host::overlay_mtu(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
+        host::room_for_overlays(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
     }
 
     /// Closes the host to what forwarding would open it for, and only then turns that on.
@@ -316,7 +339,7 @@ impl DataPlane {
             return self.carry_out(work, objects, report);
         }
         let opened = targets::open(&mut self.kernel, endpoint);
-        if work.steps.iter().any(|step| !matches!(step, Step::Delete(..))) {
+        if work.needs_target() {
             opened?;
         } // Else a target that is gone holds nothing that would have to be deleted.
         let outcome = self.carry_out(work, objects, report);
@@ -332,18 +355,19 @@ impl DataPlane {
 
     fn carry_out(&mut self, work: &Work, objects: &mut Objects, report: &mut Report) -> Result<()> {
         report.steps += work.steps.len();
-        apply(&mut self.kernel, work)?;
+        apply(&mut self.kernel, work, &mut self.patience)?;
         work.steps.iter().for_each(|step| record(step, objects));
         Ok(())
     }
 
-    /// This node's endpoints whose targets are there, with the routes decided for each.
+    /// This node's endpoints whose targets are there, with the routes decided for each, and those that can't be looked at.
     fn find_targets(
         &mut self,
         snapshot: &Snapshot,
         known: &BTreeMap<EndpointId, targets::Attached>,
         report: &mut Report,
-    ) -> BTreeMap<EndpointId, targets::Attached> {
+    ) -> (BTreeMap<EndpointId, targets::Attached>, Unread) {
+        let mut unread = Unread::new();
         let mut by_inode: BTreeMap<u64, Vec<&Arc<Endpoint>>> = BTreeMap::new();
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me);
         for endpoint in own.filter(|endpoint| !endpoint.is_staged()) {
@@ -352,18 +376,32 @@ impl DataPlane {
                 Err(Error::TargetGone { .. } | Error::NotANamespace { .. }) => {
                     report.vanished.push(endpoint.id)
                 }
-                Err(error) => report.fail(Owner::Endpoint(endpoint.id), error),
+                Err(error) => drop(unread.insert(endpoint.id, error)),
             }
         }
         let mut found = BTreeMap::new();
         for endpoints in by_inode.into_values() {
             match targets::decide_routes(&mut self.kernel, &endpoints, snapshot, known) {
                 Ok(group) => found.extend(group.into_iter().map(|attached| (attached.endpoint.id, attached))),
-                Err(error) => report.fail(Owner::Endpoint(endpoints[0].id), error),
+                Err(error) => {
+                    let each =
+                        endpoints.iter().map(|endpoint| (endpoint.id, targets::unread(endpoint, &error)));
+                    unread.extend(each);
+                }
             }
         }
-        found
+        (found, unread)
     }
+}
+
+/// What was decided for each endpoint. Of those that can't be looked at nothing is, and nothing has to be: they are left
+/// as they are.
+fn attachments(
+    targets: &BTreeMap<EndpointId, targets::Attached>,
+    unread: &Unread,
+) -> BTreeMap<EndpointId, Attachment> {
+    let decided = targets.iter().map(|(id, target)| (*id, target.routes));
+    unread.keys().map(|id| (*id, Attachment::default())).chain(decided).collect()
 }
 
 /// Networks that failed in a pass, and why.

@@ -1,17 +1,21 @@
 //! Docker sets the policy of the host's FORWARD chain to DROP, which no table of another's can overrule: what goes to and
-//! from networks is accepted in `DOCKER-USER`, the chain that Docker keeps for others. What must not pass is dropped in
-//! the mesh's own tables all the same.
+//! from networks is accepted in `DOCKER-USER`, the chain that Docker keeps for others, unless it goes to Docker's own bridges.
+//! What must not pass is dropped in the mesh's own tables all the same.
 //!
 //! The chain may live in iptables-legacy, out of netlink's reach: here, and only here, the host's `iptables` is run.
 
 use crate::{
     error::{Error, Result},
+    host,
     kernel::Kernel,
     object::{Ifname, Space},
 };
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, io, path::Path, process::Command};
 
 const CHAIN: &str = "DOCKER-USER";
+/// The bridges that Docker makes, as iptables matches them: one of a network has twelve digits of its ID.
+const DOCKERS: [&str; 2] = ["docker0", "br-+"];
+const DIGITS: usize = 12;
 /// Tells the mesh's rules from others.
 const COMMENT: &str = "meshd";
 /// The program of each family, and where its legacy kind shows that it is in use.
@@ -24,7 +28,7 @@ const FAMILIES: [(&str, &str); 2] = [
 #[derive(Default)]
 pub(crate) struct DockerUser {
     /// The rules that were found in place, and the count of nftables' transactions then.
-    settled: Option<(BTreeSet<Ifname>, u32)>,
+    settled: Option<(Vec<String>, u32)>,
 }
 
 impl DockerUser {
@@ -33,19 +37,22 @@ impl DockerUser {
         let count = |kernel: &mut Kernel| kernel.nft(Space::Host)?.generation().map_err(firewall);
         let legacy = FAMILIES.iter().any(|(_, names)| fs::read_to_string(names).is_ok_and(|n| !n.is_empty()));
         let now = count(kernel)?;
-        if !legacy && self.settled.as_ref().is_some_and(|(of, at)| of == uplinks && *at == now) {
+        let hosts_own = kernel.within(Space::Host, host::interfaces)?.and_then(io::Result::ok);
+        let hosts_own = hosts_own.into_iter().flatten().filter(|name| looks_like_dockers(name));
+        let wanted = wanted(uplinks, &hosts_own.collect());
+        if !legacy && self.settled.as_ref().is_some_and(|(of, at)| *of == wanted && *at == now) {
             return Ok(());
         }
         self.settled = None;
         for (program, _) in FAMILIES.iter().filter(|(program, _)| Path::new(program).exists()) {
             // Without the chain there is no Docker, or none that uses this family.
             let Ok(listed) = run(program, &["-S", CHAIN]) else { continue };
-            for change in changes(&listed, uplinks) {
+            for change in changes(&listed, &wanted) {
                 let words: Vec<&str> = change.iter().map(String::as_str).collect();
                 run(program, &words)?;
             }
         }
-        self.settled = Some((uplinks.clone(), count(kernel)?));
+        self.settled = Some((wanted, count(kernel)?));
         Ok(())
     }
 }
@@ -54,33 +61,58 @@ fn firewall(source: crate::nft::NftError) -> Error {
     Error::Firewall { place: Space::Host.to_string(), source: Box::new(source) }
 }
 
-/// The commands that lead from a listing (`iptables -S`) to what should be. The user's own rules come first.
-fn changes(listed: &str, uplinks: &BTreeSet<Ifname>) -> Vec<Vec<String>> {
-    let rules: Vec<&str> = listed.lines().filter_map(|line| line.strip_prefix("-A ")).collect();
+/// An interface that the host's owner has called as Docker might: it is none of Docker's, who would drop what goes there.
+fn looks_like_dockers(name: &str) -> bool {
+    let is_id = |id: &str| id.len() == DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
+    name.strip_prefix("br-").is_some_and(|rest| !is_id(rest))
+}
+
+/// The mesh's rules. What goes to containers behind Docker's bridges is Docker's to judge: it lets published ports and
+/// answers pass.
+fn wanted(uplinks: &BTreeSet<Ifname>, hosts_own: &BTreeSet<String>) -> Vec<String> {
+    let rule = |what: String, verdict| format!("{CHAIN} {what} -m comment --comment {COMMENT} -j {verdict}");
+    let of_uplink = |uplink: &Ifname| {
+        let mut rules = Vec::new();
+        rules.extend(hosts_own.iter().map(|link| rule(format!("-i {uplink} -o {link}"), "ACCEPT")));
+        rules.extend(DOCKERS.map(|bridges| rule(format!("-i {uplink} -o {bridges}"), "RETURN")));
+        rules.extend(["-i", "-o"].map(|way| rule(format!("{way} {uplink}"), "ACCEPT")));
+        rules
+    };
+    uplinks.iter().flat_map(of_uplink).collect()
+}
+
+/// The commands that lead from a listing (`iptables -S`) to what should be, in its order. The user's own rules come first.
+fn changes(listed: &str, wanted: &[String]) -> Vec<Vec<String>> {
     let words = |rule: &str| rule.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let ours: Vec<&&str> =
-        rules.iter().filter(|rule| rule.contains(&format!("--comment {COMMENT} "))).collect();
-    let wanted: Vec<String> = uplinks
-        .iter()
-        .flat_map(|uplink| ["-i", "-o"].map(|way| (way, uplink)))
-        .map(|(way, uplink)| format!("{CHAIN} {way} {uplink} -m comment --comment {COMMENT} -j ACCEPT"))
-        .collect();
-    let stale = ours.iter().filter(|rule| wanted.iter().all(|wanted| wanted != **rule));
-    let mut changes: Vec<Vec<String>> =
-        stale.clone().map(|rule| [vec!["-D".to_owned()], words(rule)].concat()).collect();
+    let is_ours = |rule: &str| rule.contains(&format!("--comment {COMMENT} "));
+    let mut changes = Vec::new();
+    let mut rules: Vec<&str> = listed.lines().filter_map(|line| line.strip_prefix("-A ")).collect();
+    let mut delete = |rule: &str| changes.push([vec!["-D".to_owned()], words(rule)].concat());
+    rules.retain(|rule| {
+        let stale = is_ours(rule) && wanted.iter().all(|wanted| wanted != rule);
+        if stale {
+            delete(rule);
+        }
+        !stale
+    });
     // Docker of old ends the chain with a rule that returns: behind it nothing counts.
-    let end = rules.iter().position(|rule| *rule == format!("{CHAIN} -j RETURN"));
-    let mut at =
-        end.map(|end| end + 1 - rules[..end].iter().filter(|rule| stale.clone().any(|s| s == rule)).count());
-    for rule in wanted.iter().filter(|wanted| ours.iter().all(|rule| **rule != wanted.as_str())) {
-        let spec = words(rule);
-        changes.push(match &mut at {
-            Some(at) => {
-                *at += 1;
-                [vec!["-I".to_owned(), CHAIN.to_owned(), (*at - 1).to_string()], spec[1..].to_vec()].concat()
+    let end = rules.iter().position(|rule| *rule == format!("{CHAIN} -j RETURN")).unwrap_or(rules.len());
+    let mut at = rules.iter().position(|rule| is_ours(rule)).unwrap_or(end);
+    for rule in wanted {
+        match rules.iter().position(|listed| listed == rule) {
+            Some(found) if found >= at => at = found,
+            found => {
+                if let Some(found) = found {
+                    changes.push([vec!["-D".to_owned()], words(rule)].concat());
+                    rules.remove(found);
+                    at -= 1;
+                }
+                let place = ["-I".to_owned(), CHAIN.to_owned(), (at + 1).to_string()];
+                changes.push([&place[..], &words(rule)[1..]].concat());
+                rules.insert(at, rule);
             }
-            None => [vec!["-A".to_owned()], spec].concat(),
-        });
+        }
+        at += 1;
     }
     changes
 }
@@ -104,8 +136,12 @@ mod tests {
         names.iter().map(|name| Ifname::new(name).unwrap()).collect()
     }
 
+    fn of(names: &[&str]) -> Vec<String> {
+        wanted(&uplinks(names), &BTreeSet::new())
+    }
+
     fn lines(listed: &str, names: &[&str]) -> Vec<String> {
-        changes(listed, &uplinks(names)).iter().map(|words| words.join(" ")).collect()
+        changes(listed, &of(names)).iter().map(|words| words.join(" ")).collect()
     }
 
     #[test]
@@ -114,25 +150,66 @@ mod tests {
         assert_eq!(
             lines(listed, &["up1"]),
             [
-                "-I DOCKER-USER 2 -i up1 -m comment --comment meshd -j ACCEPT",
-                "-I DOCKER-USER 3 -o up1 -m comment --comment meshd -j ACCEPT",
+                "-I DOCKER-USER 2 -i up1 -o docker0 -m comment --comment meshd -j RETURN",
+                "-I DOCKER-USER 3 -i up1 -o br-+ -m comment --comment meshd -j RETURN",
+                "-I DOCKER-USER 4 -i up1 -m comment --comment meshd -j ACCEPT",
+                "-I DOCKER-USER 5 -o up1 -m comment --comment meshd -j ACCEPT",
             ]
         );
         assert_eq!(
             lines("-N DOCKER-USER\n", &["up1"])[0],
-            "-A DOCKER-USER -i up1 -m comment --comment meshd -j ACCEPT"
+            "-I DOCKER-USER 1 -i up1 -o docker0 -m comment --comment meshd -j RETURN"
         );
     }
 
     #[test]
     fn what_is_right_stays_and_what_is_stale_goes() {
-        let listed = "-N DOCKER-USER\n\
+        let ours: String = of(&["up1", "up2"]).iter().map(|rule| format!("-A {rule}\n")).collect();
+        let listed = format!("-N DOCKER-USER\n{ours}-A DOCKER-USER -j RETURN\n");
+        assert!(lines(&listed, &["up1", "up2"]).is_empty());
+        assert_eq!(lines(&listed, &["up1"])[2], "-D DOCKER-USER -i up2 -m comment --comment meshd -j ACCEPT");
+        assert_eq!(lines(&listed, &["up1"]).len(), 4);
+        assert_eq!(lines(&listed, &[]).len(), 8);
+        let between = lines(&listed, &["up1", "up15", "up2"]);
+        assert_eq!(between.len(), 4);
+        assert!(between[0].starts_with("-I DOCKER-USER 5 -i up15 -o docker0"), "{between:?}");
+    }
+
+    #[test]
+    fn bridges_of_the_hosts_own_are_no_dockers() {
+        let names = ["br-lan", "br-0123456789ab", "br-0123456789abc", "docker0", "eth0", "br0"];
+        assert_eq!(names.map(looks_like_dockers), [true, false, true, false, false, false]);
+        let rules = wanted(&uplinks(&["up1"]), &BTreeSet::from(["br-lan".to_owned()]));
+        assert_eq!(rules[0], "DOCKER-USER -i up1 -o br-lan -m comment --comment meshd -j ACCEPT");
+        assert_eq!(rules.len(), 5);
+    }
+
+    /// Rules of earlier versions accept everything: what returns comes before them.
+    #[test]
+    fn what_is_in_the_wrong_order_is_put_right() {
+        let accept = "-A DOCKER-USER -i up1 -m comment --comment meshd -j ACCEPT\n\
+            -A DOCKER-USER -o up1 -m comment --comment meshd -j ACCEPT\n";
+        let listed = format!(
+            "-N DOCKER-USER\n-A DOCKER-USER -s 10.0.0.1/32 -j DROP\n{accept}-A DOCKER-USER -j RETURN\n"
+        );
+        assert_eq!(
+            lines(&listed, &["up1"]),
+            [
+                "-I DOCKER-USER 2 -i up1 -o docker0 -m comment --comment meshd -j RETURN",
+                "-I DOCKER-USER 3 -i up1 -o br-+ -m comment --comment meshd -j RETURN",
+            ]
+        );
+        let mixed = "-N DOCKER-USER\n\
             -A DOCKER-USER -i up1 -m comment --comment meshd -j ACCEPT\n\
-            -A DOCKER-USER -o up1 -m comment --comment meshd -j ACCEPT\n\
-            -A DOCKER-USER -i up2 -m comment --comment meshd -j ACCEPT\n\
-            -A DOCKER-USER -j RETURN\n";
-        assert_eq!(lines(listed, &["up1"]), ["-D DOCKER-USER -i up2 -m comment --comment meshd -j ACCEPT"]);
-        assert_eq!(lines(listed, &["up1", "up2"]).len(), 1);
-        assert_eq!(lines(listed, &[]).len(), 3);
+            -A DOCKER-USER -i up1 -o docker0 -m comment --comment meshd -j RETURN\n";
+        assert_eq!(
+            lines(mixed, &["up1"]),
+            [
+                "-I DOCKER-USER 3 -i up1 -o br-+ -m comment --comment meshd -j RETURN",
+                "-D DOCKER-USER -i up1 -m comment --comment meshd -j ACCEPT",
+                "-I DOCKER-USER 3 -i up1 -m comment --comment meshd -j ACCEPT",
+                "-I DOCKER-USER 4 -o up1 -m comment --comment meshd -j ACCEPT",
+            ]
+        );
     }
 }

@@ -28,6 +28,14 @@ pub enum Error {
         /// The target, as the user writes it.
         target: String,
     },
+    /// A target that is there could not be looked at.
+    #[error("target {target} can't be looked at now and is left as it is: {why}")]
+    TargetUnread {
+        /// The target, as the user writes it.
+        target: String,
+        /// What went wrong.
+        why: String,
+    },
     /// The interface name is used by something else in the target.
     #[error("interface {ifname} exists already in {target}: choose another name with --ifname")]
     IfnameTaken {
@@ -95,6 +103,17 @@ pub enum Error {
         "no interface of this host has the advertise address {0}: is the interface down? (see 'ip address')"
     )]
     NoUnderlay(IpAddr),
+    /// The underlay takes less than overlays need.
+    #[error(
+        "the underlay leaves {room} bytes to a packet, and networks need {least}: longer ones are cut in two or lost, raise the MTU of the interfaces and routes between the nodes by {}",
+        least - room
+    )]
+    NarrowUnderlay {
+        /// What it leaves, in bytes.
+        room: u32,
+        /// What is needed, in bytes.
+        least: u32,
+    },
     /// Changing the firewall failed.
     #[error("firewall of {place}: {source}")]
     Firewall {

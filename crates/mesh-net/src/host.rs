@@ -17,14 +17,15 @@ use std::{
 /// Bytes that VXLAN adds: outer Ethernet payload of IP, UDP, VXLAN and the inner Ethernet header (RFC 7348).
 const OVERHEAD_IPV4: u32 = 50;
 const OVERHEAD_IPV6: u32 = 70;
-/// The smallest MTU that IPv6 works with (RFC 8200).
-const MTU_MIN: u32 = 1280;
+/// The smallest MTU that IPv6 works with (RFC 8200). Overlays of IPv4 need it too: the kernel takes IPv6 away from a link with
+/// less, and next hops are IPv6 link-local.
+pub(crate) const MTU_MIN: u32 = 1280;
 /// Where it is remembered which interfaces the host had when meshd made it forward.
 const FILE: &str = "forwarding";
 
-/// MTU of overlays: what the interface with the advertise address and the ways to all other nodes take. Call it in the
-/// host's namespace.
-pub(crate) fn overlay_mtu(
+/// What the underlay leaves to overlays, in bytes: the interface with the advertise address and the ways to all other nodes
+/// take no more. Call it in the host's namespace.
+pub(crate) fn room_for_overlays(
     kernel: &mut Kernel,
     advertise: IpAddr,
     others: impl Iterator<Item = IpAddr>,
@@ -42,7 +43,7 @@ pub(crate) fn overlay_mtu(
         underlay = of_link.into_iter().chain(of_route).fold(underlay, u32::min);
     }
     let overhead = if advertise.is_ipv6() { OVERHEAD_IPV6 } else { OVERHEAD_IPV4 };
-    Ok(underlay.saturating_sub(overhead).max(MTU_MIN))
+    Ok(underlay.saturating_sub(overhead))
 }
 
 /// What an interface takes. Router advertisements may have lowered that for IPv6.
@@ -148,7 +149,7 @@ fn forwards_ipv6() -> bool {
 }
 
 /// Names of this namespace's interfaces: every one has its directory here, whatever families it speaks.
-fn interfaces() -> io::Result<BTreeSet<String>> {
+pub(crate) fn interfaces() -> io::Result<BTreeSet<String>> {
     let entries = fs::read_dir("/proc/sys/net/ipv4/conf")?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|name| !matches!(name.as_str(), "all" | "default" | "lo") && !is_uplink(name)).collect())

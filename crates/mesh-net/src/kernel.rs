@@ -3,7 +3,9 @@
 use crate::{
     conntrack::Conntrack,
     error::{Error, Result},
-    netlink::{Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_link, get_route},
+    netlink::{
+        Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_route, link_named, read_links,
+    },
     netns::{self, Namespace, TargetNamespace, within},
     nft::Nft,
     object::{Ifname, Object, Space},
@@ -14,7 +16,7 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMetric, RouteType},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
@@ -64,7 +66,7 @@ impl Handle<Namespace> {
     /// Deletes the links of a namespace that somebody has taken from its place. It may live on in open sockets, and its
     /// VXLAN link would keep the network's VNI.
     fn clear(&mut self) {
-        let links = RawSpace::read_routing_only(&mut self.netlink).map(|raw| raw.links).unwrap_or_default();
+        let links = read_links(&mut self.netlink).unwrap_or_default();
         let deletions: Vec<Request> = links
             .iter()
             .filter_map(|(index, raw)| delete(&Object::Link(raw.name, raw.link), *index))
@@ -84,27 +86,31 @@ impl Kernel {
     }
 
     /// Opens the overlay namespaces that are kept on this node, by whichever process made them, and names them. A file
-    /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew.
-    pub(crate) fn open_overlays(&mut self) -> Vec<NetworkId> {
-        for network in netns::kept(&self.run_dir) {
-            let Ok(namespace) = Namespace::open(&netns::namespace_of(&self.run_dir, network)) else {
-                continue;
+    /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew. One that can't be opened
+    /// is neither cleared nor made a second time.
+    pub(crate) fn open_overlays(&mut self) -> Result<Vec<NetworkId>> {
+        let mut kept = BTreeSet::new();
+        for network in netns::kept(&self.run_dir)? {
+            let namespace = match Namespace::open(&netns::namespace_of(&self.run_dir, network)) {
+                Ok(namespace) => namespace,
+                Err(error) if netns::is_gone(&error) => continue,
+                Err(error) => return Err(error),
             };
+            kept.insert(network);
             let known = self.overlays.get(&network).is_some_and(|h| h.namespace.inode() == namespace.inode());
-            if !known && let Ok(handle) = Handle::new(namespace) {
-                let lost = self.overlays.insert(network, handle);
+            if !known {
+                let lost = self.overlays.insert(network, Handle::new(namespace)?);
                 lost.into_iter().for_each(|mut handle| handle.clear());
             }
         }
-        let run_dir = &self.run_dir;
         self.overlays.retain(|network, handle| {
-            let kept = Namespace::open(&netns::namespace_of(run_dir, *network)).is_ok();
-            if !kept {
+            let is_kept = kept.contains(network);
+            if !is_kept {
                 handle.clear();
             }
-            kept
+            is_kept
         });
-        self.overlays.keys().copied().collect()
+        Ok(kept.into_iter().collect())
     }
 
     /// Makes the namespace of a network.
@@ -199,6 +205,11 @@ impl Kernel {
         RawSpace::read(self.netlink(space)?)
     }
 
+    /// What a space holds of one link, and its rules.
+    pub(crate) fn read_link(&mut self, space: Space, link: Ifname) -> Result<RawSpace> {
+        RawSpace::read_link(self.netlink(space)?, link)
+    }
+
     /// The index of a link, if there is one of that name.
     pub(crate) fn index(&mut self, space: Space, link: Ifname) -> Result<Option<u32>> {
         Ok(self.link(space, link)?.map(|(index, _)| index))
@@ -243,12 +254,7 @@ impl Kernel {
 
     /// A link of that name, with its index.
     pub(crate) fn link(&mut self, space: Space, link: Ifname) -> Result<Option<(u32, RawLink)>> {
-        Ok(match self.netlink(space)?.get(get_link(link))? {
-            Some(RouteNetlinkMessage::NewLink(found)) => {
-                RawLink::decode(&found).filter(|raw| raw.name == link).map(|raw| (found.header.index, raw))
-            }
-            _ => None,
-        })
+        link_named(self.netlink(space)?, link)
     }
 
     /// Runs `f` inside a space; `None` if that is not open.

@@ -4,9 +4,9 @@
 mod decode;
 mod encode;
 
-pub(crate) use decode::{RawLink, RawSpace};
+pub(crate) use decode::{RawLink, RawSpace, link_named, read_defaults, read_links};
 pub(crate) use encode::{
-    Place, add_pair, change_link, delete, get_configured_route, get_link, get_route, make,
+    Place, add_pair, change_link, delete, get_configured_route, get_route, make, turn_switches,
 };
 
 use crate::error::{Error, Result};
@@ -72,6 +72,8 @@ impl Netlink {
             socket.set_ext_ack(true)?;
             // Refusals need not repeat the request.
             socket.set_cap_ack(true)?;
+            // Dumps hold what was asked for only. A kernel before 4.20 sends everything, which is looked through here.
+            let _ = socket.set_netlink_get_strict_chk(true);
             Ok(socket)
         };
         let socket = open().map_err(Error::Socket)?;
@@ -119,8 +121,17 @@ impl Netlink {
 
     /// Reads all objects of a kind. What can't be decoded is of a kind that is not made here, and left out.
     pub(crate) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+        self.dump_where(message, |_| true)
+    }
+
+    /// The same, of those that a look at the message's payload picks: the others are not even decoded.
+    pub(crate) fn dump_where(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        pick: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..DUMP_TRIES {
-            let (found, consistent) = self.dump_once(message.clone())?;
+            let (found, consistent) = self.dump_once(message.clone(), &pick)?;
             if consistent {
                 return Ok(found);
             }
@@ -131,7 +142,11 @@ impl Netlink {
         )))
     }
 
-    fn dump_once(&mut self, message: RouteNetlinkMessage) -> Result<(Vec<RouteNetlinkMessage>, bool)> {
+    fn dump_once(
+        &mut self,
+        message: RouteNetlinkMessage,
+        pick: impl Fn(&[u8]) -> bool,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool)> {
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, message, NLM_F_DUMP);
         self.socket.send(&bytes, 0).map_err(Error::Socket)?;
@@ -141,9 +156,15 @@ impl Netlink {
             for message in Messages(&self.buffer).filter(|message| message.sequence == sequence) {
                 consistent &= message.flags & NLM_F_DUMP_INTR == 0;
                 match message.kind {
-                    NLMSG_DONE => return Ok((found, consistent)),
-                    NLMSG_ERROR => message.outcome().map_err(|refused| Error::Socket(refused.source))?,
-                    _ => found.extend(message.decode()),
+                    // Both bear an error number: a dump that fails half way ends, too.
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        message.outcome().map_err(|refused| Error::Socket(refused.source))?;
+                        if message.kind == NLMSG_DONE {
+                            return Ok((found, consistent));
+                        }
+                    }
+                    _ if pick(&message.bytes[HEADER_BYTES..]) => found.extend(message.decode()),
+                    _ => {}
                 }
             }
         }
@@ -201,7 +222,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl Message<'_> {
-    /// What an NLMSG_ERROR says: zero is the acknowledgement.
+    /// What an NLMSG_ERROR or NLMSG_DONE says: zero is the acknowledgement.
     fn outcome(&self) -> Result<(), Refused> {
         let code = self.bytes.get(HEADER_BYTES..HEADER_BYTES + 4).and_then(|b| b.try_into().ok());
         match code.map(i32::from_ne_bytes) {

@@ -112,9 +112,35 @@ pub fn namespace_of(run_dir: &Path, network: NetworkId) -> PathBuf {
 }
 
 /// The networks that have a file here, whether or not a namespace is mounted on it.
-pub fn kept(run_dir: &Path) -> Vec<NetworkId> {
-    let Ok(entries) = fs::read_dir(directory(run_dir)) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+///
+/// # Errors
+/// The directory is there, but can't be read.
+pub fn kept(run_dir: &Path) -> Result<Vec<NetworkId>> {
+    let path = directory(run_dir);
+    let entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    match entries {
+        Ok(entries) => {
+            Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        }
+        Err(error) if says_gone(&error) => Ok(Vec::new()),
+        Err(source) => Err(Error::File { path, source }),
+    }
+}
+
+/// Whether an error says that a namespace is not there (any more). All others, such as a full table of open files, say only
+/// that it could not be looked at now, and what lives is no less alive for it. ESRCH is what `/proc/PID/ns/net` answers
+/// once the process has ended but not yet been waited for.
+fn says_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR))
+}
+
+/// The same of an error of [`Namespace::open`]: what is there may also be no namespace.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::NotANamespace { .. } => true,
+        Error::Namespace { source, .. } => says_gone(source),
+        _ => false,
+    }
 }
 
 /// Makes a network namespace and keeps it for a network.
@@ -150,7 +176,7 @@ pub(crate) fn remove(run_dir: &Path, network: NetworkId) -> Result<()> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(source)),
         _ => {}
     }
-    if kept(run_dir).is_empty() {
+    if kept(run_dir)?.is_empty() {
         // The directory's own mount goes with the last namespace; it may be in use, and then it stays.
         let _ = umount2(&directory(run_dir), MntFlags::empty());
     }
@@ -180,5 +206,37 @@ pub(crate) fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     match thread::scope(|scope| scope.spawn(f).join()) {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_there_is_gone() {
+        let error = |errno| Error::Namespace {
+            doing: "opening the namespace",
+            path: OWN.into(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        for errno in [libc::ENOENT, libc::ESRCH, libc::ENOTDIR] {
+            assert!(is_gone(&error(errno)), "{errno}");
+        }
+        for errno in
+            [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EACCES, libc::EPERM, libc::EINTR, libc::EIO]
+        {
+            assert!(!is_gone(&error(errno)), "{errno}");
+        }
+        assert!(is_gone(&Error::NotANamespace { path: "/etc/hostname".into() }));
+        assert!(!is_gone(&Error::Socket(io::Error::from_raw_os_error(libc::ENOENT))));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_keeps_nothing_and_one_that_is_a_file_neither() {
+        let run_dir = tempfile::tempdir().expect("a temporary directory");
+        assert_eq!(kept(run_dir.path()).expect("readable"), []);
+        fs::write(directory(run_dir.path()), "").expect("a file");
+        assert_eq!(kept(run_dir.path()).expect("readable"), []);
     }
 }

@@ -103,6 +103,16 @@ pub struct Link {
     pub mac: MacAddr,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The switches that can be turned while it lives are as they should be: a bridge without STP and without multicast
+    /// snooping, a VXLAN that learns nothing.
+    pub switches: bool,
+}
+
+impl Link {
+    /// A link as it should be.
+    pub fn new(kind: LinkKind, mac: MacAddr, mtu: u32) -> Self {
+        Self { kind, mac, mtu, switches: true }
+    }
 }
 
 /// How a port of a bridge works.
@@ -115,13 +125,20 @@ pub struct PortMode {
     pub learning: bool,
     /// Frames for a MAC address that the bridge does not know go out here.
     pub flood: bool,
+    /// Frames for all and for groups go out here: what is asked by ARP and neighbour discovery.
+    pub groups: bool,
+    /// The bridge answers ARP and neighbour discovery itself, and such frames do not go out here.
+    pub suppress: bool,
+    /// No frames go from here to other ports that are isolated.
+    pub isolated: bool,
 }
 
 impl PortMode {
     /// The port of a container: it gets its own frames and says nothing about where others are.
-    pub const CONTAINER: Self = Self { hairpin: true, learning: false, flood: false };
+    pub const CONTAINER: Self =
+        Self { hairpin: true, learning: false, flood: false, groups: true, suppress: false, isolated: false };
     /// The port of the VXLAN link, which knows who is on other nodes.
-    pub const TUNNEL: Self = Self { hairpin: false, learning: false, flood: true };
+    pub const TUNNEL: Self = Self { hairpin: false, flood: true, ..Self::CONTAINER };
 }
 
 /// Where packets of a route go.

@@ -28,6 +28,17 @@ pub struct Work {
     pub steps: Vec<Step>,
 }
 
+impl Work {
+    /// Whether something is made or changed in a target.
+    pub fn needs_target(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::MakePair(ends) => ends.iter().any(|(space, ..)| matches!(space, Space::Target(_))),
+            Step::Make(space, _) | Step::Change(space, _) => matches!(space, Space::Target(_)),
+            Step::Delete(..) => false,
+        })
+    }
+}
+
 /// Compares what the kernel holds with what it should hold. Work comes in the order in which it can be done: what is
 /// in nobody's way any more is deleted first, then networks, then endpoints. Nothing to do gives nothing.
 pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {

@@ -108,7 +108,7 @@ fn links() -> Vec<Missing> {
         ("the veth driver", uplink(1), LinkKind::Veth),
     ];
     let lacks = |(what, name, kind): (&'static str, Ifname, LinkKind)| {
-        let link = Object::Link(name, Link { kind, mac: MacAddr::endpoint(1), mtu: 1400 });
+        let link = Object::Link(name, Link::new(kind, MacAddr::endpoint(1), 1400));
         let request = make(&link, 0, None, false, Place::Here)?;
         match netlink.batch(&[request]).map(|answers| answers.into_iter().next()) {
             Ok(Some(Err(refused))) => Some(missing(what, refused.source.to_string())),

@@ -4,7 +4,7 @@ use crate::{
     desired::Attachment,
     error::{Error, Result},
     kernel::Kernel,
-    netlink::RawSpace,
+    netlink::read_defaults,
     netns::TargetNamespace,
     object::{Ifname, Space},
 };
@@ -41,6 +41,11 @@ pub(crate) fn open(kernel: &mut Kernel, endpoint: &Endpoint) -> Result<()> {
     kernel.open_target(endpoint.id, namespace)
 }
 
+/// What is said of an endpoint whose target is there, but can't be looked at.
+pub(crate) fn unread(endpoint: &Endpoint, error: &Error) -> Error {
+    Error::TargetUnread { target: endpoint.target.to_string(), why: error.to_string() }
+}
+
 /// Decides for the endpoints of one target which of them has the default route: the one that has it, else the first,
 /// unless there is one of somebody else, or Docker makes it. Internal networks lead nowhere. What was decided stays while
 /// the group does.
@@ -57,9 +62,9 @@ pub(crate) fn decide_routes(
     }
     let Some(first) = group.first() else { return Ok(Vec::new()) };
     open(kernel, first)?;
-    let raw = kernel.netlink(Space::Target(first.id)).and_then(RawSpace::read_routing_only);
+    let defaults = kernel.netlink(Space::Target(first.id)).and_then(read_defaults);
     kernel.close_target(first.id);
-    let defaults = raw?.defaults;
+    let defaults = defaults?;
 
     let has_one = |endpoint: &Endpoint| {
         defaults.iter().any(|route| route.ours && route.link.as_str() == endpoint.ifname)

@@ -62,6 +62,8 @@ pub(crate) struct Applied {
     pub(crate) revision: u64,
     /// Endpoints of this node that could not be made, and why.
     pub(crate) failures: BTreeMap<EndpointId, String>,
+    /// Why the kernel's part ended early: no endpoint is known to be made.
+    pub(crate) ended_early: Option<String>,
     /// Endpoints of this node whose namespace is gone.
     pub(crate) vanished: BTreeSet<EndpointId>,
     /// The processes that serve names and the L7 ingress.

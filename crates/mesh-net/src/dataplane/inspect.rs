@@ -1,11 +1,12 @@
 //! A look at what the kernel holds, without changing it.
 
-use super::{DataPlane, Report};
+use super::{DataPlane, Report, attachments};
 use crate::{
     actual,
     apply::text,
     desired::{Desired, Facts, Owner, desired},
     error::{Error, Result},
+    host::MTU_MIN,
     object::{Object, Space},
     plan::{Step, plan},
 };
@@ -14,7 +15,7 @@ use mesh_model::Snapshot;
 /// What the kernel holds, compared with what it should hold.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    /// MTU in bytes of overlays that have none of their own: what the underlay leaves.
+    /// MTU in bytes of overlays that have none of their own: what the underlay leaves, and 1280 at least.
     pub mtu: u32,
     /// What is not as it should be.
     pub differences: Vec<Difference>,
@@ -38,13 +39,13 @@ impl DataPlane {
     pub fn inspect(&mut self, snapshot: &Snapshot) -> Result<Inspection> {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
-        let mtu = self.overlay_mtu(snapshot, me)?;
+        let mtu = self.room_for_overlays(snapshot, me)?.max(MTU_MIN);
         let known = self.remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
         // Targets that are gone are the next pass's business.
-        let targets = self.find_targets(snapshot, &known, &mut Report::default());
-        let attachments = targets.iter().map(|(id, target)| (*id, target.routes)).collect();
+        let (targets, mut unread) = self.find_targets(snapshot, &known, &mut Report::default());
+        let attachments = attachments(&targets, &unread);
         let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) });
-        let actual = actual::read(&mut self.kernel, snapshot, &desired)?;
+        let actual = actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?;
         let mut differences: Vec<Difference> = plan(&actual, &desired)
             .iter()
             .flat_map(|work| work.steps.iter().map(|step| Difference { owner: work.owner, text: said(step) }))

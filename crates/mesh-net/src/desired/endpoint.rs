@@ -12,7 +12,7 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
     let mut part = Part::new(Owner::Endpoint(endpoint.id), [(overlay, port(endpoint.id)), (target, name)]);
     let mtu = network.mtu.unwrap_or(mtu);
     bridge_port(&mut part, overlay, endpoint, mtu);
-    part.put(target, Object::Link(name, Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu }));
+    part.put(target, Object::Link(name, Link::new(LinkKind::Veth, endpoint.mac, mtu)));
     part.put(target, Object::Up(name, None));
     part.put(target, Object::Up(Ifname::derived("lo", ""), None));
     // Loose, for the client's address of a published port may be routed elsewhere.
@@ -63,13 +63,13 @@ pub(super) fn staged_part(endpoint: &Endpoint, network: &Network, mtu: u32) -> P
     let mut part = Part::new(Owner::Endpoint(endpoint.id), pair);
     let mtu = network.mtu.unwrap_or(mtu);
     bridge_port(&mut part, overlay, endpoint, mtu);
-    let far = Link { kind: LinkKind::Veth, mac: endpoint.mac, mtu };
+    let far = Link::new(LinkKind::Veth, endpoint.mac, mtu);
     part.put(Space::Host, Object::Link(staged(endpoint.id), far));
     part
 }
 
 fn bridge_port(part: &mut Part, overlay: Space, endpoint: &Endpoint, mtu: u32) {
-    let near = Link { kind: LinkKind::Veth, mac: endpoint.mac.peer(), mtu };
+    let near = Link::new(LinkKind::Veth, endpoint.mac.peer(), mtu);
     part.put(overlay, Object::Link(port(endpoint.id), near));
     part.put(overlay, Object::Up(port(endpoint.id), Some(bridge())));
     part.put(overlay, Object::Port(port(endpoint.id), bridge(), PortMode::CONTAINER));

@@ -83,10 +83,10 @@ impl Builder<'_> {
         let mtu = self.network.mtu.unwrap_or(self.facts.mtu);
         let vni = self.network.vni;
         let kind = LinkKind::Vxlan { vni, local: self.me.advertise.ip(), port: self.port };
-        let bridge_link = Link { kind: LinkKind::Bridge, mac: self.me.bridge_mac(), mtu };
+        let bridge_link = Link::new(LinkKind::Bridge, self.me.bridge_mac(), mtu);
         part.put(inside, Object::Link(bridge(), bridge_link));
         part.put(inside, Object::Up(bridge(), None));
-        part.put(inside, Object::Link(self.vxlan(), Link { kind, mac: uplink_side(vni, 2), mtu }));
+        part.put(inside, Object::Link(self.vxlan(), Link::new(kind, uplink_side(vni, 2), mtu)));
         part.put(inside, Object::Up(self.vxlan(), Some(bridge())));
         part.put(inside, Object::Port(self.vxlan(), bridge(), PortMode::TUNNEL));
         // Everybody on the bridge is known. Who is asked for all the same is not looked for: a container that goes through
@@ -114,7 +114,7 @@ impl Builder<'_> {
         ];
         for (here, there) in [(ends[0], ends[1]), (ends[1], ends[0])] {
             let (space, name, mac, address) = here;
-            part.put(space, Object::Link(name, Link { kind: LinkKind::Veth, mac, mtu }));
+            part.put(space, Object::Link(name, Link::new(LinkKind::Veth, mac, mtu)));
             part.put(space, Object::Up(name, None));
             part.put(space, Object::Address(name, link_local(address)));
             part.put(space, Object::Neighbour(name, there.3.into(), there.2));

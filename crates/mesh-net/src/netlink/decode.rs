@@ -1,6 +1,9 @@
 //! What a namespace holds, as the kernel dumps it, in terms of [`Object`].
 
-use super::{Netlink, encode::PROTOCOL};
+use super::{
+    Netlink,
+    encode::{PROTOCOL, addresses_on, get_link, get_link_at, own_routes_over, unicast_routes},
+};
 use crate::{
     error::Result,
     object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector},
@@ -11,8 +14,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-        LinkMessage, State,
+        BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia},
@@ -25,6 +28,9 @@ use std::{
 
 /// The main routing table (`RT_TABLE_MAIN`).
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+/// Where a `struct rtmsg` has the length of the destination's prefix.
+const PREFIX_AT: usize = 1;
 
 /// A link as the kernel has it.
 #[derive(Debug, Clone)]
@@ -57,8 +63,6 @@ pub(crate) struct RawSpace {
     /// Addresses of all links, static neighbours and forwarding entries, and the routes and rules that bear meshd's
     /// protocol number.
     pub(crate) objects: Vec<Object>,
-    /// The default routes of the main table, whoever made them.
-    pub(crate) defaults: Vec<DefaultRoute>,
 }
 
 impl RawSpace {
@@ -74,37 +78,59 @@ impl RawSpace {
                 }
             }
         }
-        space.read_routing(netlink)?;
+        for family in FAMILIES {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            space.read_routes(netlink, &Message::GetRoute(ask))?;
+        }
+        space.read_rules(netlink)?;
         Ok(space)
     }
 
     /// Reads links and addresses only.
     pub(crate) fn read_links_and_addresses(netlink: &mut Netlink) -> Result<Self> {
         let mut space = Self { links: read_links(netlink)?, ..Self::default() };
-        for message in netlink.dump(&Message::GetAddress(AddressMessage::default()))? {
-            if let Message::NewAddress(address) = message {
-                space.objects.extend(space.address(&address));
+        space.read_addresses(netlink, &Message::GetAddress(AddressMessage::default()))?;
+        Ok(space)
+    }
+
+    /// Reads loopback and one link, with its addresses and the routes and rules that bear meshd's protocol number: the
+    /// rest of the namespace is somebody else's, and may be as much as they like.
+    pub(crate) fn read_link(netlink: &mut Netlink, name: Ifname) -> Result<Self> {
+        let mut space = Self::default();
+        space.links.extend(link_named(netlink, Ifname::derived("lo", ""))?);
+        let found = link_named(netlink, name)?;
+        if let Some((index, link)) = found {
+            space.links.insert(index, link);
+            space.read_addresses(netlink, &addresses_on(index))?;
+            for family in FAMILIES {
+                space.read_routes(netlink, &own_routes_over(index, family))?;
             }
         }
+        space.read_rules(netlink)?;
         Ok(space)
     }
 
-    /// Reads links and default routes only.
-    pub(crate) fn read_routing_only(netlink: &mut Netlink) -> Result<Self> {
-        let mut space = Self { links: read_links(netlink)?, ..Self::default() };
-        space.read_routing(netlink)?;
-        Ok(space)
-    }
-
-    fn read_routing(&mut self, netlink: &mut Netlink) -> Result<()> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut ask = RouteMessage::default();
-            ask.header.address_family = family;
-            for message in netlink.dump(&Message::GetRoute(ask))? {
-                if let Message::NewRoute(route) = message {
-                    self.route(&route);
-                }
+    fn read_addresses(&mut self, netlink: &mut Netlink, ask: &Message) -> Result<()> {
+        for message in netlink.dump(ask)? {
+            if let Message::NewAddress(address) = message {
+                self.objects.extend(self.address(&address));
             }
+        }
+        Ok(())
+    }
+
+    fn read_routes(&mut self, netlink: &mut Netlink, ask: &Message) -> Result<()> {
+        for message in netlink.dump(ask)? {
+            if let Message::NewRoute(route) = message {
+                self.objects.extend(self.route(&route));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_rules(&mut self, netlink: &mut Netlink) -> Result<()> {
+        for family in FAMILIES {
             let mut ask = RuleMessage::default();
             ask.header.family = family;
             for message in netlink.dump(&Message::GetRule(ask))? {
@@ -156,16 +182,15 @@ impl RawSpace {
         own.then_some(Object::Fdb(link, mac?, address?))
     }
 
-    fn route(&mut self, message: &RouteMessage) {
-        if message.header.kind != RouteType::Unicast {
-            return;
+    fn route(&self, message: &RouteMessage) -> Option<Object> {
+        if !is_ours(message) || message.header.kind != RouteType::Unicast {
+            return None;
         }
         let ipv6 = message.header.address_family == AddressFamily::Inet6;
-        let (mut table, mut link, mut via, mut to) = (u32::from(message.header.table), None, None, None);
+        let (table, link) = table_and_link(message);
+        let (mut via, mut to) = (None, None);
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Table(number) => table = *number,
-                RouteAttribute::Oif(index) => link = self.name(*index),
                 RouteAttribute::Gateway(address) => via = route_address(address),
                 RouteAttribute::Via(RouteVia::Inet6(address)) => via = Some((*address).into()),
                 RouteAttribute::Destination(address) => to = route_address(address),
@@ -173,43 +198,89 @@ impl RawSpace {
             }
         }
         let everything = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let to = IpNetwork::new(to.unwrap_or(everything), message.header.destination_prefix_length);
-        let (Ok(to), Some(link)) = (to, link) else { return };
-        let ours = message.header.protocol == RouteProtocol::Other(PROTOCOL);
-        if table == MAIN && to.prefix() == 0 {
-            self.defaults.push(DefaultRoute { ipv6, link, ours });
-        }
-        if ours {
-            self.objects.push(Object::Route(table, to, NextHop { via, link }));
-        }
+        let to = IpNetwork::new(to.unwrap_or(everything), message.header.destination_prefix_length).ok()?;
+        Some(Object::Route(table, to, NextHop { via, link: self.name(link?)? }))
     }
 }
 
-fn read_links(netlink: &mut Netlink) -> Result<BTreeMap<u32, RawLink>> {
-    let links = netlink.dump(&Message::GetLink(LinkMessage::default()))?;
-    let decoded = links.iter().filter_map(|message| match message {
+/// The default routes of the main table, whoever made them.
+pub(crate) fn read_defaults(netlink: &mut Netlink) -> Result<Vec<DefaultRoute>> {
+    let mut defaults = Vec::new();
+    for family in FAMILIES {
+        let is_default = |route: &[u8]| route.get(PREFIX_AT) == Some(&0);
+        for message in netlink.dump_where(&unicast_routes(family), is_default)? {
+            let Message::NewRoute(route) = message else { continue };
+            let (MAIN, Some(index)) = table_and_link(&route) else { continue };
+            if route.header.kind != RouteType::Unicast {
+                continue;
+            }
+            // One that vanished meanwhile has no route either.
+            if let Some((_, link)) = link_at(netlink, index)? {
+                let ipv6 = family == AddressFamily::Inet6;
+                defaults.push(DefaultRoute { ipv6, link: link.name, ours: is_ours(&route) });
+            }
+        }
+    }
+    Ok(defaults)
+}
+
+/// A link of that name, with its index.
+pub(crate) fn link_named(netlink: &mut Netlink, name: Ifname) -> Result<Option<(u32, RawLink)>> {
+    let found = netlink.get(get_link(name))?;
+    // The kernel finds them by other names, too.
+    Ok(found.as_ref().and_then(link_of).filter(|(_, link)| link.name == name))
+}
+
+fn link_at(netlink: &mut Netlink, index: u32) -> Result<Option<(u32, RawLink)>> {
+    Ok(netlink.get(get_link_at(index))?.as_ref().and_then(link_of))
+}
+
+fn link_of(message: &Message) -> Option<(u32, RawLink)> {
+    match message {
         Message::NewLink(link) => Some((link.header.index, RawLink::decode(link)?)),
         _ => None,
-    });
-    Ok(decoded.collect())
+    }
+}
+
+fn is_ours(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
+fn table_and_link(route: &RouteMessage) -> (u32, Option<u32>) {
+    let (mut table, mut link) = (u32::from(route.header.table), None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    (table, link)
+}
+
+/// All links, by index.
+pub(crate) fn read_links(netlink: &mut Netlink) -> Result<BTreeMap<u32, RawLink>> {
+    Ok(netlink.dump(&Message::GetLink(LinkMessage::default()))?.iter().filter_map(link_of).collect())
 }
 
 impl RawLink {
-    pub(crate) fn decode(message: &LinkMessage) -> Option<Self> {
+    fn decode(message: &LinkMessage) -> Option<Self> {
         let (mut name, mut mac, mut mtu, mut bridge) = (None, None, 0, None);
-        let (mut kind, mut port, mut operational) = (LinkKind::Foreign, None, false);
+        let (mut kind, mut port, mut operational, mut switches) = (LinkKind::Foreign, None, false, true);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Ifname::new(text),
                 LinkAttribute::Address(bytes) => mac = mac_of(bytes),
                 LinkAttribute::Mtu(bytes) => mtu = *bytes,
                 LinkAttribute::Controller(index) => bridge = Some(*index),
-                LinkAttribute::LinkInfo(info) => (kind, port) = (kind_of(info), port_of(info)),
+                LinkAttribute::LinkInfo(info) => {
+                    (kind, port, switches) = (kind_of(info), port_of(info), switches_of(info));
+                }
                 LinkAttribute::OperState(state) => operational = matches!(state, State::Up | State::Unknown),
                 _ => {}
             }
         }
-        let link = Link { kind, mac: mac.unwrap_or(MacAddr([0; 6])), mtu };
+        let link = Link { kind, mac: mac.unwrap_or(MacAddr([0; 6])), mtu, switches };
         let up = message.header.flags.contains(LinkFlags::Up);
         Some(Self { name: name?, link, up, operational, bridge, port })
     }
@@ -234,18 +305,39 @@ fn kind_of(info: &[LinkInfo]) -> LinkKind {
     }
 }
 
+/// Whether what can be turned is as it should be. A kernel that lacks a switch does not have it on.
+fn switches_of(info: &[LinkInfo]) -> bool {
+    info.iter().all(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => data.iter().all(|switch| match switch {
+            InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
+            InfoBridge::MulticastSnooping(on) => !on,
+            _ => true,
+        }),
+        LinkInfo::Data(InfoData::Vxlan(data)) => !data.contains(&InfoVxlan::Learning(true)),
+        _ => true,
+    })
+}
+
 fn port_of(info: &[LinkInfo]) -> Option<PortMode> {
     info.iter().find_map(|info| match info {
         LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(PortMode {
             hairpin: port.contains(&InfoBridgePort::HairpinMode(true)),
             learning: port.contains(&InfoBridgePort::Learning(true)),
             flood: port.contains(&InfoBridgePort::UnicastFlood(true)),
+            groups: port.contains(&InfoBridgePort::BroadcastFlood(true))
+                && port.contains(&InfoBridgePort::MulticastFlood(true)),
+            suppress: port.contains(&InfoBridgePort::NeighSupress(true)),
+            isolated: port.contains(&InfoBridgePort::Isolated(true)),
         }),
         _ => None,
     })
 }
 
+/// One that does not answer ARP and ND itself is none that is made here: that can't be turned while it lives.
 fn vxlan_of(data: &[InfoVxlan]) -> Option<LinkKind> {
+    if !data.contains(&InfoVxlan::Proxy(true)) {
+        return None;
+    }
     let (mut vni, mut local, mut port) = (None, None, None);
     for attribute in data {
         match attribute {

@@ -9,8 +9,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
-        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
-        LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+        InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
@@ -112,6 +112,14 @@ pub(crate) fn change_link(index: u32, link: &Link, mac: bool) -> Request {
     Request { message: Message::NewLink(message), flags: 0 }
 }
 
+/// Turns the switches of a link that is there. Nothing else can go along: a VXLAN link refuses a new MTU then.
+pub(crate) fn turn_switches(index: u32, link: &Link) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::LinkInfo(switches(link.kind))];
+    Request { message: Message::NewLink(message), flags: 0 }
+}
+
 /// Makes a veth pair: the first end here, the other directly in its own namespace under its final name.
 pub(crate) fn add_pair(near: (Ifname, &Link), far: (Ifname, &Link), far_in: BorrowedFd) -> Request {
     let mut peer = LinkMessage::default();
@@ -129,10 +137,41 @@ pub(crate) fn add_pair(near: (Ifname, &Link), far: (Ifname, &Link), far_in: Borr
 }
 
 /// Asks for a link by its name.
-pub(crate) fn get_link(name: Ifname) -> Message {
+pub(super) fn get_link(name: Ifname) -> Message {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_string())];
     Message::GetLink(message)
+}
+
+/// Asks for a link by its index.
+pub(super) fn get_link_at(index: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Message::GetLink(message)
+}
+
+/// Asks for the addresses of a link.
+pub(super) fn addresses_on(index: u32) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    Message::GetAddress(message)
+}
+
+/// Asks for meshd's routes over a link.
+pub(super) fn own_routes_over(index: u32, family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    Message::GetRoute(message)
+}
+
+/// Asks for the routes that lead to a router or a link.
+pub(super) fn unicast_routes(family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.kind = RouteType::Unicast;
+    Message::GetRoute(message)
 }
 
 /// Asks for the route to an address as it was configured, without what the kernel has found out about the path.
@@ -165,27 +204,40 @@ fn new_link(name: Ifname, link: &Link, place: Place) -> LinkMessage {
     if let Place::In(namespace) = place {
         message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
     }
-    message.attributes.push(LinkAttribute::LinkInfo(match link.kind {
+    let mut info = switches(link.kind);
+    if let (LinkKind::Vxlan { vni, local, port }, Some(LinkInfo::Data(InfoData::Vxlan(data)))) =
+        (link.kind, info.last_mut())
+    {
+        data.extend([
+            InfoVxlan::Id(vni),
+            match local {
+                IpAddr::V4(local) => InfoVxlan::Local(local),
+                IpAddr::V6(local) => InfoVxlan::Local6(local),
+            },
+            InfoVxlan::Port(port),
+            InfoVxlan::Proxy(true),
+        ]);
+    }
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    message
+}
+
+/// A kind, with what can be turned while a link of it lives.
+fn switches(kind: LinkKind) -> Vec<LinkInfo> {
+    match kind {
         LinkKind::Bridge => vec![
             LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
-        ],
-        LinkKind::Vxlan { vni, local, port } => vec![
-            LinkInfo::Kind(InfoKind::Vxlan),
-            LinkInfo::Data(InfoData::Vxlan(vec![
-                InfoVxlan::Id(vni),
-                match local {
-                    IpAddr::V4(local) => InfoVxlan::Local(local),
-                    IpAddr::V6(local) => InfoVxlan::Local6(local),
-                },
-                InfoVxlan::Port(port),
-                InfoVxlan::Learning(false),
-                InfoVxlan::Proxy(true),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::StpState(BridgeStpState::Disabled),
+                InfoBridge::MulticastSnooping(false),
             ])),
         ],
+        LinkKind::Vxlan { .. } => vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(false)])),
+        ],
         LinkKind::Veth | LinkKind::Foreign => vec![LinkInfo::Kind(InfoKind::Veth)],
-    }));
-    message
+    }
 }
 
 fn up(index: u32, bridge: Option<u32>) -> LinkMessage {
@@ -206,6 +258,10 @@ fn port(index: u32, mode: PortMode) -> LinkMessage {
             InfoBridgePort::HairpinMode(mode.hairpin),
             InfoBridgePort::Learning(mode.learning),
             InfoBridgePort::UnicastFlood(mode.flood),
+            InfoBridgePort::BroadcastFlood(mode.groups),
+            InfoBridgePort::MulticastFlood(mode.groups),
+            InfoBridgePort::NeighSupress(mode.suppress),
+            InfoBridgePort::Isolated(mode.isolated),
         ])),
     ])];
     message

@@ -1,9 +1,10 @@
 //! What endpoints are attached to: namespaces that belong to somebody else.
 
-use super::{Namespace, within};
+use super::{Namespace, says_gone, within};
 use crate::{
     error::{Error, Result},
-    netlink::{Netlink, RawSpace},
+    netlink::{Netlink, link_named, read_links},
+    object::Ifname,
 };
 use mesh_model::{MacAddr, Target};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +24,7 @@ impl TargetNamespace {
     pub fn open(target: &Target) -> Result<Self> {
         let path = target.namespace_path();
         let namespace = match Namespace::open(&path) {
-            Err(Error::Namespace { source, .. }) if is_gone(&source) => {
+            Err(Error::Namespace { source, .. }) if says_gone(&source) => {
                 return Err(Error::TargetGone { target: target.to_string(), path });
             }
             other => other?,
@@ -31,9 +32,13 @@ impl TargetNamespace {
         if namespace.inode() == Namespace::current()?.inode() {
             return Err(Error::HostNamespace { target: target.to_string() });
         }
-        // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
-        within(&namespace, || ()).map_err(|_| Error::NotANamespace { path })?;
-        Ok(Self { namespace })
+        match within(&namespace, || ()) {
+            // A namespace of another kind (of processes, of mounts) can't be entered as one of the network.
+            Err(Error::Namespace { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                Err(Error::NotANamespace { path })
+            }
+            entered => entered.map(|()| Self { namespace }),
+        }
     }
 
     /// The interface in it that has a MAC address, if one has and is up.
@@ -41,8 +46,8 @@ impl TargetNamespace {
     /// # Errors
     /// It can't be entered, or netlink is out of reach.
     pub fn interface(&self, mac: MacAddr) -> Result<Option<String>> {
-        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
-        let found = space.links.into_values().find(|link| link.up && link.link.mac == mac);
+        let links = within(self, || read_links(&mut Netlink::open()?))??;
+        let found = links.into_values().find(|link| link.up && link.link.mac == mac);
         Ok(found.map(|link| link.name.to_string()))
     }
 
@@ -51,10 +56,15 @@ impl TargetNamespace {
     /// # Errors
     /// It can't be entered, or netlink is out of reach.
     pub fn free_name(&self, prefix: &str) -> Result<String> {
-        let space = within(self, || RawSpace::read_routing_only(&mut Netlink::open()?))??;
-        let taken = |name: &String| space.links.values().any(|link| link.name.as_str() == name);
-        let mut names = (0..).map(|number: u32| format!("{prefix}{number}"));
-        Ok(names.find(|name| !taken(name)).unwrap_or_default())
+        let mut netlink = within(self, Netlink::open)??;
+        let mut names = (0..).map_while(|number: u32| Ifname::new(&format!("{prefix}{number}")));
+        names
+            .find_map(|name| match link_named(&mut netlink, name) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some(Ok(name.to_string())),
+                Err(error) => Some(Err(error)),
+            })
+            .unwrap_or_else(|| Err(Error::BadIfname(prefix.to_owned())))
     }
 
     /// Its inode number: what an endpoint's record remembers it by.
@@ -67,10 +77,4 @@ impl AsFd for TargetNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
-}
-
-/// ESRCH is what `/proc/PID/ns/net` answers once the process has ended but not yet been waited for.
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::NotFound
-        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOTDIR))
 }

@@ -106,6 +106,7 @@ impl Display for Field {
             Field::Iifname => "iifname",
             Field::Oifname => "oifname",
             Field::L4proto => "meta l4proto",
+            Field::Skuid => "meta skuid",
             Field::Mark => "meta mark",
             Field::IpSaddr => "ip saddr",
             Field::IpDaddr => "ip daddr",

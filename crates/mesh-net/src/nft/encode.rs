@@ -118,6 +118,7 @@ impl Encoder<'_> {
             Field::Mark => self.keyed_load("meta", 3, register),
             Field::Iifname => self.keyed_load("meta", 6, register),
             Field::Oifname => self.keyed_load("meta", 7, register),
+            Field::Skuid => self.keyed_load("meta", 10, register),
             Field::L4proto => self.keyed_load("meta", 16, register),
             Field::CtState => self.keyed_load("ct", 0, register),
             Field::CtDirection => self.keyed_load("ct", 1, register),

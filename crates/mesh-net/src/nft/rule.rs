@@ -38,6 +38,8 @@ pub enum Field {
     Oifname,
     /// Transport protocol.
     L4proto,
+    /// User of the process whose socket sends it. What has no socket in this namespace meets no condition on it.
+    Skuid,
     /// The packet's mark.
     Mark,
     /// IPv4 source.
@@ -96,9 +98,12 @@ impl Field {
             Field::EtherType => Type::EtherType,
             Field::Vni => Type::Vni,
             Field::ThDport | Field::ThSport => Type::Port,
-            Field::Mark | Field::FibDaddrType | Field::CtState | Field::CtStatus | Field::CtMark => {
-                Type::Number
-            }
+            Field::Mark
+            | Field::Skuid
+            | Field::FibDaddrType
+            | Field::CtState
+            | Field::CtStatus
+            | Field::CtMark => Type::Number,
             Field::NumgenInc(_) | Field::NumgenRandom(_) => Type::Slot,
         }
     }

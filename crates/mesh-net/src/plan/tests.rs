@@ -22,6 +22,22 @@ impl Model {
         works.iter().flat_map(|work| &work.steps).try_for_each(|step| self.step(step))
     }
 
+    /// Takes so many steps. The failing one, and what the kernel refuses without it, ends the steps of its owner.
+    fn cut_short(&mut self, works: &[Work], end: usize, failing: usize) {
+        let mut taken = 0;
+        for work in works {
+            for step in &work.steps {
+                taken += 1;
+                if taken > end {
+                    return;
+                }
+                if taken == failing || self.step(step).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
     fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Make(space, object) => {
@@ -213,8 +229,8 @@ fn service(number: u32, vip: u8) -> Service {
 
 /// States that are near each other, so that a change from one to another keeps a part, changes a part.
 fn state() -> impl Strategy<Value = Desired> {
-    let endpoints =
-        prop::collection::btree_map(0..6u32, (1..=2u32, 1..=3u32, 0..2u8, any::<[bool; 2]>()), 0..6);
+    let place = (1..=2u32, 1..=3u32, 0..2u8, any::<[bool; 2]>(), prop::bool::weighted(0.3));
+    let endpoints = prop::collection::btree_map(0..6u32, place, 0..6);
     let networks = (any::<bool>(), prop::option::of(Just(1400)), any::<bool>());
     (endpoints, networks, 0..2u8, prop::option::of(100..102u8), 1..=3u32).prop_map(
         |(endpoints, (swap_vnis, mtu, internal), underlay, vip, nodes)| {
@@ -238,9 +254,11 @@ fn state() -> impl Strategy<Value = Desired> {
             }
             snapshot.services.extend(vip.map(|vip| (ServiceId::from_bits(1), Arc::new(service(1, vip)))));
             let mut facts = Facts { mtu: 1450, ..Facts::default() };
-            for (number, (network, on, mac, [default_ipv4, default_ipv6])) in endpoints {
+            for (number, (network, on, mac, [default_ipv4, default_ipv6], staged)) in endpoints {
                 let endpoint = endpoint(number, network, on, mac, if mac == 0 { "eth0" } else { "eth1" });
-                if endpoint.node == ME {
+                if endpoint.node == ME && staged {
+                    facts.staged.insert(endpoint.id);
+                } else if endpoint.node == ME {
                     facts.attachments.insert(endpoint.id, Attachment { default_ipv4, default_ipv6 });
                 }
                 snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
@@ -275,6 +293,22 @@ proptest! {
             model.holds(desired).map_err(TestCaseError::fail)?;
             prop_assert_eq!(plan(&model.read(desired), desired), vec![]);
         }
+    }
+
+    /// Whatever passes have left undone, because a step failed or the daemon ended, and whatever is wanted by then.
+    #[test]
+    fn passes_that_are_cut_short_converge(
+        turns in prop::collection::vec((state(), any::<[prop::sample::Index; 2]>()), 1..5),
+        last in state(),
+    ) {
+        let mut model = Model::default();
+        for (desired, [end, failing]) in &turns {
+            let works = plan(&model.read(desired), desired);
+            let steps: usize = works.iter().map(|work| work.steps.len()).sum();
+            model.cut_short(&works, end.index(steps + 1), failing.index(steps + 1));
+        }
+        forget_targets(&mut model, &last);
+        reached(&mut model, &last)?;
     }
 
     #[test]

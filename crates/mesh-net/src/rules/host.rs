@@ -237,6 +237,14 @@ fn strange(rules: &Rules<'_>, version: IpVersion) -> Rule {
     to_vxlan.not_in(&[version.saddr()], "nodes").jump("strange")
 }
 
+/// Frames for the mesh's networks from a process of this host: they bear a node's address. Whoever is no root here has no
+/// business with them; those of VXLAN itself are of no socket.
+fn smuggled(rules: &Rules<'_>) -> Rule {
+    let port = Datum::Port(data_path_port(rules.snapshot));
+    let of_user = Rule::new().ne(Field::Skuid, Datum::Number(0));
+    of_user.protocol(UDP).eq(Field::ThDport, port).jump("strange")
+}
+
 /// The host is no door: into an overlay goes what came by a published port, and answers. All else is dropped, also what
 /// connection tracking makes nothing of.
 fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) {
@@ -256,6 +264,8 @@ fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTree
             Rule::new().is_in(&[Field::Iifname], "closed").is_in(&[Field::Oifname], "closed").drop(),
         ],
     );
+    let sent = Base::new(ChainKind::Filter, Hook::Output, 0);
+    table.hook("sent", sent, vec![smuggled(rules)]);
     let answers = || Rule::new().direction(CtDirection::Reply).accept();
     table.chain("out_of_internal", vec![answers(), Rule::new().drop()]);
     let published = Rule::new().any_bit(Field::CtStatus, ct_status::DNAT).accept();

@@ -10,11 +10,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-const MARK: &[u8] = b"the end of it";
+pub(crate) const MARK: &[u8] = b"the end of it";
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// Sends frames from an interface called `eth0`.
-fn send(space: &Space, frames: &[Vec<u8>]) {
+pub(crate) fn send(space: &Space, frames: &[Vec<u8>]) {
     const SCRIPT: &str = "import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(('eth0', 0))
@@ -31,13 +31,13 @@ for frame in sys.stdin.read().split(): s.send(bytes.fromhex(frame))";
 }
 
 /// Listens to everything that arrives at an interface called `eth0`, until the mark comes.
-struct Sniffer {
+pub(crate) struct Sniffer {
     python: Child,
     output: BufReader<std::process::ChildStdout>,
 }
 
 impl Sniffer {
-    fn start(space: &Space) -> Self {
+    pub(crate) fn start(space: &Space) -> Self {
         const SCRIPT: &str = "import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 s.bind(('eth0', 3))
@@ -60,14 +60,14 @@ while True:
     }
 
     /// The frames that have come, as hexadecimal digits.
-    fn finish(mut self) -> Vec<String> {
+    pub(crate) fn finish(mut self) -> Vec<String> {
         let frames: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
         assert!(self.python.wait().expect("it ends").success(), "the mark did not come: {frames:#?}");
         frames
     }
 }
 
-fn frame(to: [u8; 6], from: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(to: [u8; 6], from: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from, &ether_type.to_be_bytes(), payload].concat()
 }
 
@@ -86,7 +86,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 }
 
 /// A UDP datagram without a checksum of its own, in IPv4.
-fn udp(source: Ipv4Addr, to: Ipv4Addr, ports: [u16; 2], text: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(source: Ipv4Addr, to: Ipv4Addr, ports: [u16; 2], text: &[u8]) -> Vec<u8> {
     let length = (20 + 8 + text.len()) as u16;
     let mut header = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     header[2..4].copy_from_slice(&length.to_be_bytes());
@@ -114,15 +114,15 @@ fn advertisement(claimed: Ipv6Addr, at: [u8; 6]) -> Vec<u8> {
 }
 
 /// Three containers of one network on one host: who attacks, who is attacked, and who talks with that one.
-struct Scene {
-    lab: Lab,
-    attacker: EndpointId,
-    victim: EndpointId,
-    client: EndpointId,
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
+    pub(crate) attacker: EndpointId,
+    pub(crate) victim: EndpointId,
+    pub(crate) client: EndpointId,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut lab = Lab::new(2, false);
         lab.network(1);
         let [attacker, victim, client] = [11, 12, 13].map(|last| lab.container(0, 1, last));
@@ -134,11 +134,11 @@ impl Scene {
         scene
     }
 
-    fn mac(&self, of: EndpointId) -> [u8; 6] {
+    pub(crate) fn mac(&self, of: EndpointId) -> [u8; 6] {
         self.lab.snapshot.endpoints[&of].mac.0
     }
 
-    fn v4(&self, of: EndpointId) -> Ipv4Addr {
+    pub(crate) fn v4(&self, of: EndpointId) -> Ipv4Addr {
         match self.lab.snapshot.endpoints[&of].addresses[0] {
             IpAddr::V4(address) => address,
             IpAddr::V6(_) => unreachable!("IPv4 comes first"),
@@ -161,8 +161,16 @@ impl Scene {
         self.lab.in_container(self.client).ip(&format!("neigh show {address}"))
     }
 
+    /// What VXLAN would carry a datagram of the client's to the victim in.
+    pub(crate) fn capsule(&self, word: &str) -> Vec<u8> {
+        let inner = udp(self.v4(self.client), self.v4(self.victim), [7, 7], word.as_bytes());
+        let vni = 4097u32.to_be_bytes();
+        let header = [8, 0, 0, 0, vni[1], vni[2], vni[3], 0];
+        [&header[..], &frame(self.mac(self.victim), self.mac(self.client), 0x0800, &inner)].concat()
+    }
+
     /// Something that the attacker may well send.
-    fn marked(&self) -> Vec<u8> {
+    pub(crate) fn marked(&self) -> Vec<u8> {
         let datagram = udp(self.v4(self.attacker), self.v4(self.victim), [7, 7], MARK);
         frame(self.mac(self.victim), self.mac(self.attacker), 0x0800, &datagram)
     }
@@ -238,7 +246,7 @@ fn forged(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn hex(text: &str) -> String {
+pub(crate) fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -377,12 +385,6 @@ fn frames_of_strangers_stay_outside() {
     let other = scene.lab.container(1, 2, 14);
     scene.lab.reconcile(Pass::Changed);
     let stranger = scene.lab.plug("stranger", 100);
-    let capsule = |scene: &Scene, word: &[u8]| {
-        let inner = udp(scene.v4(scene.client), scene.v4(scene.victim), [7, 7], word);
-        let vni = 4097u32.to_be_bytes();
-        let header = [8, 0, 0, 0, vni[1], vni[2], vni[3], 0];
-        [&header[..], &frame(scene.mac(scene.victim), scene.mac(scene.client), 0x0800, &inner)].concat()
-    };
     let attack = |scene: &Scene| -> Vec<&'static str> {
         let sniffer = Sniffer::start(scene.lab.in_container(scene.victim));
         let from_container = scene.lab.in_container(other);
@@ -393,7 +395,7 @@ fn frames_of_strangers_stay_outside() {
         ] {
             let any = if target.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
             let socket = space.within(|| UdpSocket::bind(any)).expect("a socket");
-            socket.send_to(&capsule(scene, word.as_bytes()), (address(target), 4789)).expect("it is sent");
+            socket.send_to(&scene.capsule(word), (address(target), 4789)).expect("it is sent");
         }
         // Over the same network and link.
         stranger.reaches("10.77.0.11");

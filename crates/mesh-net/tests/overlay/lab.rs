@@ -17,6 +17,7 @@ use nix::{
 };
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
@@ -170,6 +171,16 @@ impl Host {
             plane
                 .get_or_insert_with(|| DataPlane::new(config).expect("a data plane"))
                 .reconcile(snapshot, pass)
+        })
+    }
+
+    /// A full pass that can open so many files only. Call it on a thread with a table of files of its own.
+    pub(crate) fn reconcile_with_files(&mut self, snapshot: &Snapshot, free: usize) -> Report {
+        let Self { space, plane, .. } = self;
+        space.within(|| {
+            let mut fill: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            fill.truncate(fill.len() - free);
+            plane.as_mut().expect("a data plane").reconcile(snapshot, Pass::Full)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::lab::{Lab, Space};
 use mesh_net::{Pass, desired};
+use nix::sched::{CloneFlags, unshare};
 use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -267,4 +268,24 @@ fn a_namespace_that_is_lost_is_made_anew_at_once() {
         lab.in_container(one).reaches("fd1::12");
     }
     drop(held);
+}
+
+/// A full table of open files says nothing of what lives: namespaces and containers stay as they are.
+#[test]
+fn who_can_open_no_files_takes_nothing_away() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [one, _] = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    lab.reconcile(Pass::Changed);
+    lab.in_container(one).reaches("10.1.0.12");
+    let snapshot = lab.snapshot.clone();
+    // Of this thread alone: other tests go on.
+    unshare(CloneFlags::CLONE_FILES).expect("root is needed");
+    for free in 0..12 {
+        let report = lab.hosts[0].reconcile_with_files(&snapshot, free);
+        assert_eq!(report.vanished, [], "with {free} files");
+        assert!(free > 0 || !report.failures.is_empty(), "it can't have looked");
+    }
+    assert_eq!(lab.reconcile(Pass::Full), 0);
+    assert!(lab.in_container(one).pings("10.1.0.12"));
 }

@@ -5,6 +5,8 @@ mod lab;
 mod life;
 mod options;
 mod partings;
+mod smuggling;
+mod unruly;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
 use mesh_model::{Balance, NodeStatus, Protocol};
@@ -273,6 +275,49 @@ fn drift_is_repaired_by_a_full_pass() {
     lab.reconcile(Pass::Full);
     assert!(lab.hosts[0].space.ok("nft list ruleset").contains("table ip6 meshd"));
     assert_eq!(lab.reconcile(Pass::Full), 0);
+}
+
+/// Switches of links are as much part of the overlay as the links are.
+#[test]
+fn switches_that_others_turned_are_turned_back() {
+    let (mut lab, [one, _]) = two_containers(false);
+    let network = *lab.snapshot.networks.keys().next().expect("a network");
+    let port = desired::port(one);
+    let turns = [
+        "ip link set vx4097 type vxlan learning".to_owned(),
+        "ip link set br0 type bridge stp_state 1".to_owned(),
+        "ip link set br0 type bridge mcast_snooping 1".to_owned(),
+        "bridge link set dev vx4097 isolated on".to_owned(),
+        "bridge link set dev vx4097 learning on".to_owned(),
+        "bridge link set dev vx4097 neigh_suppress on".to_owned(),
+        format!("bridge link set dev {port} isolated on"),
+        format!("bridge link set dev {port} neigh_suppress on"),
+        format!("bridge link set dev {port} learning on"),
+        format!("bridge link set dev {port} flood on"),
+        format!("bridge link set dev {port} mcast_flood off"),
+        format!("bridge link set dev {port} bcast_flood off"),
+    ];
+    let links = |lab: &Lab| lab.hosts[0].overlay(network).ip("-o link show type vxlan");
+    let before = links(&lab);
+    for turn in turns {
+        lab.hosts[0].overlay(network).ok(&turn);
+        assert_eq!(lab.reconcile(Pass::Full), 1, "{turn}");
+        assert_eq!(lab.reconcile(Pass::Full), 0, "{turn}");
+        // In place: the link is the same.
+        assert_eq!(links(&lab), before, "{turn}");
+    }
+    // One made by somebody else that answers no questions is replaced.
+    let overlay = lab.hosts[0].overlay(network);
+    overlay.ip("link del vx4097");
+    let make = format!(
+        "link add vx4097 netns {} type vxlan id 4097 dstport 4789 local 10.77.0.11 nolearning",
+        overlay.path().display()
+    );
+    lab.hosts[0].space.ip(&make);
+    lab.reconcile(Pass::Full);
+    assert_eq!(lab.reconcile(Pass::Full), 0);
+    assert!(overlay.ip("-d link show vx4097").contains("proxy"));
+    lab.in_container(one).reaches("10.1.0.12");
 }
 
 #[test]

@@ -54,6 +54,30 @@ fn the_mtu_follows_links_and_routes_of_the_underlay_into_containers() {
     }
 }
 
+/// Next hops of overlays are IPv6, of those for IPv4 too: they get their 1280 bytes, and it is said that these
+/// do not pass in one piece.
+#[test]
+fn an_underlay_that_is_too_narrow_is_named() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let one = lab.container(0, 1, 11);
+    lab.container(1, 1, 12);
+    lab.reconcile(Pass::Changed);
+    lab.hosts[0].space.ip("link set eth0 mtu 1300");
+    let snapshot = lab.snapshot.clone();
+    for pass in [Pass::Full, Pass::Changed] {
+        let failures = lab.hosts[0].try_reconcile(&snapshot, pass).failures;
+        assert!(matches!(failures[..], [_]), "{failures:?}");
+        let said = failures[0].error.to_string();
+        assert!(said.contains("leaves 1250 bytes") && said.ends_with("by 30"), "{said}");
+        assert_eq!(mtus(&lab, one), [1280]);
+    }
+    lab.in_container(one).reaches("10.1.0.12");
+    lab.hosts[0].space.ip("link set eth0 mtu 1330");
+    lab.reconcile(Pass::Full);
+    assert_eq!(mtus(&lab, one), [1280]);
+}
+
 #[test]
 fn containers_of_all_subnets_reach_each_other_and_the_vips_of_all() {
     for internal in [false, true] {

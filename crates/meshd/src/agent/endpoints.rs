@@ -144,10 +144,11 @@ impl Agent {
 
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {
         let applied = self.applied(revision, APPLY).await?;
-        match applied.failures.get(&endpoint) {
-            Some(text) => Err(Failure::conflict(text.clone())),
-            None => Ok(()),
-        }
+        let failed = applied.failures.get(&endpoint).cloned();
+        let ended = applied.ended_early.as_ref();
+        let failed =
+            failed.or_else(|| ended.map(|why| format!("this node can attach nothing at present: {why}")));
+        failed.map_or(Ok(()), |text| Err(Failure::conflict(text)))
     }
 
     /// Offers an endpoint of this node no new connections, and returns when no node that answers sends any.

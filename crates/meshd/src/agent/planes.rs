@@ -203,6 +203,7 @@ impl Planes {
             };
             applied.kernel.push(format!("{owner}: {text}"));
         }
+        applied.ended_early = applied.kernel.last().filter(|_| report.ended_early).cloned();
         applied.problems.extend_from_slice(&applied.kernel);
         applied.vanished.extend(&report.vanished);
         let before = self.agent.applied.borrow().problems.clone();

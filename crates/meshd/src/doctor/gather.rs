@@ -47,7 +47,7 @@ const LASTS: Duration = Duration::from_millis(1200);
 /// What a host that is no member's can tell.
 pub(super) async fn of_host(run_dir: &Path) -> Evidence {
     let (missing, survey) = host().await;
-    let kept = netns::kept(run_dir);
+    let kept = netns::kept(run_dir).unwrap_or_default();
     let leftovers =
         kept.iter().map(|network| format!("namespace {}", netns::namespace_of(run_dir, *network).display()));
     let no_member = || Some("this node belongs to no cluster".to_owned());

@@ -120,6 +120,10 @@ fn the_host_table_word_for_word() {
 		ip daddr . meta l4proto . th dport vmap @bound
 		meta l4proto . th dport vmap @ports
 	}
+	chain sent {
+		type filter hook output priority 0; policy accept;
+		meta skuid != 0 meta l4proto udp th dport 4789 jump strange
+	}
 	chain strange {
 		@th,96,24 4096 drop
 	}

@@ -8,8 +8,8 @@ use super::{
     driver::{endpoint_id, owned, owner},
     identity::identity,
 };
-use crate::{api::Failure, clock, daemon::Member};
-use mesh_model::{Container, Endpoint, EndpointSpec, EndpointUpdate, Target};
+use crate::{api::Failure, daemon::Member};
+use mesh_model::{Container, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Target};
 use mesh_net::netns::TargetNamespace;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,8 @@ const COMPARE: Duration = Duration::from_secs(5);
 /// How often, and how soon again, Docker is asked for a container's names. It does not answer while it starts.
 const NAME_TRIES: usize = 30;
 const NAME_PAUSE: Duration = Duration::from_secs(2);
-/// Seconds for which an endpoint may wait for its container before Docker is asked about it.
-const PATIENCE_S: u64 = 30;
+/// How long an endpoint may wait for its container before Docker is asked about it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs as long as the daemon. Docker's API may be slow: what waits for it is in nobody's way.
 pub(super) async fn run(docker: Arc<Docker>) {
@@ -54,11 +54,30 @@ async fn settle(docker: &Arc<Docker>) {
 }
 
 async fn compare(docker: &Docker) {
+    let mut sightings = Sightings::default();
     loop {
         if let Ok(member) = docker.daemon.member() {
-            docker.compare(&member).await;
+            docker.compare(&member, &mut sightings).await;
         }
         sleep(COMPARE).await;
+    }
+}
+
+/// When each endpoint of this node was first seen here. Records are dated by the manager's clock, which is not this node's.
+#[derive(Default)]
+struct Sightings(BTreeMap<EndpointId, Instant>);
+
+impl Sightings {
+    fn note(&mut self, there: BTreeSet<EndpointId>, now: Instant) {
+        self.0.retain(|id, _| there.contains(id));
+        for id in there {
+            self.0.entry(id).or_insert(now);
+        }
+    }
+
+    /// Whether an endpoint has been there for longer than it may wait for its container.
+    fn is_old(&self, id: EndpointId, now: Instant) -> bool {
+        self.0.get(&id).is_some_and(|first| now.duration_since(*first) > PATIENCE)
     }
 }
 
@@ -122,9 +141,10 @@ impl Docker {
         self.daemon.member()?.agent.update(endpoint.id, &update).await.map(drop)
     }
 
-    async fn compare(&self, member: &Member) {
+    async fn compare(&self, member: &Member, sightings: &mut Sightings) {
         let snapshot = member.agent.snapshot();
         let own = || snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
+        sightings.note(own().map(|e| e.id).collect(), Instant::now());
         let of_docker: BTreeMap<&str, &Arc<Endpoint>> =
             own().filter_map(|e| Some((owned(e)?.1, e))).collect();
         let Ok(networks) = self.networks().await else { return };
@@ -138,11 +158,10 @@ impl Docker {
                 }
             }
         }
-        let long_ago = clock::unix_seconds().saturating_sub(PATIENCE_S);
         let unknown = own().filter(|endpoint| {
             let of_docker = owned(endpoint).map(|(_, id)| !known.contains(id));
             let forgotten = endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with("docker-address:"));
-            endpoint.created < long_ago && of_docker.unwrap_or(forgotten)
+            sightings.is_old(endpoint.id, Instant::now()) && of_docker.unwrap_or(forgotten)
         });
         for endpoint in unknown {
             tracing::info!(endpoint = %endpoint.name, "Docker knows nothing of this endpoint: removed");
@@ -218,4 +237,24 @@ fn told(container: &Inspected, endpoint: &str) -> Result<EndpointUpdate, Failure
     let place = places.find(|(_, place)| place.endpoint_id == endpoint);
     let aliases = place.and_then(|(_, place)| place.aliases.clone()).unwrap_or_default();
     identity(&container.name, &labels, &aliases).map_err(Failure::bad_request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_as_old_as_it_has_been_seen_here() {
+        let [one, two] = [1, 2].map(EndpointId::from_bits);
+        let (mut sightings, start) = (Sightings::default(), Instant::now());
+        let later = |seconds| start + Duration::from_secs(seconds);
+        sightings.note(BTreeSet::from([one]), start);
+        sightings.note(BTreeSet::from([one, two]), later(20));
+        assert!(!sightings.is_old(one, later(30)) && sightings.is_old(one, later(31)));
+        assert!(!sightings.is_old(two, later(31)) && sightings.is_old(two, later(51)));
+        // Gone and there again: it is another one.
+        sightings.note(BTreeSet::from([two]), later(52));
+        sightings.note(BTreeSet::from([one, two]), later(53));
+        assert!(!sightings.is_old(one, later(60)) && sightings.is_old(two, later(60)));
+    }
 }
