@@ -5,6 +5,7 @@ mod lab;
 mod life;
 mod options;
 mod partings;
+mod vip;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
 use mesh_model::{Balance, NodeStatus, Protocol};
