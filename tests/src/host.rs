@@ -1,5 +1,6 @@
 //! A host that can run `meshd`, and the commands of its user.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::ops::Deref;
@@ -18,6 +19,25 @@ use crate::process::{Background, Outcome, resident};
 
 /// How long a daemon may take to open its socket, or to end. Generous: two cores build and test at once.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is in each network's own namespace, by kind. Counters of the load balancing are no elements; what the kernel learns
+/// by itself is none of the mesh's.
+const OF_NETWORKS: &str = r#"
+look() {
+  echo '# links'; ip -brief link
+  echo '# addresses'; ip -brief address
+  echo '# FDB entries'; bridge fdb show | grep -e permanent -e dst
+  echo '# neighbours'; ip neigh show nud permanent
+  echo '# routes'; ip route show table all; ip -6 route show table all type unicast; ip rule; ip -6 rule
+  echo '# nft lines'; nft --stateless list ruleset
+}
+shopt -s nullglob
+for net in "$0"/netns/*; do nsenter --net="$net" bash -c "$(declare -f look); look"; done
+echo '# namespaces'; printf '%s\n' "$0"/netns/* /run/netns/*
+"#;
+
+/// What a kernel holds: a kind, and its lines in order.
+pub type Objects = BTreeMap<String, Vec<String>>;
 
 /// A machine of the cluster, with directories of its own for `meshd`.
 #[derive(Debug, Clone)]
@@ -78,7 +98,24 @@ impl Host {
         let looked = "ip -brief link; ip rule; ip -6 rule; ip route; ip -6 route; nft --stateless list ruleset; \
             ip neigh show nud permanent; findmnt --noheadings --raw --output TARGET --types nsfs | \
             { grep \"^$0/\" || true; } | sort";
-        self.output(&["bash", "-c", looked, &self.run_dir()]).ok()
+        self.output(&["bash", "-c", looked, &self.run_dir()]).ok().map(|objects| without_indices(&objects))
+    }
+
+    /// [`Host::kernel_objects`] and what the networks' own namespaces hold, by kind: to compare, and to count.
+    pub fn all_objects(&self) -> Result<Objects> {
+        let mut objects = Objects::new();
+        let of_host = self.kernel_objects()?.lines().map(str::to_owned).collect();
+        objects.insert("objects of the host".to_owned(), of_host);
+        let looked = self.output(&["bash", "-c", OF_NETWORKS, &self.run_dir()]).ok()?;
+        let mut kind = "";
+        for line in looked.lines() {
+            match line.strip_prefix("# ") {
+                Some(next) => kind = next,
+                None => objects.entry(kind.to_owned()).or_default().push(without_indices(line)),
+            }
+        }
+        objects.values_mut().for_each(|found| found.sort());
+        Ok(objects)
     }
 
     /// The directory of this host's sockets and namespaces, in the lab.
@@ -242,6 +279,16 @@ impl Meshd {
     pub fn resident(&self) -> Result<u64> {
         resident(&self.pid().context("meshd does not run")?.to_string())
     }
+}
+
+/// Without the numbers of interfaces' other ends (`up4096@if4`), and the padding behind them: an interface that is made again
+/// gets another.
+fn without_indices(objects: &str) -> String {
+    let mut parts = objects.split("@if");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let behind =
+        |part: &str| part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(' ').to_owned();
+    parts.fold(first, |text, part| text + " " + &behind(part))
 }
 
 /// The path of a program of the workspace, built into the target directory of this test.

@@ -35,11 +35,11 @@ pub mod process;
 pub mod site_etcd;
 
 pub use cluster::{CONVERGES, Cluster, field};
-pub use cni::Plugin;
+pub use cni::{Plugin, Said};
 pub use conversation::{Conversations, Kind};
 pub use docker::Docker;
 pub use echo::Echo;
-pub use host::{Host, Meshd};
+pub use host::{Host, Meshd, Objects};
 pub use lab::{Container, Lab, scenario};
 pub use member::{MemberConnection, credentials};
 pub use namespace::Namespace;

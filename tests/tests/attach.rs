@@ -1,18 +1,25 @@
-//! Attached and detached in random order, while commands, containers and daemons are killed: nothing is left.
+//! Attached and detached in random order, while commands, containers and daemons are killed: what is not killed works, and
+//! nothing is left.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::env;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, Lab, Plugin, host::binary, scenario, within};
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::{
+    Background, CONVERGES, Cluster, Container, Host, Lab, Objects, Outcome, Plugin, Said, host::binary,
+    scenario, within,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// How many there are in the test suite.
 const SHORT: u64 = 100;
 /// Containers of the host that is worked on, at most.
 const CONTAINERS: usize = 6;
+/// What is to succeed, at least once in so many steps: else nothing was attached that could be left.
+const KINDS: [&str; 5] = ["connect", "connect pid:", "disconnect", "ADD", "DEL"];
+const SELDOM: u64 = 100;
 
 /// `MESH_ATTACHES` and `MESH_SEED` change how many there are, and which (`scripts/soak attach`).
 #[test]
@@ -25,11 +32,19 @@ fn attached_and_detached_in_random_order() {
         let before = scene.counted()?;
         println!("before: {}", summary(&before));
         let mut rng = StdRng::seed_from_u64(seed);
-        for step in 1..=count {
+        // Chance may want some more steps until everything has succeeded.
+        for step in 1..=count * 3 {
+            if step > count && scene.lacks(count / SELDOM).is_none() {
+                break;
+            }
             let doing = scene.step(&mut rng).with_context(|| format!("step {step}, seed {seed}"))?;
             if count > SHORT && step % SHORT == 0 {
                 println!("step {step}: {doing}");
             }
+        }
+        println!("succeeded: {:?}", scene.succeeded);
+        if let Some(kind) = scene.lacks(count / SELDOM) {
+            bail!("seed {seed}: '{kind}' hardly ever succeeded");
         }
         scene.tidy()?;
         // Endpoints whose commands were killed go when their namespaces do, and those that nobody heard of as well.
@@ -42,10 +57,7 @@ fn attached_and_detached_in_random_order() {
     });
 }
 
-/// The objects of each kernel and of the cluster, to compare and to count.
-type Counted = Vec<(String, Vec<String>)>;
-
-fn summary(counted: &Counted) -> String {
+fn summary(counted: &Objects) -> String {
     let counts: Vec<String> = counted.iter().map(|(what, lines)| format!("{what} {}", lines.len())).collect();
     counts.join(", ")
 }
@@ -54,9 +66,11 @@ struct Scene<'a> {
     lab: &'a Lab,
     cluster: Cluster,
     plugin: Plugin,
-    /// Containers that exist now.
-    containers: BTreeSet<String>,
+    /// Containers that exist now, with what runs in them, if anything does.
+    containers: BTreeMap<String, (Container, Option<Background>)>,
     made: usize,
+    /// How often each kind of step succeeded.
+    succeeded: BTreeMap<&'static str, u64>,
 }
 
 impl<'a> Scene<'a> {
@@ -75,7 +89,7 @@ impl<'a> Scene<'a> {
         }
         cluster.endpoints("web", "3/3")?;
         let plugin = Plugin::new(cluster.vm2(), "blue", "1.1.0").with("service", "web".into());
-        Ok(Self { lab, cluster, plugin, containers: BTreeSet::new(), made: 0 })
+        Ok(Self { lab, cluster, plugin, containers: BTreeMap::new(), made: 0, succeeded: BTreeMap::new() })
     }
 
     /// One random step on vm2; what it was.
@@ -84,21 +98,32 @@ impl<'a> Scene<'a> {
         if self.containers.len() < CONTAINERS {
             self.made += 1;
             let name = format!("c{}", self.made);
-            self.lab.container(&name)?;
-            self.containers.insert(name);
+            let container = self.lab.container(&name)?;
+            self.containers.insert(name, (container, None));
         }
         let number = rng.random_range(0..self.containers.len());
-        let container = self.containers.iter().nth(number).cloned().context("a container")?;
+        let container = self.containers.keys().nth(number).cloned().context("a container")?;
         let target = format!("netns:/run/netns/{container}");
         let kill_after = Duration::from_millis(rng.random_range(1..40));
         let connect = ["network", "connect", "--service", "web", "blue", &target];
         let disconnect = ["network", "disconnect", "blue", &target];
-        let doing = match rng.random_range(0..20) {
-            // What is attached already is refused, what is not attached is detached: both are fine.
-            0..5 => (vm2.meshctl(&connect).code, "connect").1,
-            5..8 => (vm2.meshctl(&disconnect).code, "disconnect").1,
-            8..11 => (self.plugin.call("ADD", &container)?.outcome.code, "ADD").1,
-            11..13 => (self.plugin.call("DEL", &container)?.outcome.code, "DEL").1,
+        let doing = match rng.random_range(0..23) {
+            0..5 => self.count("connect", was_connected(&vm2.meshctl(&connect))?),
+            // What is not attached is detached: only what was attached counts.
+            5..8 => {
+                let attached = self.is_attached(&container);
+                vm2.meshctl(&disconnect).ok()?;
+                self.count("disconnect", attached)
+            }
+            8..11 => {
+                let added = self.plugin.call("ADD", &container)?;
+                self.count("ADD", was_added(&added)?)
+            }
+            11..13 => {
+                let attached = self.is_attached(&container);
+                self.plugin.call("DEL", &container)?.ok()?;
+                self.count("DEL", attached)
+            }
             13 => killed(&vm2, &connect, kill_after, "connect, meshctl killed")?,
             14 => killed(&vm2, &disconnect, kill_after, "disconnect, meshctl killed")?,
             15 => {
@@ -116,6 +141,15 @@ impl<'a> Scene<'a> {
                 })?;
                 "connect, the container goes meanwhile"
             }
+            19 | 20 => {
+                let pid = format!("pid:{}", self.process(&container)?);
+                let by_pid = ["network", "connect", "--service", "web", "blue", &pid];
+                self.count("connect pid:", was_connected(&vm2.meshctl(&by_pid))?)
+            }
+            21 => {
+                self.plugin.killed("ADD", &container, kill_after)?;
+                "ADD, the plugin killed"
+            }
             _ => {
                 let daemon = if rng.random_bool(0.7) { 1 } else { 0 };
                 let daemon = &mut self.cluster.daemons[daemon];
@@ -129,6 +163,34 @@ impl<'a> Scene<'a> {
         Ok(format!("{doing} ({container})"))
     }
 
+    /// Notes whether a step of a kind succeeded.
+    fn count(&mut self, kind: &'static str, succeeded: bool) -> &'static str {
+        *self.succeeded.entry(kind).or_default() += u64::from(succeeded);
+        kind
+    }
+
+    /// A kind of step that did not succeed so often.
+    fn lacks(&self, often: u64) -> Option<&'static str> {
+        let succeeded = |kind| self.succeeded.get(kind).copied().unwrap_or_default();
+        KINDS.into_iter().find(|kind| succeeded(*kind) < often)
+    }
+
+    fn is_attached(&self, container: &str) -> bool {
+        let shown = self.cluster.vm2().output(&["ip", "-netns", container, "link", "show", "eth0"]);
+        shown.code == Some(0)
+    }
+
+    /// A process of a container, by its number in the lab.
+    fn process(&mut self, container: &str) -> Result<String> {
+        let (space, process) = self.containers.get_mut(container).context("a container")?;
+        if process.is_none() {
+            *process = Some(space.spawn(&["sleep", "infinity"])?);
+        }
+        let pids = self.cluster.vm2().output(&["ip", "netns", "pids", container]).ok()?;
+        Ok(pids.lines().next().context("a process")?.to_owned())
+    }
+
+    /// The container ends: its processes, then its namespace.
     fn delete(&mut self, container: &str) -> Result<()> {
         self.containers.remove(container);
         self.cluster.vm2().output(&["ip", "netns", "delete", container]).ok().map(drop)
@@ -136,7 +198,8 @@ impl<'a> Scene<'a> {
 
     /// Every container goes; half of them are disconnected before.
     fn tidy(&mut self) -> Result<()> {
-        for (number, container) in self.containers.clone().into_iter().enumerate() {
+        let containers: Vec<String> = self.containers.keys().cloned().collect();
+        for (number, container) in containers.into_iter().enumerate() {
             if number % 2 == 0 {
                 let target = format!("netns:/run/netns/{container}");
                 self.cluster.vm2().meshctl(&["network", "disconnect", "--force", "blue", &target]).ok()?;
@@ -146,40 +209,32 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    fn counted(&self) -> Result<Counted> {
-        let mut counted = Counted::new();
+    /// The objects of each kernel and of the cluster.
+    fn counted(&self) -> Result<Objects> {
+        let mut counted = Objects::new();
         let addresses = self.cluster.list(&["endpoint", "ls"])?;
         let addresses = addresses.iter().map(|endpoint| endpoint["addresses"].to_string()).collect();
-        counted.push(("addresses".to_owned(), addresses));
+        counted.insert("addresses".to_owned(), addresses);
         for daemon in &self.cluster.daemons {
             let host = daemon.host();
-            // Counters of the load balancing are no elements; what the kernel learns by itself is none of ours.
-            for (what, look) in [
-                ("links", "ip -brief link | awk '{print $1, $3}'"),
-                ("addresses", "ip -brief address"),
-                ("FDB entries", "bridge fdb show | grep -e permanent -e dst"),
-                ("neighbours", "ip neigh show nud permanent"),
-                (
-                    "routes",
-                    "ip route show table all; ip -6 route show table all type unicast; ip rule; ip -6 rule",
-                ),
-                ("nft lines", "nft --stateless list ruleset"),
-            ] {
-                let script = format!(
-                    "for net in $(ls -d \"$0\"/netns/*); do nsenter --net=\"$net\" bash -c \"{}\"; done | sort",
-                    look.replace('$', "\\$").replace('"', "\\\"")
-                );
-                let lines = host.output(&["bash", "-c", &script, &host.run_dir()]).ok()?;
-                let lines = lines.lines().map(str::to_owned).collect();
-                counted.push((format!("{} {what}", host.name()), lines));
-            }
-            let host_objects = host.kernel_objects()?.lines().map(str::to_owned).collect();
-            counted.push((format!("{} objects of the host", host.name()), host_objects));
-            let kept = host.shell(&format!("ls {}/netns /run/netns", host.run_dir())).ok()?;
-            counted.push((format!("{} namespaces", host.name()), kept.lines().map(str::to_owned).collect()));
+            let objects = host.all_objects()?.into_iter();
+            counted.extend(objects.map(|(what, lines)| (format!("{} {what}", host.name()), lines)));
         }
         Ok(counted)
     }
+}
+
+/// Whether a container was connected. Only one that is attached already may be refused.
+fn was_connected(outcome: &Outcome) -> Result<bool> {
+    ensure!(outcome.code == Some(0) || outcome.stderr.contains("already"), "{outcome:?}");
+    Ok(outcome.code == Some(0))
+}
+
+/// Whether the plugin added a container; else it is attached already.
+fn was_added(said: &Said) -> Result<bool> {
+    let refused = said.json["msg"].to_string() + &said.json["details"].to_string();
+    ensure!(said.outcome.code == Some(0) || refused.contains("already"), "{said:?}");
+    Ok(said.outcome.code == Some(0))
 }
 
 /// A command of meshctl that is killed on its way, unless it is faster.

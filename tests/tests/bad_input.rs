@@ -6,12 +6,12 @@ use mesh_tests::{CONVERGES, Cluster, Host, Nginx, Replica, ReplicaSpec, scenario
 /// Records and kernel objects on every host, to compare before and after.
 fn everything(cluster: &Cluster) -> Result<String> {
     let mut found = String::new();
-    for list in [&["network", "ls"], &["service", "ls"], &["endpoint", "ls"], &["node", "ls"]] {
-        found += &cluster.vm1().meshctl(&["-q"].iter().chain(list).copied().collect::<Vec<_>>()).ok()?;
-        found += "\n";
+    for kind in ["network", "service", "endpoint", "node"] {
+        let records = cluster.vm1().meshctl(&["-o", "json", kind, "ls"]).json()?;
+        found += &format!("{kind}: {records:#}\n");
     }
     for daemon in &cluster.daemons {
-        found += &daemon.host().kernel_objects()?;
+        found += &format!("{}: {:#?}\n", daemon.host().name(), daemon.host().all_objects()?);
     }
     Ok(found)
 }

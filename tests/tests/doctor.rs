@@ -12,7 +12,8 @@ const SHOWS: Duration = Duration::from_secs(60);
 
 /// A container on the network `blue` of each node.
 fn blue(cluster: &Cluster) -> Result<Vec<Background>> {
-    cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+    let subnets = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
+    cluster.vm1().meshctl(&[&["network", "create"], &subnets[..], &["blue"]].concat()).ok()?;
     let hosts = [(cluster.vm1(), "c1"), (cluster.vm2(), "c2"), (cluster.vm3(), "c3")];
     let run = |(host, name): (&Host, &str)| {
         host.run(&["--network", "blue", "--name", name], &["sleep", "infinity"])
@@ -223,6 +224,15 @@ fn what_is_wrong_between_two_hosts() {
         let containers = blue(&cluster)?;
         healthy(&cluster)?;
 
+        // One family alone does not get to vm2.
+        let lost = "nft \"add table ip6 trouble; add chain ip6 trouble in { type filter hook prerouting priority -500; }; \
+            add rule ip6 trouble in udp dport 7443 drop\"";
+        inside(vm2, lost)?;
+        let found = names(vm1, &[("vxlan-port", "vm2")])?;
+        ensure!(field(&found[0], "result").contains("by ipv6, though ipv4 does"), "{found:#?}");
+        inside(vm2, "nft delete table ip6 trouble")?;
+        healthy(&cluster)?;
+
         // The switch's port of vm2 carries less than its hosts believe. It drops without a word, as switches do.
         // (Linux bridges that hand packets to iptables cut them in pieces instead.)
         lab.switch("sysctl -qw net.bridge.bridge-nf-call-iptables=0")?;
@@ -298,6 +308,20 @@ fn what_is_wrong_between_two_hosts() {
         shell(&c3, &format!("ip address add {taken}/24 dev eth0"))?;
         healthy(&cluster)?;
         shell(&c3, &format!("ip address del {taken}/24 dev eth0"))?;
+        healthy(&cluster)?;
+
+        // Somebody with rights on the host puts a machine of that address into the network.
+        let thief = lab.container("thief")?;
+        inside(
+            vm1,
+            "ip link add foreign type veth peer name eth0 netns /run/netns/thief; ip link set foreign master br0 up",
+        )?;
+        let taken = cluster.address("c2")?;
+        shell(&thief, &format!("ip address add {taken}/24 dev eth0; ip link set eth0 up"))?;
+        let found = names(vm1, &[("addresses", "")])?;
+        let result = field(&found[0], "result");
+        ensure!(result.contains(&format!("{taken} is that of endpoint 'c2'")), "{found:#?}");
+        inside(vm1, "ip link del foreign")?;
         healthy(&cluster)
     });
 }

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Lab, Namespace, Replica, ReplicaSpec, field, scenario, within};
+use serde_json::Value;
+
+/// The subnets of the network `blue`.
+const BLUE: [&str; 2] = ["192.168.100.0/24", "fd00:100::/64"];
 
 /// The service `web` on the network `blue`, published on port 80, with replicas on vm1 and vm2.
 fn blue(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
     let cluster = Cluster::three(lab)?;
     let vm1 = cluster.vm1();
-    vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "blue"]).ok()?;
+    vm1.meshctl(&["network", "create", "--subnet", BLUE[0], "--subnet", BLUE[1], "blue"]).ok()?;
     vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue", "--publish", "8080:80"]).ok()?;
     let spec = |name| ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 };
     let replicas = vec![Replica::start(vm1, spec("web1"))?, Replica::start(cluster.vm2(), spec("web2"))?];
@@ -21,19 +25,33 @@ fn blue(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
 fn unreachable(from: &Namespace, address: &str) -> Result<()> {
     let ping = from.output(&["ping", "-c1", "-W1", address]);
     ensure!(ping.code != Some(0), "{} reaches {address} by ping", from.name());
-    let curl = from.output(&["curl", "-sS", "--max-time", "1", &format!("http://{address}/")]);
+    let url =
+        if address.contains(':') { format!("http://[{address}]/") } else { format!("http://{address}/") };
+    let curl = from.output(&["curl", "-sS", "--max-time", "1", &url]);
     ensure!(matches!(curl.code, Some(7 | 28)), "{} reaches {address} by HTTP: {curl:?}", from.name());
     Ok(())
+}
+
+/// All addresses of an endpoint, and the VIPs of a service.
+fn addresses(cluster: &Cluster, endpoints: &[&str], service: &str) -> Result<Vec<String>> {
+    let service = cluster.list(&["service", "inspect", service])?;
+    let mut lists = vec![service[0]["networks"][0]["addresses"].clone()];
+    for endpoint in endpoints {
+        lists.push(cluster.endpoint(endpoint)?["addresses"].clone());
+    }
+    let all = lists.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+    let all: Vec<String> = all.map(str::to_owned).collect();
+    ensure!(all.len() == 2 * lists.len(), "not of both families each: {all:?}");
+    Ok(all)
 }
 
 #[test]
 fn another_network_neither_resolves_nor_reaches() {
     scenario("other network", |lab| {
         let (cluster, _replicas) = blue(lab)?;
-        cluster.vm1().meshctl(&["network", "create", "--subnet", "192.168.200.0/24", "red"]).ok()?;
-        let inside = ["web1", "web2"].map(|name| cluster.address(name));
-        let mut addresses = inside.into_iter().collect::<Result<Vec<_>>>()?;
-        addresses.push(cluster.vip("web")?);
+        let subnets = ["--subnet", "192.168.200.0/24", "--subnet", "fd00:200::/64"];
+        cluster.vm1().meshctl(&[&["network", "create"], &subnets[..], &["red"]].concat()).ok()?;
+        let addresses = addresses(&cluster, &["web1", "web2"], "web")?;
         // On nodes that hold a replica and on one that does not.
         for host in [cluster.vm1(), cluster.vm3()] {
             let name = format!("red-{}", host.name());
@@ -44,12 +62,17 @@ fn another_network_neither_resolves_nor_reaches() {
                 Ok(())
             })?;
             for query in ["web", "tasks.web", "web1", "web.blue", "web.blue.mesh.internal"] {
-                let found = red.output(&["dig", "+short", "+tries=1", "+time=1", query]).stdout;
-                ensure!(!found.contains("192.168.100."), "{query} resolves to {found}");
+                for kind in ["A", "AAAA"] {
+                    let found = red.output(&["dig", "+short", "+tries=1", "+time=1", query, kind]).stdout;
+                    let of_blue = found.contains("192.168.100.") || found.contains("fd00:100::");
+                    ensure!(!of_blue, "{query} resolves to {found}");
+                }
             }
-            // Nor does the nameserver of the other network answer.
-            let asked = red.output(&["dig", "+tries=1", "+time=1", "@192.168.100.1", "web"]);
-            ensure!(asked.code == Some(9), "the gateway of blue answers red: {asked:?}");
+            // Nor do the nameservers of the other network answer.
+            for gateway in ["@192.168.100.1", "@fd00:100::1"] {
+                let asked = red.output(&["dig", "+tries=1", "+time=1", gateway, "web"]);
+                ensure!(asked.code == Some(9), "the gateway of blue answers red: {asked:?}");
+            }
             for address in &addresses {
                 unreachable(&red, address)?;
             }
@@ -66,32 +89,54 @@ fn a_neighbour_on_the_lan_gets_in_by_published_ports_only() {
         cluster.answer_in_turn(&neighbour, 8080, &["web1", "web2"])?;
         // It speaks VXLAN, and knows all that a node knows.
         let network = cluster.list(&["network", "inspect", "blue"])?;
-        let (web1, mac) = (cluster.address("web1")?, field(&cluster.endpoint("web1")?, "mac"));
+        let (web1, mac) = (cluster.endpoint("web1")?, field(&cluster.endpoint("web1")?, "mac"));
         let (node, vni) = (cluster.vm1().ip(), &network[0]["vni"]);
         let device = format!(
-            "ip link add vx type vxlan id {vni} remote {node} dstport 4789 && ip address add 192.168.100.200/24 dev vx && \
-             ip link set vx up && ip neigh replace {web1} lladdr {mac} dev vx"
+            "ip link add vx type vxlan id {vni} remote {node} dstport 4789 && ip link set vx up && \
+             ip address add 192.168.100.200/24 dev vx && ip address add fd00:100::200/64 dev vx nodad"
         );
         neighbour.shell(&device).ok()?;
-        let (container, echos) =
-            (replicas[0].namespace()?, "awk '/^Icmp:/ && ++n == 2 { print $10 }' /proc/net/snmp");
-        let before = container.shell(echos).ok()?;
-        neighbour.output(&["ping", "-c3", "-i0.2", "-W1", &web1]);
-        ensure!(container.shell(echos).ok()? == before, "frames of a stranger are taken");
+        let container = replicas[0].namespace()?;
+        for (address, echos) in web1["addresses"].as_array().into_iter().flatten().zip([
+            "awk '/^Icmp:/ && ++n == 2 { print $10 }' /proc/net/snmp",
+            "awk '/^Icmp6InEchos / { print $2 }' /proc/net/snmp6",
+        ]) {
+            let address = address.as_str().context("an address")?;
+            neighbour.output(&["ip", "neigh", "replace", address, "lladdr", &mac, "dev", "vx"]).ok()?;
+            let before = container.shell(echos).ok()?;
+            neighbour.output(&["ping", "-c3", "-i0.2", "-W1", address]);
+            ensure!(container.shell(echos).ok()? == before, "frames of a stranger are taken: {address}");
+            // The counter is the right one.
+            cluster
+                .vm1()
+                .shell(&format!(
+                    "nsenter --net=$(ls -d {}/netns/*) ping -c1 -W1 {address}",
+                    cluster.vm1().run_dir()
+                ))
+                .ok()?;
+            ensure!(container.shell(echos).ok()? != before, "pings are not counted: {address}");
+        }
         neighbour.output(&["ip", "link", "del", "vx"]).ok()?;
+        let addresses = addresses(&cluster, &["web1", "web2"], "web")?;
         for host in [cluster.vm1(), cluster.vm2(), cluster.vm3()] {
-            let via = host.ip().to_string();
-            neighbour.output(&["ip", "route", "replace", "192.168.100.0/24", "via", &via]).ok()?;
-            for address in [cluster.address("web1")?, cluster.address("web2")?, cluster.vip("web")?] {
-                unreachable(&neighbour, &address)?;
+            for (subnet, via) in BLUE.into_iter().zip([host.ip().to_string(), host.ip6().to_string()]) {
+                neighbour.output(&["ip", "route", "replace", subnet, "via", &via]).ok()?;
+            }
+            for address in &addresses {
+                unreachable(&neighbour, address)?;
             }
             // Forwarding is on for ingress; that makes the host no router for anything else.
-            neighbour.output(&["ip", "route", "replace", "198.51.100.1", "via", &via]).ok()?;
-            let ping = neighbour.output(&["ping", "-c1", "-W1", "198.51.100.1"]);
-            ensure!(ping.code != Some(0));
+            for (beyond, via) in
+                [("198.51.100.1", host.ip().to_string()), ("2001:db8::1", host.ip6().to_string())]
+            {
+                neighbour.output(&["ip", "route", "replace", beyond, "via", &via]).ok()?;
+                let ping = neighbour.output(&["ping", "-c1", "-W1", beyond]);
+                ensure!(ping.code != Some(0), "{} is a way to {beyond}", host.name());
+            }
         }
-        let lan = neighbour.output(&["ip", "route", "del", "192.168.100.0/24"]);
-        lan.ok()?;
+        for subnet in BLUE {
+            neighbour.output(&["ip", "route", "del", subnet]).ok()?;
+        }
         within(Duration::from_secs(5), "published ports are still answered", || {
             cluster.answer_in_turn(&neighbour, 8080, &["web1", "web2"])
         })

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    CONVERGES, Cluster, Container, Host, Lab, Ping, Replica, ReplicaSpec, scenario, shares, within,
+    CONVERGES, Cluster, Container, Host, Lab, Ping, Replica, ReplicaSpec, field, scenario, shares, within,
 };
+use serde_json::Value;
 
 fn connect(lab: &Lab, host: &Host, network: &str, name: &str) -> Result<Container> {
     let container = lab.container(name)?;
@@ -148,5 +149,88 @@ fn an_underlay_of_ipv6() {
         within(CONVERGES, "the name leads to both replicas", || {
             shares(&inside.answers("http://both/", 6)?, &[("both-vm2", 3), ("both-vm3", 3)])
         })
+    });
+}
+
+/// What networks of IPv6 may be made of, over an underlay of IPv4.
+#[test]
+fn networks_with_and_of_ipv6() {
+    scenario("ipv6 options", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        let made = |options: &[&str]| -> Result<Value> {
+            vm1.meshctl(&[&["network", "create"], options].concat()).ok()?;
+            let name = options.last().copied().unwrap_or_default();
+            Ok(vm1.meshctl(&["-o", "json", "network", "inspect", name]).json()?[0]["subnets"].clone())
+        };
+        let pair = |network: &str| -> Result<[Container; 2]> {
+            let [one, two] = ["1", "2"].map(|number| format!("{network}{number}"));
+            Ok([connect(lab, vm1, network, &one)?, connect(lab, vm2, network, &two)?])
+        };
+        let addresses = |name: &str| -> Result<Vec<String>> {
+            let addresses = cluster.endpoint(name)?["addresses"].clone();
+            Ok(addresses
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|a| a.as_str())
+                .map(str::to_owned)
+                .collect())
+        };
+        // From the pools.
+        let subnets = made(&["--ipv6", "pool"])?;
+        let cidrs = [0, 1].map(|at| field(&subnets[at], "cidr"));
+        ensure!(
+            cidrs[0].ends_with("/24") && cidrs[1].starts_with("fd") && cidrs[1].ends_with("/64"),
+            "{subnets}"
+        );
+        let [one, _two] = pair("pool")?;
+        let both = addresses("pool2")?;
+        let of_pool = |at: usize, end: &str| both[at].starts_with(cidrs[at].trim_end_matches(end));
+        ensure!(both.len() == 2 && of_pool(0, "0/24") && of_pool(1, "/64"), "{both:?}");
+        both.iter().try_for_each(|to| reaches(&one, to))?;
+
+        // Ranges and a gateway in both families.
+        let (range, range6) = ("10.63.0.64/26", "fd63::8000/113");
+        let subnets = ["--subnet", "10.63.0.0/24", "--subnet", "fd63::/64", "--gateway", "fd63::ff"];
+        let ranges = ["--ip-range", range, "--ip-range", range6, "part"];
+        let shown = made(&[&subnets[..], &ranges].concat())?;
+        ensure!(shown[0]["range"] == range && shown[1]["range"] == range6, "{shown}");
+        ensure!(shown[0]["gateway"] == "10.63.0.1" && shown[1]["gateway"] == "fd63::ff", "{shown}");
+        let [one, two] = pair("part")?;
+        let both = addresses("part2")?;
+        ensure!(both == ["10.63.0.65", "fd63::8001"], "{both:?}");
+        both.iter().try_for_each(|to| reaches(&one, to))?;
+        ensure!(two.output(&["ip", "-6", "route", "show", "default"]).ok()?.contains("via fd63::ff"));
+        ensure!(two.dig(&["@fd63::ff", "part1", "AAAA"])? == [addresses("part1")?[1].as_str()]);
+        reaches(&two, "fd77::1")?;
+
+        // Nothing but IPv6.
+        let shown = made(&["--subnet", "fd64::/64", "six"])?;
+        ensure!(shown.as_array().map(Vec::len) == Some(1), "{shown}");
+        let [one, two] = pair("six")?;
+        ensure!(
+            one.output(&["ip", "-4", "-brief", "address", "show", "dev", "eth0"]).ok()?.trim().is_empty()
+        );
+        let there = addresses("six2")?;
+        ensure!(there.len() == 1 && there[0].starts_with("fd64::"), "{there:?}");
+        reaches(&one, &there[0])?;
+        ensure!(two.dig(&["@fd64::1", "six1", "AAAA"])? == addresses("six1")?);
+        ensure!(two.dig(&["@fd64::1", "six1", "A"])?.is_empty());
+        let service = ["service", "create", "--name", "web", "--network", "six", "--publish", "8006:80"];
+        vm1.meshctl(&service).ok()?;
+        let spec = |name| ReplicaSpec { name, network: Some("six"), service: Some("web"), port: 80 };
+        let _replicas = [Replica::start(vm1, spec("web1"))?, Replica::start(vm2, spec("web2"))?];
+        cluster.endpoints("web", "2/2")?;
+        let (client, vip) = (lab.client("client")?, cluster.vip("web")?);
+        let expected = [("web1", 3), ("web2", 3)];
+        within(CONVERGES, "the VIP leads to both", || {
+            shares(&one.answers(&format!("http://[{vip}]/"), 6)?, &expected)
+        })?;
+        for daemon in &cluster.daemons {
+            let url = format!("http://[{}]:8006/", daemon.host().ip6());
+            within(CONVERGES, &url, || shares(&client.answers(&url, 6)?, &expected))?;
+        }
+        Ok(())
     });
 }

@@ -120,7 +120,7 @@ pub(crate) fn ask(space: &Space, to: &str) -> std::io::Result<(String, IpAddr)> 
 pub(crate) fn echo_datagrams(space: &Space) {
     let socket = space.within(|| UdpSocket::bind("[::]:80")).expect("port 80 is free in a container");
     thread::spawn(move || {
-        let mut datagram = [0; 64];
+        let mut datagram = [0; 1 << 16];
         while let Ok((length, from)) = socket.recv_from(&mut datagram) {
             let _ = socket.send_to(&datagram[..length], from);
         }

@@ -7,6 +7,7 @@ mod options;
 mod partings;
 mod smuggling;
 mod unruly;
+mod vip;
 
 use lab::{Lab, address, ask, echo_datagrams, echo_streams, serve, wait_until};
 use mesh_model::{Balance, NodeStatus, Protocol};

@@ -117,11 +117,13 @@ pub(super) struct Peer {
     pub(super) udp: Option<Port>,
 }
 
-/// Another node over one network.
+/// Another node over one network, by one family of its addresses.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     pub(super) peer: String,
     pub(super) network: String,
+    /// By IPv6; else by IPv4.
+    pub(super) ipv6: bool,
     /// MTU of the network, in bytes.
     pub(super) mtu: Option<u32>,
     pub(super) heard: Heard,
@@ -146,6 +148,13 @@ pub(super) struct Ingress {
     pub(super) port: u16,
     pub(super) service: String,
     pub(super) answer: Port,
+}
+
+impl Link {
+    /// What it is by, in words.
+    pub(super) fn family(&self) -> &'static str {
+        if self.ipv6 { "IPv6" } else { "IPv4" }
+    }
 }
 
 impl Peer {

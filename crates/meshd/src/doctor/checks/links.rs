@@ -9,7 +9,7 @@ use super::{
     host::here,
     or_fine,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that VXLAN adds to what a network's MTU counts.
 const OVERHEAD_IPV4: u32 = 50;
@@ -74,9 +74,7 @@ pub(super) fn vxlan_port(evidence: &Evidence) -> Vec<Found> {
             none.push(peer.name.as_str());
         } else if links.iter().any(|link| link.heard.reached()) {
             passes += 1;
-            found.extend(
-                links.iter().filter(|link| !link.heard.reached()).map(|link| network_only(evidence, link)),
-            );
+            found.extend(partly(evidence, &links));
         } else if peer.host_answers(&evidence.links) && !peer.daemon_is_off(&evidence.links) {
             found.push(blocked(evidence, peer, &links));
         }
@@ -116,11 +114,26 @@ fn blocked(evidence: &Evidence, peer: &Peer, links: &[&Link]) -> Found {
     .peer(&peer.name)
 }
 
-fn network_only(evidence: &Evidence, link: &Link) -> Found {
+/// What does not pass while something else does: a network, or one family of it.
+fn partly(evidence: &Evidence, links: &[&Link]) -> Vec<Found> {
+    let mut networks: BTreeMap<&str, (Option<&Link>, Option<&Link>)> = BTreeMap::new();
+    for link in links {
+        let (passes, lost) = networks.entry(&link.network).or_default();
+        *(if link.heard.reached() { passes } else { lost }) = Some(link);
+    }
+    let lost = networks.into_values().filter_map(|(passes, lost)| Some((lost?, passes)));
+    lost.map(|(lost, passes)| one_only(evidence, lost, passes)).collect()
+}
+
+fn one_only(evidence: &Evidence, link: &Link, passes: Option<&Link>) -> Found {
     let why = link.heard.unsent.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let (by, though) = match passes {
+        Some(passes) => (format!(" by {}", link.family()), format!("{} does", passes.family())),
+        None => (String::new(), format!("other networks reach {}", link.peer)),
+    };
     Found::failed(
         format!("{}, network '{}'", between(evidence, &link.peer), link.network),
-        format!("nothing passes over '{}', though other networks reach {}{why}", link.network, link.peer),
+        format!("nothing passes over '{}'{by}, though {though}{why}", link.network),
         format!(
             "run 'meshctl doctor --network {}' on {}: its kernel state is most likely to blame",
             link.network, link.peer
@@ -184,13 +197,13 @@ fn too_long(evidence: &Evidence, peer: &str, way: Way, links: &[&Link]) -> Found
         let remedy = format!(
             "let the path carry {outer} bytes (switches, tunnels, interfaces of both hosts), or lower the MTU of the interface of {me} and {peer} so that the networks follow"
         );
-        Found::failed(format!("{from} -> {to}{}", on_networks(links)), result, remedy)
+        Found::failed(format!("{from} -> {to}{}", on_networks(evidence, links)), result, remedy)
     };
     let found = match way {
         Way::There => black_hole(me, peer),
         Way::Back => black_hole(peer, me),
         Way::Shorter => Found::failed(
-            format!("{}{}", between(evidence, peer), on_networks(links)),
+            format!("{}{}", between(evidence, peer), on_networks(evidence, links)),
             format!(
                 "the MTU of the networks on {me} is {largest}, on {peer} it is less: longer packets are lost there"
             ),
@@ -210,7 +223,7 @@ pub(super) fn checksums(evidence: &Evidence) -> Vec<Found> {
     let found = grouped(evidence, way).into_iter().map(|((peer, way), links)| {
         let (from, to) = if way == Way::There { (evidence.me.as_str(), peer) } else { (peer, evidence.me.as_str()) };
         Found::failed(
-            format!("{from} -> {to}{}", on_networks(&links)),
+            format!("{from} -> {to}{}", on_networks(evidence, &links)),
             "checksum offload trouble: packets with a checksum are lost inside VXLAN, packets without one pass",
             format!("on {from}, turn the offload off: 'ethtool -K INTERFACE tx-checksum-ip-generic off tx-udp_tnl-csum-segmentation off' for the underlay's interface, or update its driver"),
         )
@@ -234,9 +247,19 @@ fn grouped(evidence: &Evidence, way: impl Fn(&Link) -> Option<Way>) -> BTreeMap<
     groups
 }
 
-fn on_networks(links: &[&Link]) -> String {
-    match links {
-        [only] => format!(", network '{}'", only.network),
-        several => format!(", {} networks", several.len()),
+/// The networks, and the family if the other one is well.
+fn on_networks(evidence: &Evidence, links: &[&Link]) -> String {
+    let networks: BTreeSet<&str> = links.iter().map(|link| link.network.as_str()).collect();
+    let place = match networks.first() {
+        Some(only) if networks.len() == 1 => format!(", network '{only}'"),
+        _ => format!(", {} networks", networks.len()),
+    };
+    let of_other = |known: &Link| {
+        let there = |link: &&Link| link.peer == known.peer && link.ipv6 != known.ipv6;
+        networks.contains(known.network.as_str()) && links.iter().all(there)
+    };
+    match links.first() {
+        Some(link) if evidence.links.iter().any(of_other) => format!("{place} ({})", link.family()),
+        _ => place,
     }
 }

@@ -2,14 +2,15 @@
 
 use super::{
     super::{
-        evidence::{Evidence, Ingress, Link, Network, Peer},
+        evidence::{Duplicate, Evidence, Ingress, Link, Network, Peer},
         prober::{Heard, Reply},
         underlay::Port,
     },
     *,
 };
-use mesh_model::{NodeStatus, Role};
+use mesh_model::{MacAddr, NodeStatus, Role};
 use mesh_net::{
+    Missing,
     nft::{ForwardChain, Passage},
     survey::{HostAddress, Survey, Usage},
 };
@@ -47,7 +48,7 @@ fn peer(name: &str, last: u8, role: Role) -> Peer {
 }
 
 fn link(peer: &str, network: &str, heard: Heard) -> Link {
-    Link { peer: peer.to_owned(), network: network.to_owned(), mtu: Some(1450), heard }
+    Link { peer: peer.to_owned(), network: network.to_owned(), ipv6: false, mtu: Some(1450), heard }
 }
 
 /// The worker vm2 with the manager vm1 and the worker vm3, all on two networks; nothing is wrong.
@@ -140,6 +141,50 @@ fn silence_over_networks_is_a_blocked_port_only_if_the_host_answers() {
 }
 
 #[test]
+fn a_family_that_is_lost_is_told_from_its_network() {
+    let with = |heard| {
+        let mut evidence = well();
+        evidence.links.push(Link { ipv6: true, ..link("vm3", "blue", heard) });
+        evidence
+    };
+    assert_eq!(bad(&with(ALL)), [""; 0]);
+    let lost = with(silent());
+    assert_eq!(bad(&lost), ["FAILED vxlan-port vm2 <-> vm3, network 'blue'"]);
+    let findings = diagnose(&lost).findings;
+    assert!(findings.iter().any(|f| f.result == "nothing passes over 'blue' by IPv6, though IPv4 does"));
+    let long = with(Heard { full: Reply::Silent, ..ALL });
+    assert_eq!(bad(&long), ["FAILED mtu vm3 -> vm2, network 'blue' (IPv6)"]);
+    // Both families of a network are one finding.
+    let mut both = with(silent());
+    hear(&mut both, "vm3", "blue", |heard| *heard = silent());
+    assert_eq!(bad(&both), ["FAILED vxlan-port vm2 <-> vm3, network 'blue'"]);
+    hear(&mut both, "vm3", "blue", |heard| *heard = Heard { summed: Reply::Silent, ..ALL });
+    assert_eq!(bad(&both), ["FAILED checksums vm3 -> vm2, network 'blue'"]);
+}
+
+#[test]
+fn addresses_with_a_wrong_owner_are_told_with_it() {
+    let mut evidence = well();
+    let duplicate = |network: Option<&str>, peer: Option<&str>| Duplicate {
+        address: "10.50.0.7".parse().unwrap(),
+        network: network.map(str::to_owned),
+        owner: "endpoint 'web1'".to_owned(),
+        peer: peer.map(str::to_owned),
+        others: vec![MacAddr([2, 0, 0, 0, 0, 9])],
+        known: vec!["endpoint 'web2'".to_owned()],
+    };
+    evidence.duplicates.found = vec![duplicate(Some("blue"), None)];
+    assert_eq!(bad(&evidence), ["FAILED addresses vm2, network 'blue'"]);
+    let findings = diagnose(&evidence).findings;
+    let told = "duplicate address: 10.50.0.7 is that of endpoint 'web1', but 02:00:00:00:00:09 (endpoint 'web2') answers for it";
+    assert!(findings.iter().any(|f| f.result == told), "{findings:#?}");
+    evidence.duplicates.found = vec![duplicate(None, Some("vm3"))];
+    assert_eq!(bad(&evidence), ["FAILED underlay-address vm2 <-> vm3"]);
+    evidence.duplicates.found = vec![duplicate(None, None)];
+    assert_eq!(bad(&evidence), ["FAILED underlay-address vm2"]);
+}
+
+#[test]
 fn blocked_ports_of_the_nodes_are_told_apart() {
     let mut evidence = well();
     evidence.peers[1].status = NodeStatus::Suspect;
@@ -224,6 +269,16 @@ fn the_host_is_looked_at() {
         }
         assert_eq!(bad(&evidence), expected);
     }
+    let mut evidence = well();
+    evidence.missing = vec![Missing {
+        what: "VXLAN".into(),
+        because: "the kernel knows no such link".to_owned(),
+        remedy: "modprobe vxlan",
+    }];
+    assert_eq!(bad(&evidence), ["FAILED kernel vm2"]);
+    let finding = &diagnose(&evidence).findings[0];
+    assert_eq!(finding.result, "VXLAN is missing (the kernel knows no such link)");
+    assert_eq!(finding.remedy, "modprobe vxlan");
     let overlap = with(|survey| {
         let address = "10.50.3.4/16".parse().unwrap();
         survey.addresses.push(HostAddress { link: "eth1".to_owned(), mtu: 1500, address });

@@ -1,0 +1,160 @@
+//! A VIP stands for every protocol, and for packets that come in pieces; without a backend it says so.
+
+use crate::lab::{Lab, Space, address, echo_datagrams, wait_until};
+use mesh_model::Protocol;
+use mesh_net::Pass;
+use socket2::{Domain, Socket, Type};
+use std::{
+    io::Read,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+const SCTP: i32 = 132;
+const GRE: i32 = 47;
+const IPV4_HEADER: usize = 20;
+
+/// The checksum of SCTP (RFC 9260, appendix A): without the right one, connection tracking takes no notice.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg()))
+    })
+}
+
+/// An SCTP packet with one chunk: INIT, or the acknowledgement of one.
+fn sctp(chunk: u8, ports: [u16; 2], tag: u32) -> Vec<u8> {
+    let mut packet = ports.map(u16::to_be_bytes).concat();
+    packet.extend(tag.to_be_bytes());
+    packet.extend([0; 4]);
+    packet.extend([chunk, 0, 0, 20]);
+    // Its own tag, window, streams out and in, first sequence number.
+    packet.extend([0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// A GRE packet (RFC 2784) around a word.
+fn gre(word: &[u8]) -> Vec<u8> {
+    [&[0, 0, 8, 0], word].concat()
+}
+
+fn raw(space: &Space, protocol: i32, ipv6: bool) -> Socket {
+    let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = space.within(|| Socket::new(domain, Type::RAW, Some(protocol.into())));
+    let socket = socket.expect("root is needed for raw sockets");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    socket
+}
+
+/// The payload of the next packet, if one comes in time.
+fn received(mut socket: &Socket, ipv6: bool) -> Option<Vec<u8>> {
+    let mut packet = [0; 256];
+    let length = socket.read(&mut packet).ok()?;
+    // A raw socket of IPv4 gives the header as well.
+    packet.get(if ipv6 { 0 } else { IPV4_HEADER }..length).map(<[u8]>::to_vec)
+}
+
+#[test]
+fn protocols_without_ports_of_nat_pass_the_vip() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let replicas = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    let client = lab.container(0, 1, 20);
+    lab.service(1, &replicas, None);
+    lab.reconcile(Pass::Changed);
+    for (vip, own) in [("10.1.0.100", "10.1.0.20"), ("fd1::100", "fd1::20")] {
+        let (vip, own) = (address(vip), address(own));
+        for (protocol, question, answer) in [
+            (SCTP, sctp(1, [4000, 5000], 0), sctp(2, [5000, 4000], 7)),
+            (GRE, gre(b"question"), gre(b"answer")),
+        ] {
+            // Each replica answers the client's address with what it is asked for.
+            for replica in replicas {
+                let socket = raw(lab.in_container(replica), protocol, vip.is_ipv6());
+                socket.set_read_timeout(None).expect("no timeout");
+                let (question, answer) = (question.clone(), answer.clone());
+                thread::spawn(move || {
+                    while let Some(packet) = received(&socket, vip.is_ipv6()) {
+                        if packet == question {
+                            let _ = socket.send_to(&answer, &SocketAddr::new(own, 0).into());
+                        }
+                    }
+                });
+            }
+            // A raw socket that is connected takes what comes from that address alone.
+            let socket = raw(lab.in_container(client), protocol, vip.is_ipv6());
+            socket.connect(&SocketAddr::new(vip, 0).into()).expect("a way");
+            wait_until(&format!("{vip} answers protocol {protocol}"), || {
+                let _ = socket.send(&question);
+                received(&socket, vip.is_ipv6()).is_some_and(|packet| packet == answer)
+            });
+        }
+    }
+}
+
+/// Longer than any link on the way takes: in pieces there and back, by the VIP and by published ports.
+#[test]
+fn datagrams_in_pieces_pass() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let replica = lab.container(0, 1, 11);
+    let inside = [lab.container(0, 1, 20), lab.container(1, 1, 21)];
+    let service = lab.service(1, &[replica], Some(8080));
+    let service = lab.snapshot.services.get_mut(&service).map(Arc::make_mut).expect("a service");
+    service.ports[0].protocol = Protocol::Udp;
+    lab.reconcile(Pass::Changed);
+    echo_datagrams(lab.in_container(replica));
+    let client = lab.plug("client", 100);
+    let [here, there] = inside.map(|container| lab.in_container(container));
+    let datagram: Vec<u8> = (0..4000u16).map(|number| number as u8).collect();
+    for (from, to) in [
+        (here, "10.1.0.100:80"),
+        (here, "[fd1::100]:80"),
+        (there, "10.1.0.100:80"),
+        (there, "[fd1::100]:80"),
+        (&client, "10.77.0.11:8080"),
+        (&client, "[fd77::11]:8080"),
+        (&client, "10.77.0.12:8080"),
+        (&client, "[fd77::12]:8080"),
+    ] {
+        let to: SocketAddr = to.parse().expect("an address");
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = from.within(|| UdpSocket::bind((any, 0))).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        let mut answer = vec![0; 1 << 16];
+        wait_until(&format!("{to} sends {} bytes back to {}", datagram.len(), from.name), || {
+            let answered = socket.send_to(&datagram, to).and_then(|_| socket.recv_from(&mut answer));
+            answered.is_ok_and(|(length, by)| by == to && answer[..length] == datagram)
+        });
+    }
+}
+
+#[test]
+fn a_vip_without_a_backend_says_so() {
+    let mut lab = Lab::new(1, false);
+    lab.network(1);
+    let client = lab.container(0, 1, 20);
+    lab.service(1, &[], None);
+    lab.reconcile(Pass::Changed);
+    let client = lab.in_container(client);
+    for (vip, said) in [
+        ("10.1.0.100", "Destination Port Unreachable"),
+        ("fd1::100", "Destination unreachable: Port unreachable"),
+    ] {
+        wait_until(&format!("a ping of {vip} is told"), || {
+            let ping = client.run(&format!("ping -n -c 1 -W 1 {vip}"));
+            String::from_utf8_lossy(&ping.stdout).contains(said)
+        });
+        let to = SocketAddr::new(address(vip), 80);
+        let refused = client.within(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+        assert_eq!(refused.expect_err("nobody is there").kind(), std::io::ErrorKind::ConnectionRefused);
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+        let told = socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut [0; 8]));
+        assert_eq!(told.expect_err("nobody is there").kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -1,0 +1,170 @@
+//! The CNI plugin among others: real clients of mapped ports, chains with plugins that are not the mesh's, and what a runtime
+//! hands on in `args`.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Namespace, Nginx, Plugin, field, scenario, within};
+use serde_json::{Value, json};
+
+const SUBNETS: [&str; 4] = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
+
+/// Sends every datagram to port 53 back, until the test ends.
+fn echo_datagrams(space: &Namespace) -> Result<()> {
+    let socket = space.inside(|| Ok(UdpSocket::bind("[::]:53")?))?;
+    thread::spawn(move || {
+        let mut datagram = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..length], from);
+        }
+    });
+    Ok(())
+}
+
+/// Whether a datagram comes back from where it was sent.
+fn comes_back(client: &Namespace, to: SocketAddr) -> Result<bool> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    client.inside(move || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let answered = socket.send_to(b"?", to).and_then(|_| socket.recv_from(&mut [0; 8]));
+        Ok(answered.is_ok_and(|(_, from)| from == to))
+    })
+}
+
+/// UDP in both families, and ports at one of the host's addresses.
+#[test]
+fn mapped_ports_lead_real_clients_to_the_container() {
+    scenario("cni clients", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2, client) = (cluster.vm1(), cluster.vm2(), lab.client("client")?);
+        vm1.meshctl(&[&["network", "create"], &SUBNETS[..], &["blue"]].concat()).ok()?;
+        let second = "10.77.0.212";
+        vm2.output(&["ip", "address", "add", &format!("{second}/24"), "dev", "eth0"]).ok()?;
+        let container = lab.container("c")?;
+        let mappings = json!([
+            { "hostPort": 5300, "containerPort": 53, "protocol": "udp" },
+            { "hostPort": 5301, "containerPort": 53, "protocol": "udp", "hostIP": vm2.ip6().to_string() },
+            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": second },
+        ]);
+        let plugin =
+            Plugin::new(vm2, "blue", "1.0.0").with("runtimeConfig", json!({ "portMappings": mappings }));
+        plugin.call("ADD", "c")?.ok()?;
+        echo_datagrams(&container)?;
+        let _nginx = Nginx::new(&container, "c", 80, "of c")?.start(&container)?;
+        let (ip, ip6): (IpAddr, IpAddr) = (vm2.ip().into(), vm2.ip6().into());
+        for to in [(ip, 5300), (ip6, 5300), (ip6, 5301)].map(SocketAddr::from) {
+            within(CONVERGES, &format!("{to} leads to the container"), || {
+                ensure!(comes_back(&client, to)?);
+                Ok(())
+            })?;
+        }
+        let url = |address: &str| format!("http://{address}:8080/");
+        within(CONVERGES, "the port at the second address leads to the container", || {
+            ensure!(client.curl(&url(second))? == "of c");
+            Ok(())
+        })?;
+        // Not at the host's other addresses, nor on other hosts.
+        ensure!(
+            client.curl(&url(&ip.to_string())).is_err() && client.curl(&url(&format!("[{ip6}]"))).is_err()
+        );
+        for to in [(ip, 5301), (vm1.ip().into(), 5300)].map(SocketAddr::from) {
+            ensure!(!comes_back(&client, to)?, "{to} leads somewhere");
+        }
+        plugin.call("DEL", "c")?.ok()?;
+        within(CONVERGES, "the ports are gone", || {
+            ensure!(!comes_back(&client, (ip, 5300).into())? && client.curl(&url(second)).is_err());
+            Ok(())
+        })
+    });
+}
+
+/// A list of plugins, each called as a runtime does: with the result of those before.
+#[test]
+fn a_chain_with_other_plugins() {
+    scenario("cni chain", |lab| {
+        let host = lab.host("vm1")?;
+        let _meshd = host.meshd()?;
+        host.meshctl(&["cluster", "init", "--advertise-addr", &host.ip().to_string()]).ok()?;
+        host.meshctl(&[&["network", "create"], &SUBNETS[..], &["blue"]].concat()).ok()?;
+        let container = lab.container("c")?;
+        let setting = "net.ipv4.conf.eth0.arp_announce";
+        for version in ["0.4.0", "1.0.0"] {
+            let mesh = Plugin::new(&host, "blue", version);
+            let tuning = mesh.with("type", json!("tuning")).with("sysctl", json!({ setting: "2" }));
+            let chain = [mesh.with("type", json!("loopback")), mesh, tuning];
+            let mut result = Value::Null;
+            for plugin in &chain {
+                let told = if result.is_null() { plugin.clone() } else { plugin.with("prevResult", result) };
+                result = told.call("ADD", "c")?.ok()?.clone();
+            }
+            let names: Vec<String> = result["interfaces"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|link| field(link, "name"))
+                .collect();
+            ensure!(names == ["lo", "eth0"], "{result}");
+            let own = result["ips"].as_array().into_iter().flatten().filter(|ip| ip["interface"] == 1);
+            ensure!(own.count() == 2, "{result}");
+            ensure!(result["dns"]["nameservers"] == json!(["10.50.0.1", "fd00:50::1"]), "{result}");
+            ensure!(container.output(&["sysctl", "-n", setting]).ok()? == "2");
+            for to in ["127.0.0.1", "10.50.0.1", "fd00:50::1"] {
+                container.output(&["ping", "-c1", "-W2", to]).ok()?;
+            }
+            for plugin in &chain {
+                plugin.with("prevResult", result.clone()).call("CHECK", "c")?.ok()?;
+            }
+            container.output(&["sysctl", "-qw", &format!("{setting}=0")]).ok()?;
+            let changed = chain[2].with("prevResult", result.clone()).call("CHECK", "c")?;
+            ensure!(changed.outcome.code != Some(0), "the other plugin looks at nothing: {changed:?}");
+            for plugin in chain.iter().rev() {
+                plugin.with("prevResult", result.clone()).call("DEL", "c")?.ok()?;
+            }
+            ensure!(!container.shell("ip -brief link").ok()?.contains("eth0"));
+            ensure!(host.meshctl(&["-o", "json", "endpoint", "ls"]).json()? == json!([]));
+        }
+        Ok(())
+    });
+}
+
+/// Addresses and labels in `args.cni`.
+#[test]
+fn what_is_said_in_args() {
+    scenario("cni args", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        vm1.meshctl(&[&["network", "create"], &SUBNETS[..], &["blue"]].concat()).ok()?;
+        vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
+        let (peer, container) = (lab.container("peer")?, lab.container("c")?);
+        vm1.meshctl(&["network", "connect", "--name", "peer", "blue", &peer.target()]).ok()?;
+        peer.resolver("10.50.0.1")?;
+        let label = |key: &str, value: &str| json!({ "key": key, "value": value });
+        let labels = [label("mesh.service", "web"), label("mesh.name", "named"), label("other", "thing")];
+        let said = json!({ "cni": { "ips": ["10.50.0.66/24", "fd00:50::66"], "labels": labels } });
+        let plugin = Plugin::new(vm2, "blue", "1.0.0").with("args", said);
+        let added = plugin.call("ADD", "c")?;
+        let ips = &added.ok()?["ips"];
+        ensure!(ips[0]["address"] == "10.50.0.66/24" && ips[1]["address"] == "fd00:50::66/64", "{ips}");
+        ensure!(container.address("eth0")? == "10.50.0.66");
+        cluster.endpoints("web", "1/1")?;
+        within(CONVERGES, "the names are known on the other host", || {
+            for (name, kind, address) in [
+                ("named", "A", "10.50.0.66"),
+                ("tasks.web", "A", "10.50.0.66"),
+                ("named", "AAAA", "fd00:50::66"),
+            ] {
+                let found = peer.dig(&[name, kind])?;
+                ensure!(found == [address], "{name}: {found:?}");
+            }
+            Ok(())
+        })?;
+        for to in ["named", "web", "fd00:50::66"] {
+            peer.output(&["ping", "-c1", "-W2", to]).ok()?;
+        }
+        plugin.call("DEL", "c")?.ok()?;
+        cluster.endpoints("web", "0/0")
+    });
+}
