@@ -222,7 +222,7 @@ impl Kernel {
 
     /// Whether packets to an address are delivered in a space.
     pub(crate) fn is_local(&mut self, space: Space, address: IpAddr) -> Result<bool> {
-        let answer = self.netlink(space)?.get(get_route(address))?;
+        let answer = self.netlink(space)?.get_route(get_route(address))?;
         Ok(
             matches!(answer, Some(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Local),
         )
@@ -232,7 +232,7 @@ impl Kernel {
     /// if there is no way.
     pub(crate) fn way_to(&mut self, address: IpAddr) -> Result<Option<(u32, Option<u32>)>> {
         let Some(RouteNetlinkMessage::NewRoute(route)) =
-            self.host.netlink.get(get_configured_route(address))?
+            self.host.netlink.get_route(get_configured_route(address))?
         else {
             return Ok(None);
         };

@@ -106,15 +106,29 @@ impl Netlink {
         Ok(answers.into_iter().flatten().collect())
     }
 
+    /// Asks for a route; `None` if the kernel has none, for whatever reason.
+    pub(crate) fn get_route(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
+        Ok(self.ask(message)?.ok().flatten())
+    }
+
     /// Asks for one object; `None` if the kernel has none such.
     pub(crate) fn get(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
+        match self.ask(message)? {
+            Ok(found) => Ok(found),
+            Err(refused) if refused.is_absent() => Ok(None),
+            Err(refused) => Err(Error::Socket(refused.source)),
+        }
+    }
+
+    fn ask(&mut self, message: RouteNetlinkMessage) -> Result<Result<Option<RouteNetlinkMessage>, Refused>> {
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, message, 0);
         self.socket.send(&bytes, 0).map_err(Error::Socket)?;
         loop {
             self.receive()?;
             if let Some(answer) = Messages(&self.buffer).find(|message| message.sequence == sequence) {
-                return Ok(answer.decode());
+                let refused = if answer.kind == NLMSG_ERROR { answer.outcome() } else { Ok(()) };
+                return Ok(refused.map(|()| answer.decode()));
             }
         }
     }
