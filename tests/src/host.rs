@@ -281,6 +281,17 @@ impl Meshd {
     }
 }
 
+/// The objects are the same; else an error with the lines that are gone, and those that are new.
+pub fn unchanged(before: &Objects, now: &Objects) -> Result<()> {
+    fn less<'a>(one: &'a Objects, other: &Objects) -> Vec<(&'a String, &'a String)> {
+        let lacks = |kind: &String, line: &String| other.get(kind).is_none_or(|lines| !lines.contains(line));
+        let lines = one.iter().flat_map(|(kind, lines)| lines.iter().map(move |line| (kind, line)));
+        lines.filter(|(kind, line)| lacks(kind, line)).collect()
+    }
+    ensure!(now == before, "gone: {:#?}, new: {:#?}", less(before, now), less(now, before));
+    Ok(())
+}
+
 /// Without the numbers of interfaces' other ends (`up4096@if4`), and the padding behind them: an interface that is made again
 /// gets another.
 fn without_indices(objects: &str) -> String {

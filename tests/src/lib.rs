@@ -39,7 +39,7 @@ pub use cni::{Plugin, Said};
 pub use conversation::{Conversations, Kind};
 pub use docker::Docker;
 pub use echo::Echo;
-pub use host::{Host, Meshd, Objects};
+pub use host::{Host, Meshd, Objects, unchanged};
 pub use lab::{Container, Lab, scenario};
 pub use member::{MemberConnection, credentials};
 pub use namespace::Namespace;

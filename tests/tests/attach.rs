@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
     Background, CONVERGES, Cluster, Container, Host, Lab, Objects, Outcome, Plugin, Said, host::binary,
-    scenario, within,
+    scenario, unchanged, within,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -50,7 +50,7 @@ fn attached_and_detached_in_random_order() {
         // Endpoints whose commands were killed go when their namespaces do, and those that nobody heard of as well.
         within(CONVERGES * 2, "all is as before", || {
             let after = scene.counted()?;
-            ensure!(before == after, "seed {seed}: before:\n{before:#?}\nafter:\n{after:#?}");
+            unchanged(&before, &after).with_context(|| format!("seed {seed}"))?;
             println!("after:  {}", summary(&after));
             Ok(())
         })

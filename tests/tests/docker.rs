@@ -1,7 +1,7 @@
 //! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Docker, Host, Lab, scenario, shares, within};
+use mesh_tests::{CONVERGES, Cluster, Docker, Lab, Objects, scenario, shares, unchanged, within};
 
 const SERVICE: &str = "mesh.service=nginx_service";
 
@@ -9,7 +9,8 @@ const SERVICE: &str = "mesh.service=nginx_service";
 fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
     let cluster = Cluster::three(lab)?;
     let vm1 = cluster.vm1();
-    vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "self-network"]).ok()?;
+    let subnets = ["--subnet", "192.168.100.0/24", "--subnet", "fd00:100::/64"];
+    vm1.meshctl(&[&["network", "create"], &subnets[..], &["self-network"]].concat()).ok()?;
     let service = ["service", "create", "--name", "nginx_service", "--network", "self-network"];
     vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
     let dockers: Result<_> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
@@ -30,12 +31,17 @@ fn endpoints(cluster: &Cluster, count: usize) -> Result<()> {
     })
 }
 
-/// No interface of an endpoint is left on a host.
-fn nothing_left(host: &Host) -> Result<()> {
-    within(CONVERGES, "nothing is left on the host", || {
-        let objects = host.kernel_objects()?;
-        ensure!(!objects.contains("/netns/") || !objects.contains(" p0"), "{objects}");
-        Ok(())
+/// What the hosts hold in their kernels.
+fn held(cluster: &Cluster) -> Result<Vec<Objects>> {
+    cluster.daemons.iter().map(|daemon| daemon.host().all_objects()).collect()
+}
+
+/// Waits until that is what it was, and the cluster knows of no endpoint.
+fn nothing_left(cluster: &Cluster, before: &[Objects]) -> Result<()> {
+    endpoints(cluster, 0)?;
+    within(CONVERGES, "all is as before", || {
+        let now = held(cluster)?;
+        before.iter().zip(&now).try_for_each(|(before, now)| unchanged(before, now))
     })
 }
 
@@ -45,23 +51,40 @@ fn containers_of_three_dockers_are_one_service() {
     scenario("three dockers", |lab| {
         let (cluster, dockers) = cluster_with_dockers(lab)?;
         let client = lab.client("client")?;
-        for (docker, name) in dockers.iter().zip(["web1", "web2", "web3"]) {
+        for docker in &dockers {
             net1(docker)?;
+            // What Docker sets on a host that did not forward before it came; its own rule in that chain does nothing.
+            docker.host().shell("iptables -P FORWARD DROP && iptables -F DOCKER-USER").ok()?;
+            within(CONVERGES, "meshd has its rules there again", || {
+                let rules = docker.host().output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
+                ensure!(rules.contains("--comment meshd"), "{rules}");
+                Ok(())
+            })?;
+        }
+        let before = held(&cluster)?;
+        for (docker, name) in dockers.iter().zip(["web1", "web2", "web3"]) {
             let alias = format!("alias-of-{name}");
             docker.web(name, &["--network", "net1", "--network-alias", &alias, "--label", SERVICE])?;
-            // What Docker sets on a host that did not forward before it came.
-            docker.host().output(&["iptables", "-P", "FORWARD", "DROP"]).ok()?;
         }
         cluster.endpoints("nginx_service", "3/3")?;
 
         // The very first thing that a container does.
         let vip = cluster.vip("nginx_service")?;
         let run = ["run", "--rm", "--network", "net1", "box"];
-        let said = dockers[1].run(&[&run[..], &["ping", "-c1", "-W5", "nginx_service"]].concat()).ok()?;
+        let said =
+            dockers[1].run(&[&run[..], &["ping", "-4", "-c1", "-W5", "nginx_service"]].concat()).ok()?;
         ensure!(said.contains(&format!("({vip})")) && said.contains(" 0% packet loss"), "{said}");
         dockers[1].container("probe", &["--network", "net1"], &["sleep", "infinity"])?;
         within(CONVERGES, "the VIP leads to every replica", || {
             let answers = dockers[1].answers("probe", &vip, 6)?;
+            shares(&answers, &[("web1", 2), ("web2", 2), ("web3", 2)])
+        })?;
+        let service = cluster.list(&["service", "inspect", "nginx_service"])?;
+        let vip6 = service[0]["networks"][0]["addresses"][1].as_str().context("no VIP of IPv6")?.to_owned();
+        let ping6 = dockers[1].run(&[&run[..], &["ping", "-6", "-c1", "-W5", &vip6]].concat()).ok()?;
+        ensure!(ping6.contains(" 0% packet loss"), "{ping6}");
+        within(CONVERGES, "the VIP of IPv6 leads to every replica", || {
+            let answers = dockers[1].answers("probe", &vip6, 6)?;
             shares(&answers, &[("web1", 2), ("web2", 2), ("web3", 2)])
         })?;
         // Names: the service's, tasks, a container on another host, an alias; and one that Docker knows by itself.
@@ -93,6 +116,10 @@ fn containers_of_three_dockers_are_one_service() {
 
         cluster.answer_in_turn(&client, 8080, &["web1", "web2", "web3"])?;
         for docker in &dockers {
+            let url = format!("http://[{}]:8080/", docker.host().ip6());
+            within(CONVERGES, &url, || {
+                shares(&client.answers(&url, 6)?, &[("web1", 2), ("web2", 2), ("web3", 2)])
+            })?;
             docker.host().output(&["iptables", "-F", "DOCKER-USER"]).ok()?;
         }
         cluster.answer_in_turn(&client, 8080, &["web1", "web2", "web3"])?;
@@ -101,7 +128,7 @@ fn containers_of_three_dockers_are_one_service() {
             docker.run(&["rm", "-f", name]).ok()?;
         }
         dockers[1].run(&["rm", "-f", "probe"]).ok()?;
-        endpoints(&cluster, 0)?;
+        nothing_left(&cluster, &before)?;
         for docker in &dockers {
             docker.leaves_nothing_waiting()?;
             docker.run(&["network", "rm", "net1"]).ok()?;
@@ -118,6 +145,9 @@ fn containers_outlive_restarts() {
         let client = lab.client("client")?;
         net1(&dockers[0])?;
         net1(&dockers[1])?;
+        // What stays of the first container on Docker's own bridge is Docker's.
+        dockers[1].run(&["run", "--rm", "box", "true"]).ok()?;
+        let before = held(&cluster)?;
         let replica = ["--network", "net1", "--label", SERVICE, "--restart", "always"];
         dockers[0].web("web1", &replica)?;
         // Connected while it runs.
@@ -139,11 +169,11 @@ fn containers_outlive_restarts() {
         cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
 
         // The daemon of the mesh: nothing changes.
-        let before = cluster.list(&["endpoint", "ls"])?;
+        let endpoints = cluster.list(&["endpoint", "ls"])?;
         cluster.daemons[0].restart()?;
         cluster.daemons[1].restart()?;
         cluster.answer_in_turn(&client, 8080, &["web1", "web2"])?;
-        ensure!(cluster.list(&["endpoint", "ls"])? == before);
+        ensure!(cluster.list(&["endpoint", "ls"])? == endpoints);
 
         // Docker's daemon ends, is killed, and starts its containers again.
         dockers[0].terminate()?;
@@ -163,8 +193,7 @@ fn containers_outlive_restarts() {
 
         dockers[0].run(&["rm", "-f", "web1"]).ok()?;
         dockers[1].run(&["rm", "-f", "web2"]).ok()?;
-        endpoints(&cluster, 0)?;
-        nothing_left(cluster.vm1())?;
+        nothing_left(&cluster, &before)?;
         dockers[0].leaves_nothing_waiting()
     });
 }

@@ -131,7 +131,8 @@ impl Docker {
         };
         // A Docker that starts has its containers join before it says which they are.
         let attached = self.api.network(network).await?.containers.unwrap_or_default();
-        let found = attached.into_iter().find(|(_, attached)| attached.endpoint_id == id);
+        let mut attached = attached.into_iter().filter(|(container, _)| has_joined(container));
+        let found = attached.find(|(_, attached)| attached.endpoint_id == id);
         let (container, _) =
             found.ok_or_else(|| Failure::unavailable("Docker does not show the endpoint"))?;
         let container = self.api.inspect(&container).await?;
@@ -152,8 +153,7 @@ impl Docker {
         for network in &networks {
             for (container, attached) in network.containers.iter().flatten() {
                 known.insert(attached.endpoint_id.clone());
-                let joined = !container.starts_with("ep-");
-                if joined && !of_docker.contains_key(attached.endpoint_id.as_str()) {
+                if has_joined(container) && !of_docker.contains_key(attached.endpoint_id.as_str()) {
                     self.adopt(member, network, container, &attached.endpoint_id).await;
                 }
             }
@@ -221,6 +221,11 @@ impl Docker {
             }
         }
     }
+}
+
+/// Whether Docker names the container by its ID: while it joins, that is its endpoint's, `ep-…`, which leads to no container.
+fn has_joined(container: &str) -> bool {
+    !container.starts_with("ep-")
 }
 
 /// The namespace and the name of an interface that Docker has fetched, once it is up: named, and with its addresses.
