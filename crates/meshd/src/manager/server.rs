@@ -243,8 +243,12 @@ async fn events(
     Extension(peer): Peer,
     Query(EventsQuery { since }): Query<EventsQuery>,
 ) -> Result<Body, Failure> {
-    member(&manager, peer)?;
-    let told = manager.events(since).await?;
+    let node = member(&manager, peer)?;
+    let mut state = manager.state.watch();
+    let told = manager.events(since).await?.take_until(async move {
+        // Who was removed hears nothing more.
+        drop(state.wait_for(|current| !current.snapshot.nodes.contains_key(&node)).await);
+    });
     Ok(Body::from_stream(told.map(|told| Ok::<Bytes, Infallible>(json_line(&told)))))
 }
 
