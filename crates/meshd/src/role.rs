@@ -157,6 +157,10 @@ impl Roles {
         let records = match committed {
             Ok(records) => records,
             Err(e) => {
+                // It may be written and not known to be on the disk: the next start would put the store away that counts.
+                if let Err(err) = self.identity.save_alone(&self.config.data_dir) {
+                    tracing::error!(err = format!("{err:#}"), "node.json may name the etcd that is given up");
+                }
                 migration.undo(&self.config).await;
                 self.resume().await;
                 return Err(unchanged(&e));
