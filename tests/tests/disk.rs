@@ -151,6 +151,39 @@ fn a_full_disk_of_a_worker() {
     });
 }
 
+/// A worker without room for what a manager keeps can't be one: that is said at once, and the secrets that there was room
+/// for don't stay. With room it becomes one.
+#[test]
+fn a_disk_too_full_for_a_manager() {
+    scenario("too full for a manager", |lab| {
+        let mut daemons = vec![lab.host("vm1")?.meshd()?];
+        let host = lab.host("vm2")?;
+        // 64 MB are etcd's own from the start.
+        small_disk(&host, "128m")?;
+        daemons.push(host.meshd()?);
+        daemons.push(lab.host("vm3")?.meshd()?);
+        let cluster = Cluster::of(daemons)?;
+        let vm1 = cluster.vm1();
+        vm1.meshctl(&["cluster", "migrate", "--to", "etcd"]).ok()?;
+        let left = || {
+            let kept = ["store.key", "etcd"].map(|name| host.file(host.data_dir()).join(name).exists());
+            ensure!(kept == [false, false], "secrets are left: {kept:?}");
+            Ok(())
+        };
+        // For the first of the files only, the first two, and so on.
+        for room in ["4K", "8K", "12K"] {
+            fill(&host)?;
+            host.shell(&format!("truncate --size=-{room} {}/filler", host.data_dir())).ok()?;
+            vm1.meshctl(&["node", "promote", "vm2"]).refused("no space left")?;
+            within(CONVERGES, "no secrets are left", left)?;
+            vm1.meshctl(&["network", "create", &format!("after-{room}").to_lowercase()]).ok()?;
+        }
+        make_room(&host)?;
+        vm1.meshctl(&["node", "promote", "vm2"]).ok()?;
+        Ok(())
+    });
+}
+
 /// `cluster init` without room for a cluster: refused, nothing of it stays, and it works once there is room.
 #[test]
 fn a_disk_too_full_to_begin() {

@@ -105,6 +105,44 @@ fn the_etcd_of_a_manager_is_started_guarded_and_kept() {
     });
 }
 
+/// Where nodes' certificates live for 20 seconds, those of the etcds are replaced sooner than that: members show the new ones
+/// to each other, and every change is taken meanwhile.
+#[test]
+fn the_etcds_certificates_are_renewed() {
+    scenario("renewals of etcd", |lab| {
+        let mut cluster = Cluster::managers_with(lab, &["--store", "etcd", "--cert-expiry", "20s"])?;
+        let hosts: Vec<Host> = cluster.daemons.iter().map(|daemon| daemon.host().clone()).collect();
+        let own = |host: &Host| format!("{}/etcd/etcd.pem", host.data_dir());
+        let kept =
+            |host: &Host| host.output(&["openssl", "x509", "-noout", "-serial", "-in", &own(host)]).ok();
+        let shown = |host: &Host| {
+            let (at, own) = (format!("{}:7445", host.ip()), own(host));
+            host.shell(&format!(
+                "openssl s_client -connect {at} -cert {own} -key {own} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+            ))
+            .ok()
+        };
+        let mut changes = 0;
+        for _ in 0..2 {
+            let before = hosts.iter().map(kept).collect::<Result<Vec<_>>>()?;
+            within(CONVERGES, "every etcd has another certificate", || {
+                hosts[changes % 3].meshctl(&["network", "create", &format!("n{changes}")]).ok()?;
+                changes += 1;
+                for (host, before) in hosts.iter().zip(&before) {
+                    ensure!(kept(host)? != *before, "{} has not", host.name());
+                    ensure!(shown(host)? == kept(host)?, "{} shows another", host.name());
+                }
+                Ok(())
+            })?;
+        }
+        for daemon in &mut cluster.daemons {
+            daemon.restart()?;
+            self::changes(daemon.host(), &format!("of-{}", daemon.host().name()))?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_keeps_an_etcd_from_starting_is_said_and_nothing_is_left() {
     scenario("no etcd", |lab| {

@@ -1,7 +1,18 @@
 //! Nodes that are updated, drained, removed, and that leave and come back.
 
-use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, Load, Replica, ReplicaSpec, field, only, scenario, within};
+use anyhow::{Context, Result, ensure};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use mesh_tests::{
+    CONVERGES, Cluster, Host, Load, MemberConnection, Replica, ReplicaSpec, credentials, field, only,
+    scenario, within,
+};
+use mesh_wire::client::request;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::{task::JoinHandle, time::timeout_at};
 
 fn replica(host: &Host, name: &str) -> Result<Replica> {
     Replica::start(host, ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 })
@@ -120,6 +131,56 @@ fn removal() {
         cluster.vm3().meshctl(&["cluster", "leave", "--force"]).ok()?;
         join(&cluster, cluster.vm3())?;
         ensure!(names(&cluster)? == ["vm1", "vm2", "vm3"]);
+        Ok(())
+    });
+}
+
+/// What a member may hear for as long as it is one, read to its end: the state as it changes, and what happens.
+async fn streams(connection: &mut MemberConnection) -> Result<[JoinHandle<()>; 2]> {
+    let watch = request(Method::POST, "/v1/agent/watch", b"null".to_vec());
+    let events = request(Method::GET, "/v1/agent/events", Vec::new());
+    let mut reading = Vec::new();
+    for asked in [watch, events] {
+        let answer = connection.sender.send_request(asked).await?;
+        ensure!(answer.status() == StatusCode::OK, "{answer:?}");
+        let mut lines = answer.into_body();
+        lines.frame().await.context("it ended at once")??;
+        reading.push(tokio::spawn(async move { while let Some(Ok(_)) = lines.frame().await {} }));
+    }
+    reading.try_into().ok().context("two streams")
+}
+
+/// A removed node that goes on listening hears nothing more, whichever manager it listens to.
+#[test]
+fn a_removed_node_is_deaf() {
+    scenario("removed listeners", |lab| {
+        let cluster = Cluster::managers(lab)?;
+        let (vm1, manager) = (cluster.vm1(), SocketAddr::from((cluster.vm1().ip(), 7443)));
+        let removals = [("vm4", vm1, Duration::from_secs(1)), ("vm5", cluster.vm2(), Duration::from_secs(2))];
+        for (name, by, patience) in removals {
+            let mut daemon = lab.host(name)?.meshd()?;
+            join(&cluster, daemon.host())?;
+            let credentials = credentials(daemon.host())?;
+            // Somebody has taken it over.
+            daemon.kill()?;
+            daemon.host().inside(|| {
+                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let mut connection = MemberConnection::open(manager, &credentials, 1 << 16).await?;
+                    let streams = streams(&mut connection).await?;
+                    vm1.meshctl(&["network", "create", &format!("of-{name}")]).ok()?;
+                    ensure!(!streams.iter().any(JoinHandle::is_finished), "a member's stream ended");
+                    by.meshctl(&["node", "rm", "--force", name]).ok()?;
+                    let deadline = Instant::now() + patience;
+                    for (stream, what) in streams.into_iter().zip(["state", "events"]) {
+                        timeout_at(deadline.into(), stream)
+                            .await
+                            .with_context(|| format!("{name} goes on to hear the {what}"))??;
+                    }
+                    Ok(())
+                })
+            })?;
+        }
         Ok(())
     });
 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Host, Nginx, field, scenario, within};
-use std::time::Instant;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 /// `node ls` of every node calls exactly these managers.
 fn managers(cluster: &Cluster, expected: &[&str]) -> Result<()> {
@@ -65,6 +68,16 @@ fn three_managers_are_one() {
     });
 }
 
+/// Nothing of the store and its secrets stays behind on a host.
+fn keeps_nothing(host: &Host) -> Result<()> {
+    within(CONVERGES, "nothing of the store and its secrets stays behind", || {
+        let left =
+            ["etcd", "store.key"].map(|name| host.file(format!("{}/{name}", host.data_dir())).exists());
+        ensure!(left == [false, false], "{left:?}");
+        Ok(())
+    })
+}
+
 /// A worker becomes a manager and a manager a worker, and nobody is lost on the way.
 #[test]
 fn managers_come_and_go() {
@@ -89,12 +102,7 @@ fn managers_come_and_go() {
         within(CONVERGES, "vm1 is a worker", || {
             vm1.meshctl(&["network", "create", "green"]).refused("run the command on a manager")
         })?;
-        within(CONVERGES, "nothing of the store and its secrets stays behind", || {
-            let left =
-                ["etcd", "store.key"].map(|name| vm1.file(format!("{}/{name}", vm1.data_dir())).exists());
-            ensure!(left == [false, false], "{left:?}");
-            Ok(())
-        })?;
+        keeps_nothing(vm1)?;
         // The one that went led the others: they elect another first.
         within(CONVERGES, "changes are taken", || {
             let made = vm2.meshctl(&["network", "create", "green"]);
@@ -105,6 +113,66 @@ fn managers_come_and_go() {
         vm3.meshctl(&["node", "promote", "vm1"]).ok()?;
         managers(&cluster, &["vm1", "vm2", "vm3"])?;
         vm1.meshctl(&["network", "create", "red"]).ok().map(drop)
+    });
+}
+
+/// The managers' port of a node is somebody else's: it is no manager, which it says at once, and the one that there is goes
+/// on alone. Once the port is free it becomes one.
+#[test]
+fn a_promotion_that_fails_costs_nothing() {
+    scenario("failed promotions", |lab| {
+        let cluster = Cluster::three_with(lab, &["--store", "etcd"])?;
+        let vm4 = lab.host("vm4")?.meshd()?;
+        let (vm1, vm2, vm4) = (cluster.vm1(), cluster.vm2(), vm4.host());
+        let taken = [vm2, vm4].map(|host| Nginx::new(host, host.name(), 7443, "of the host")?.start(host));
+        let taken = taken.into_iter().collect::<Result<Vec<_>>>()?;
+        let changes = |name: &str| vm1.meshctl(&["network", "create", name]).ok();
+        for round in 0..2 {
+            vm1.meshctl(&["node", "promote", "vm2"])
+                .refused("is it an address of this host, and the port free?")?;
+            changes(&format!("alone{round}"))?;
+        }
+        let token = vm1.meshctl(&["-q", "cluster", "join-token", "manager"]).ok()?;
+        let manager = format!("{}:7443", vm1.ip());
+        vm4.meshctl(&["cluster", "join", "--token", &token, &manager])
+            .refused("'meshctl node promote vm4'")?;
+        changes("joined")?;
+        [vm2, vm4].into_iter().try_for_each(keeps_nothing)?;
+        managers(&cluster, &["vm1"])?;
+
+        drop(taken);
+        vm1.meshctl(&["node", "promote", "vm2", "vm4"]).ok()?;
+        managers(&cluster, &["vm1", "vm2", "vm4"])?;
+        vm4.meshctl(&["network", "create", "three"]).ok().map(drop)
+    });
+}
+
+/// A demotion that comes while a node becomes a manager, at whatever moment of it: the one that is left goes on.
+#[test]
+fn a_demotion_meets_a_promotion() {
+    scenario("demoted on the way", |lab| {
+        let cluster = Cluster::three_with(lab, &["--store", "etcd"])?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        let is_manager = || {
+            let node = cluster.list(&["node", "inspect", "vm2"])?;
+            ensure!(field(&node[0], "role") == "manager", "{node:?}");
+            Ok(())
+        };
+        for round in 0..10u32 {
+            let promoted = thread::scope(|scope| {
+                let promoting = scope.spawn(|| vm1.meshctl(&["node", "promote", "vm2"]));
+                within(CONVERGES, "the promotion is under way", is_manager)?;
+                thread::sleep(Duration::from_millis(100) * round);
+                vm1.meshctl(&["node", "demote", "vm2"]).ok()?;
+                Ok(promoting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            });
+            let promoted: Result<_> = promoted;
+            eprintln!("round {round}: {:?}", promoted?);
+            vm1.meshctl(&["network", "create", &format!("alone{round}")]).ok()?;
+            keeps_nothing(vm2)?;
+        }
+        vm1.meshctl(&["node", "promote", "vm2"]).ok()?;
+        vm2.meshctl(&["network", "create", "two"]).ok().map(drop)
     });
 }
 

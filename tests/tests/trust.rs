@@ -314,9 +314,12 @@ fn a_worker_can_change_nothing_but_its_own() {
         for (method, path, body) in [
             ("DELETE", endpoint(&theirs), ""),
             ("POST", drain(&theirs), ""),
+            ("PATCH", endpoint(&theirs), r#"{"name":"mine"}"#),
+            ("PUT", endpoint(&theirs), r#"{"network":"blue","target":{"pid":1},"ifname":"eth0"}"#),
             ("POST", "/v1/manager/confirm".into(), r#"{"revision":1,"except":null}"#),
             ("POST", "/v1/manager/hold".into(), r#"{"ports":[]}"#),
             ("POST", "/v1/manager/release".into(), r#"{"id":1}"#),
+            ("POST", "/v1/manager/store".into(), ""),
             // What a manager needs to be one: the keys of everything.
             ("POST", "/v1/agent/promotion".into(), ""),
         ] {

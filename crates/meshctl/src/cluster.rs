@@ -7,14 +7,14 @@ use crate::{
     session::Session,
     value::{self, Peer},
 };
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 use mesh_api::{
     AuthorityView, ExternalEtcd, Init, Initialized, Join, JoinTokenRequest, Leave, RotateAuthority, StoreSpec,
 };
 use mesh_model::{Role, parse_millis};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// What can be asked of the cluster.
 #[derive(Debug, Subcommand)]
@@ -26,7 +26,13 @@ pub(crate) enum Command {
   meshctl cluster init --advertise-addr 10.0.0.1 --store etcd")]
     Init(InitArgs),
     /// Join the cluster of another host
-    #[command(after_help = "Example:\n  meshctl cluster join --token TOKEN 10.0.0.1:7443")]
+    #[command(
+        after_help = "A token on the command line is seen by every user of the host, and kept in the shell's history.
+
+Examples:
+  meshctl cluster join --token TOKEN 10.0.0.1:7443
+  meshctl cluster join --token - 10.0.0.1:7443 </root/token"
+    )]
     Join(JoinArgs),
     /// Leave the cluster: this host forgets it, and can join again
     #[command(after_help = "Examples:
@@ -164,8 +170,8 @@ pub(crate) struct MigrateArgs {
 /// `cluster join`.
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// Token that 'cluster init' or 'cluster join-token' shows
-    #[arg(long)]
+    /// Token that 'cluster init' or 'cluster join-token' shows; '-' is a line of standard input
+    #[arg(long, env = "MESH_TOKEN", hide_env_values = true)]
     token: String,
     /// Address at which other hosts reach this one; the one that leads to the manager unless given
     #[arg(long, value_name = "IP[:PORT]", value_parser = value::advertise)]
@@ -268,10 +274,22 @@ fn join_command(role: &str, token: &str, manager: SocketAddr) -> String {
 
 async fn join(session: &Session, args: JoinArgs) -> anyhow::Result<()> {
     let manager = args.manager.resolve(args.advertise_addr).await?;
-    let join = Join { token: args.token, manager, advertise: args.advertise_addr };
+    let token = if args.token == "-" { read_token()? } else { args.token };
+    let join = Join { token, manager, advertise: args.advertise_addr };
     let joined = session.wait("joining the cluster", session.client.cluster_join(&join)).await?;
     let text = format!("This node joined the cluster as a {}.", joined.role);
     session.output.done(&joined, &text, &joined.node.to_string())
+}
+
+fn read_token() -> anyhow::Result<String> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).context("cannot read the token from standard input")?;
+    let token = line.trim();
+    ensure!(
+        !token.is_empty(),
+        "no token on standard input: 'meshctl -q cluster join-token' on a manager prints one"
+    );
+    Ok(token.to_owned())
 }
 
 async fn join_token(session: &Session, args: &JoinTokenArgs) -> anyhow::Result<()> {

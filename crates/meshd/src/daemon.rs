@@ -188,16 +188,13 @@ impl Daemon {
         let manager = match first {
             Some(first) => {
                 let (start, connected) = (Start::First(first), connected.clone());
-                Ok(Manager::start(
-                    &self.config,
-                    &identity,
-                    start,
-                    connected,
-                    &tasks,
-                    &|_| {},
-                    std::future::pending(),
-                )
-                .await?)
+                let group = tasks.group();
+                let started =
+                    Manager::start(&self.config, &identity, start, connected, &group, &|_| {}).await;
+                if started.is_err() {
+                    tasks.stop().await;
+                }
+                Ok(started?)
             }
             None => Err(String::new()),
         };

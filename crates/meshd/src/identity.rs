@@ -117,7 +117,7 @@ impl Identity {
 
     /// Removes the cluster's state and the key to its secrets: the node is no manager any more.
     pub(crate) fn discard_state(data_dir: &Path) -> anyhow::Result<()> {
-        remove(DIRECTORIES.map(|name| data_dir.join(name)).into_iter().chain([data_dir.join("store.key")]))
+        remove(["store.key"].iter().chain(&DIRECTORIES).map(|name| data_dir.join(name)))
     }
 
     /// Removes every trace of a membership.

@@ -82,28 +82,9 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// Opens the store, reads the state and serves agents. `connected` is told whose agents are, `waiting` what
-    /// the store waits for. Nothing is left of it if it fails, or `abandon` is there first.
+    /// the store waits for. What it has started when it fails, or is given up, is of the group `tasks`: whoever calls
+    /// this ends those. A promoted node's etcd may have a vote by then, and must not end before it is removed.
     pub(crate) async fn start(
-        config: &Config,
-        identity: &Identity,
-        start: Start,
-        connected: watch::Sender<BTreeSet<NodeId>>,
-        spawner: &Spawner,
-        waiting: Waiting<'_>,
-        abandon: impl Future<Output = ()>,
-    ) -> anyhow::Result<Arc<Self>> {
-        let tasks = spawner.group();
-        let started = tokio::select! {
-            started = Self::start_group(config, identity, start, connected, &tasks, waiting) => started,
-            () = abandon => Err(anyhow::anyhow!("this node is to be a worker")),
-        };
-        if started.is_err() {
-            tasks.stop().await;
-        }
-        started
-    }
-
-    async fn start_group(
         config: &Config,
         identity: &Identity,
         start: Start,
@@ -111,6 +92,8 @@ impl Manager {
         tasks: &Spawner,
         waiting: Waiting<'_>,
     ) -> anyhow::Result<Arc<Self>> {
+        // Before the store, whose etcd has a vote once it answers: a port that is taken fails the command and costs nothing.
+        let port = server::take_port(identity.advertise)?;
         let key = StoreKey::load(&config.data_dir)?;
         let (bootstrap, first) = match start {
             Start::First(first) => (Bootstrap::New, Some(first)),
@@ -152,8 +135,8 @@ impl Manager {
         });
         manager.renew_etcd()?;
         let cancel = tasks.cancel.clone();
-        // Bound first: a port that is taken fails the command, and a task that ends would end the daemon.
-        let server = server::Server::bind(Arc::clone(&manager)).await?;
+        // Not in its task: one that ends would end the daemon.
+        let server = server::Server::listen(port, Arc::clone(&manager))?;
         tasks.spawn("manager state", feed.run(cancel.clone()));
         tasks.spawn("membership keys", gossip.run(cancel.clone()));
         tasks.spawn("manager server", server.run(cancel.clone()));

@@ -30,6 +30,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 const LOOK: Duration = Duration::from_millis(50);
 /// How long its etcd stays after its removal: as long as one that is left to itself, and some more.
 const LINGER: Duration = Duration::from_millis(1500);
+/// Why a manager ends that has not begun yet.
+const DEMOTED: &str = "it was demoted while it was starting";
 /// How often in a row its etcd may fail to answer, each time for some seconds, before it is taken for gone.
 const SILENT: u32 = 3;
 
@@ -104,22 +106,28 @@ impl Roles {
         }
     }
 
-    async fn start_again(&self) -> anyhow::Result<()> {
+    async fn start_again(&mut self) -> anyhow::Result<()> {
         self.identity.tidy(&self.config.data_dir)?;
-        self.start(Start::Again).await
+        let tasks = self.spawner.group();
+        let Err(err) = self.start(Start::Again, &tasks).await else { return Ok(()) };
+        if self.record() != Some(Role::Worker) {
+            tasks.stop().await;
+            return Err(err);
+        }
+        let declined = self.decline(DEMOTED).await;
+        tasks.stop().await;
+        declined?;
+        self.become_worker()
     }
 
-    async fn start(&self, start: Start) -> anyhow::Result<()> {
-        let manager = Manager::start(
-            &self.config,
-            &self.identity,
-            start,
-            self.member.agent.connected.clone(),
-            &self.spawner,
-            &|why| self.member.announce(&why),
-            self.is_demoted(),
-        )
-        .await?;
+    /// Starts the manager, with its tasks in a group of their own, which the caller ends if this fails.
+    async fn start(&self, start: Start, tasks: &Spawner) -> anyhow::Result<()> {
+        let connected = self.member.agent.connected.clone();
+        let waiting = |why: String| self.member.announce(&why);
+        let manager = tokio::select! {
+            started = Manager::start(&self.config, &self.identity, start, connected, tasks, &waiting) => started?,
+            () = self.is_demoted() => anyhow::bail!(DEMOTED),
+        };
         self.member.set_manager(Ok(manager));
         Ok(())
     }
@@ -149,6 +157,10 @@ impl Roles {
         let records = match committed {
             Ok(records) => records,
             Err(e) => {
+                // It may be written and not known to be on the disk: the next start would put the store away that counts.
+                if let Err(err) = self.identity.save_alone(&self.config.data_dir) {
+                    tracing::error!(err = format!("{err:#}"), "node.json may name the etcd that is given up");
+                }
                 migration.undo(&self.config).await;
                 self.resume().await;
                 return Err(unchanged(&e));
@@ -166,7 +178,7 @@ impl Roles {
     }
 
     /// Starts the manager after a migration; says why that fails. It is tried again.
-    async fn resume(&self) -> Option<String> {
+    async fn resume(&mut self) -> Option<String> {
         let why = format!("{:#}", self.start_again().await.err()?);
         self.member.set_manager(Err(why.clone()));
         Some(why)
@@ -174,14 +186,24 @@ impl Roles {
 
     /// Becomes a manager; or says that it can't, and is a worker as before.
     async fn take_up(&mut self) -> anyhow::Result<()> {
-        let worker = self.identity.clone();
-        let Err(err) = self.try_take_up().await else { return Ok(()) };
-        self.identity = worker;
-        self.identity.save_alone(&self.config.data_dir)?;
-        Identity::discard_state(&self.config.data_dir)?;
+        let tasks = self.spawner.group();
+        let Err(err) = self.try_take_up(&tasks).await else { return Ok(()) };
         let reason = format!("{err:#}");
         tracing::warn!(reason, "no manager: a worker as before");
-        Ok(self.member.agent.ask("/v1/agent/declined", &Declined { reason }).await?)
+        while let Err(err) = self.decline(&reason).await {
+            self.member
+                .set_manager(Err(format!("{reason}; its etcd stays until a manager removes it: {err}")));
+            sleep(BACKOFF.1).await;
+        }
+        tasks.stop().await;
+        self.become_worker()
+    }
+
+    /// Tells the managers that this node is none. Once this returns they go on without its etcd, which may have had a vote:
+    /// of two voters that end before they are removed, the other one could never remove them.
+    async fn decline(&self, reason: &str) -> Result<(), Failure> {
+        let declined = Declined { reason: reason.to_owned() };
+        self.member.agent.ask("/v1/agent/declined", &declined).await
     }
 
     /// Waits until the others are a majority without this node's etcd: of two members that end before they are removed,
@@ -212,26 +234,31 @@ impl Roles {
         true
     }
 
-    async fn try_take_up(&mut self) -> anyhow::Result<()> {
+    async fn try_take_up(&mut self, tasks: &Spawner) -> anyhow::Result<()> {
         let promotion: Promotion = self.member.agent.ask("/v1/agent/promotion", &()).await?;
         let (identity, start) = promotion.keep(&self.config, &self.identity)?;
         self.identity = identity;
-        self.start(start).await
+        self.start(start, tasks).await
     }
 
-    /// Ends the manager; nothing of the store and its secrets stays.
+    /// Ends the manager.
     async fn lay_down(&mut self) -> anyhow::Result<()> {
-        if let Some(manager) = self.member.manager() {
-            if !self.is_dispensable(&manager).await {
-                return Ok(());
-            }
-            manager.stop().await;
+        match self.member.manager() {
+            Some(manager) if !self.is_dispensable(&manager).await => return Ok(()),
+            Some(manager) => manager.stop().await,
+            None => self.decline(DEMOTED).await?,
         }
-        self.member.set_manager(Err(String::new()));
+        self.become_worker()
+    }
+
+    /// Is a worker from now on; nothing of the store and its secrets stays.
+    fn become_worker(&mut self) -> anyhow::Result<()> {
+        self.member.announce("");
+        // The secrets go first, whatever becomes of the rest; and there is room then on a disk that was full.
         Identity::discard_state(&self.config.data_dir)?;
-        self.identity.role = Role::Worker;
-        self.identity.store = StoreSpec::default();
-        self.identity.save_alone(&self.config.data_dir)?;
+        let worker = Identity { role: Role::Worker, store: StoreSpec::default(), ..self.identity.clone() };
+        worker.save_alone(&self.config.data_dir)?;
+        self.identity = worker;
         tracing::info!("this node is a worker now");
         Ok(())
     }

@@ -85,7 +85,8 @@ impl EtcdStore {
         if let Some(member) = self.members().await?.into_iter().find(unstarted) {
             return Ok(member);
         }
-        let passing = [EtcdRefusal::TooManyLearners, EtcdRefusal::Unhealthy];
+        // etcd makes a member's number of its URL and the second: one that was removed within it is "not found" until it is over.
+        let passing = [EtcdRefusal::TooManyLearners, EtcdRefusal::Unhealthy, EtcdRefusal::NoSuchMember];
         let added = self.patiently(&passing, patience, |mut client| {
             let url = peer_url.to_owned();
             async move { client.member_add([url], Some(MemberAddOptions::new().with_is_learner())).await }

@@ -1,13 +1,21 @@
 //! What is printed, on which stream, with which exit code.
 
-use crate::{daemon::Daemon, views};
+use crate::{
+    daemon::{Daemon, Ended},
+    views,
+};
 use mesh_api::{
     Created, Diagnosis, Disconnect, Examine, Finding, Group, Initialized, Join, JoinTokenView, Joined,
     Outcome, State,
 };
 use mesh_model::{EndpointSpec, HealthCheck, HealthKind, NetworkSpec, NodeId, Role, ServiceUpdate, Target};
 use serde_json::Value;
-use std::{fs, os::fd::OwnedFd, process::Stdio};
+use std::{
+    fs,
+    io::{Seek, Write},
+    os::fd::OwnedFd,
+    process::Stdio,
+};
 
 #[test]
 fn a_refusal_is_one_line() {
@@ -209,6 +217,37 @@ fn join_resolves_the_managers_name() {
 
     let said = daemon.meshctl(&["cluster", "join", "--token", "t", "no-such-host.invalid:7443"]).refused();
     assert!(said.contains("cannot resolve 'no-such-host.invalid'"), "{said}");
+}
+
+#[test]
+fn a_token_need_not_be_in_the_list_of_processes() {
+    let joined = Joined { node: NodeId::from_bits(7), role: Role::Worker };
+    let join = |token: &[&str], said: &str, environment: Option<&str>| {
+        let daemon = Daemon::start().says("POST /v1/cluster/join", &joined);
+        let mut command = daemon.command(&[&["cluster", "join", "10.0.0.1:7443"], token].concat());
+        command.envs(environment.map(|token| ("MESH_TOKEN", token)));
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(said.as_bytes()).unwrap();
+        input.rewind().unwrap();
+        let ended = Ended::from(command.stdin(input).output().unwrap());
+        (ended, daemon)
+    };
+    for (token, said, environment) in [
+        (&["--token", "-"][..], "MESH-1-abc\nmore\n", None),
+        (&["--token", "-"], "MESH-1-abc", Some("MESH-1-other")),
+        (&[], "", Some("MESH-1-abc")),
+        (&["--token", "MESH-1-abc"], "", Some("MESH-1-other")),
+    ] {
+        let (ended, daemon) = join(token, said, environment);
+        ended.ok();
+        assert_eq!(daemon.asked_once("POST /v1/cluster/join").body::<Join>().token, "MESH-1-abc");
+    }
+    let (ended, daemon) = join(&["--token", "-"], "\n", None);
+    assert!(ended.refused().starts_with("no token on standard input: ") && daemon.asked().is_empty());
+
+    let mut help = Daemon::start().command(&["cluster", "join", "--help"]);
+    let help = Ended::from(help.env("MESH_TOKEN", "MESH-1-abc").output().unwrap()).ok();
+    assert!(help.contains("MESH_TOKEN") && !help.contains("MESH-1-abc"), "{help}");
 }
 
 #[test]

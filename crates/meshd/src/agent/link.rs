@@ -215,15 +215,16 @@ impl LinkTask {
     }
 
     async fn keep_connected(&self) {
-        let mut pause = BACKOFF.0;
+        let (mut pause, mut lost) = (BACKOFF.0, None);
         loop {
             let mut removed = false;
-            for manager in self.managers() {
+            for manager in order(self.managers(), lost) {
                 let followed = self.follow(manager).await;
                 self.manager.send_replace(None);
-                if self.connection.send_replace(None).is_some() {
+                let was_connected = self.connection.send_replace(None).is_some();
+                if was_connected {
                     self.refusals.send_modify(|refusals| drop(refusals.remove(&manager)));
-                    pause = BACKOFF.0;
+                    (pause, lost) = (BACKOFF.0, Some(manager));
                 }
                 match followed {
                     Ok(()) => pause = BACKOFF.0,
@@ -237,6 +238,10 @@ impl LinkTask {
                         }
                     }
                 }
+                if was_connected {
+                    // Others may be managers by now, and all agents of this one ask for the next at this moment.
+                    break;
+                }
             }
             self.removed.send_replace(removed);
             let jitter = rand::rng().random_range(0.5..1.5);
@@ -245,14 +250,11 @@ impl LinkTask {
         }
     }
 
-    /// Every manager known, in an order of chance: not all agents of a lost one go to the same next.
-    fn managers(&self) -> Vec<SocketAddr> {
+    /// Every manager known.
+    fn managers(&self) -> BTreeSet<SocketAddr> {
         let snapshot = self.snapshot.borrow();
         let known = snapshot.nodes.values().filter(|n| n.role == Role::Manager).map(|n| n.advertise);
-        let all: BTreeSet<SocketAddr> = known.chain(self.identity.managers.iter().copied()).collect();
-        let mut all: Vec<SocketAddr> = all.into_iter().collect();
-        all.shuffle(&mut rand::rng());
-        all
+        known.chain(self.identity.managers.iter().copied()).collect()
     }
 
     /// Follows one manager until the stream ends.
@@ -344,5 +346,31 @@ impl Link {
     pub(super) async fn answer_reservation(&self, answer: Reserved) {
         // A manager that is gone does not wait for the answer.
         drop(self.post::<()>("/v1/agent/reservations", &answer).await);
+    }
+}
+
+/// An order of chance, so that not all agents of a manager that is lost go to the same next; that one comes last.
+fn order(managers: BTreeSet<SocketAddr>, lost: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let mut order: Vec<SocketAddr> = managers.into_iter().collect();
+    order.shuffle(&mut rand::rng());
+    order.sort_by_key(|manager| Some(*manager) == lost);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manager_that_was_lost_is_tried_last_and_the_others_in_any_order() {
+        let managers: BTreeSet<SocketAddr> =
+            (1..=5).map(|host| SocketAddr::from(([192, 0, 2, host], 7443))).collect();
+        let lost = managers.first().copied();
+        let orders: BTreeSet<_> = (0..200).map(|_| order(managers.clone(), lost)).collect();
+        assert!(orders.len() > 1, "always the same order");
+        for order in orders {
+            assert_eq!(order.last().copied(), lost);
+            assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), managers);
+        }
     }
 }

@@ -43,7 +43,8 @@ pub(crate) struct Promotion {
     pub(crate) members: Vec<(String, String)>,
 }
 
-/// `POST /v1/agent/declined`: the node can't be a manager.
+/// `POST /v1/agent/declined`: the node can't be a manager, or was told to be none before it was one. Its etcd has no vote any
+/// more when this is answered, and may end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Declined {
     /// Why, in one line.
@@ -252,6 +253,16 @@ impl Manager {
         tracing::warn!(%node, reason, "no manager");
         self.store.commit(Txn::new().put(declined(node), reason.into_bytes())).await?;
         self.as_worker(&node.to_string()).await.map(drop)
+    }
+
+    /// Takes the etcd of a node that is no manager out of the cluster's, if the others are a majority without it.
+    pub(super) async fn dismiss(&self, node: NodeId) -> Result<(), Error> {
+        let snapshot = self.state.snapshot();
+        let (Some(etcd), Some(node)) = (self.own_etcd(), snapshot.nodes.get(&node)) else { return Ok(()) };
+        match self.removable(etcd, node).await? {
+            Some(member) => Ok(etcd.remove_member(member.id).await?),
+            None => Ok(()),
+        }
     }
 
     /// Keeps the members of etcd in line with the records until cancelled.

@@ -27,14 +27,25 @@ use http::StatusCode;
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
 use mesh_model::{EndpointId, EndpointSpec, EndpointUpdate, NodeId, Role};
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, time::timeout};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long an agent that knows more than this manager waits for the manager to catch up.
 const AHEAD: Duration = Duration::from_secs(2);
 /// How long an agent that asks to be told of a revision may wait for it.
 const CATCH_UP: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Requests are small; a larger body is refused.
 const BODY: usize = 1 << 20;
 /// Who has no certificate can only join: a request of a few kilobytes.
@@ -60,11 +71,9 @@ type Shared = State<Arc<Manager>>;
 type Peer = Extension<Option<PeerIdentity>>;
 
 impl Server {
-    pub(super) async fn bind(manager: Arc<Manager>) -> anyhow::Result<Self> {
-        let address = manager.identity.advertise;
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address}: is it an address of this host, and the port free?")
-        })?;
+    /// Listens on the port that was [taken](take_port) for it.
+    pub(super) fn listen(port: TcpSocket, manager: Arc<Manager>) -> anyhow::Result<Self> {
+        let listener = port.listen(BACKLOG).with_context(|| unusable(manager.identity.advertise))?;
         let members = Router::new()
             .route("/v1/agent/withdraw", post(withdraw))
             .route("/v1/agent/renew", post(renew))
@@ -114,6 +123,22 @@ impl Server {
         connections::run(self.listener, acceptor, disowned, self.routes, cancel).await;
         Ok(())
     }
+}
+
+/// Takes the managers' port: nobody else can listen there from now on, and nobody is answered yet.
+pub(super) fn take_port(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let taken = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Connections of an earlier life may still be in TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        io::Result::Ok(socket)
+    };
+    taken().with_context(|| unusable(address))
+}
+
+fn unusable(address: SocketAddr) -> String {
+    format!("cannot listen on {address}: is it an address of this host, and the port free?")
 }
 
 fn no_certificate() -> Failure {
@@ -215,8 +240,12 @@ async fn events(
     Extension(peer): Peer,
     Query(EventsQuery { since }): Query<EventsQuery>,
 ) -> Result<Body, Failure> {
-    member(&manager, peer)?;
-    let told = manager.events(since).await?;
+    let node = member(&manager, peer)?;
+    let mut state = manager.state.watch();
+    let told = manager.events(since).await?.take_until(async move {
+        // Who was removed hears nothing more.
+        drop(state.wait_for(|current| !current.snapshot.nodes.contains_key(&node)).await);
+    });
     Ok(Body::from_stream(told.map(|told| Ok::<Bytes, Infallible>(json_line(&told)))))
 }
 
@@ -269,7 +298,8 @@ async fn declined(
     Json(body): Json<Declined>,
 ) -> Result<Json<()>, Failure> {
     let node = member(&manager, peer)?;
-    Ok(Json(manager.decline(node, &body.reason).await?))
+    manager.decline(node, &body.reason).await?;
+    Ok(Json(manager.dismiss(node).await?))
 }
 
 async fn confirm_agents(

@@ -4,27 +4,26 @@ use super::{Manager, store::external_options};
 use mesh_api::StoreSpec;
 use mesh_store::Store;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked after.
 const EVERY: Duration = Duration::from_secs(5 * 60);
 /// Revisions that stay, for managers and agents that were away.
 const HISTORY: u64 = 10_000;
-/// After this long the child's certificate is replaced, far from its end.
+/// After this long the child's certificate is replaced, far from its end; sooner where nodes' own live for less than three
+/// times as long.
 const RENEW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Looks after the etcd until cancelled; nothing to do for another store.
 pub(super) async fn run(manager: Arc<Manager>, cancel: CancellationToken) -> anyhow::Result<()> {
     let work = async {
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once: what is just opened needs nothing.
-        ticks.tick().await;
+        // What is just opened needs nothing.
         let mut renewed = Instant::now();
         loop {
-            ticks.tick().await;
-            if renewed.elapsed() > RENEW || manager.local.is_none() {
+            let renew = manager.renewal_of_etcd();
+            sleep(renew.min(EVERY)).await;
+            if renewed.elapsed() >= renew || manager.local.is_none() {
                 match manager.renew_etcd() {
                     Ok(()) => renewed = Instant::now(),
                     Err(err) => tracing::warn!(err = format!("{err:#}"), "no new certificate for etcd"),
@@ -39,6 +38,13 @@ pub(super) async fn run(manager: Arc<Manager>, cancel: CancellationToken) -> any
 }
 
 impl Manager {
+    /// How long the child's certificate is used.
+    fn renewal_of_etcd(&self) -> Duration {
+        let snapshot = self.state.snapshot();
+        let of_nodes = snapshot.cluster.as_ref().map(|cluster| Duration::from_secs(cluster.cert_expiry_s));
+        of_nodes.map_or(RENEW, |of_nodes| RENEW.min(of_nodes / 3))
+    }
+
     /// Gives the connections to etcd, and the etcd of this manager, their newest certificates.
     pub(super) fn renew_etcd(&self) -> anyhow::Result<()> {
         match (&self.etcd, &self.local, &self.identity.store) {
