@@ -30,8 +30,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 const LOOK: Duration = Duration::from_millis(50);
 /// How long its etcd stays after its removal: as long as one that is left to itself, and some more.
 const LINGER: Duration = Duration::from_millis(1500);
-/// Why a manager ends that has not begun yet.
-const DEMOTED: &str = "it was demoted while it was starting";
 /// How often in a row its etcd may fail to answer, each time for some seconds, before it is taken for gone.
 const SILENT: u32 = 3;
 
@@ -40,6 +38,11 @@ pub(crate) struct Migrate {
     pub(crate) to: StoreSpec,
     pub(crate) reply: oneshot::Sender<Result<Migrated, Failure>>,
 }
+
+/// Why a manager ends that has not begun yet.
+#[derive(Debug, thiserror::Error)]
+#[error("it was demoted while it was starting")]
+struct Demoted;
 
 /// What follows the role.
 pub(crate) struct Roles {
@@ -110,11 +113,11 @@ impl Roles {
         self.identity.tidy(&self.config.data_dir)?;
         let tasks = self.spawner.group();
         let Err(err) = self.start(Start::Again, &tasks).await else { return Ok(()) };
-        if self.record() != Some(Role::Worker) {
+        if !self.was_demoted(&err) {
             tasks.stop().await;
             return Err(err);
         }
-        let declined = self.decline(DEMOTED).await;
+        let declined = self.decline("").await;
         tasks.stop().await;
         declined?;
         self.become_worker()
@@ -126,7 +129,7 @@ impl Roles {
         let waiting = |why: String| self.member.announce(&why);
         let manager = tokio::select! {
             started = Manager::start(&self.config, &self.identity, start, connected, tasks, &waiting) => started?,
-            () = self.is_demoted() => anyhow::bail!(DEMOTED),
+            () = self.is_demoted() => return Err(Demoted.into()),
         };
         self.member.set_manager(Ok(manager));
         Ok(())
@@ -190,17 +193,24 @@ impl Roles {
         let Err(err) = self.try_take_up(&tasks).await else { return Ok(()) };
         let reason = format!("{err:#}");
         tracing::warn!(reason, "no manager: a worker as before");
-        while let Err(err) = self.decline(&reason).await {
-            self.member
-                .set_manager(Err(format!("{reason}; its etcd stays until a manager removes it: {err}")));
+        // It may be promoted again by now: that is not declined.
+        let told = if self.was_demoted(&err) { "" } else { &reason };
+        while let Err(err) = self.decline(told).await {
+            let waits = format!("{reason}; its etcd stays until a manager removes it: {err}");
+            self.member.set_manager(Err(waits));
             sleep(BACKOFF.1).await;
         }
         tasks.stop().await;
         self.become_worker()
     }
 
-    /// Tells the managers that this node is none. Once this returns they go on without its etcd, which may have had a vote:
-    /// of two voters that end before they are removed, the other one could never remove them.
+    /// Whether a start failed because the node is to be a worker.
+    fn was_demoted(&self, err: &anyhow::Error) -> bool {
+        err.is::<Demoted>() || self.record() == Some(Role::Worker)
+    }
+
+    /// Tells the managers that this node is none, and why unless they know. Once this returns they go on without its etcd,
+    /// which may have had a vote: of two voters that end before they are removed, the other one could never remove them.
     async fn decline(&self, reason: &str) -> Result<(), Failure> {
         let declined = Declined { reason: reason.to_owned() };
         self.member.agent.ask("/v1/agent/declined", &declined).await
@@ -246,7 +256,7 @@ impl Roles {
         match self.member.manager() {
             Some(manager) if !self.is_dispensable(&manager).await => return Ok(()),
             Some(manager) => manager.stop().await,
-            None => self.decline(DEMOTED).await?,
+            None => self.decline("").await?,
         }
         self.become_worker()
     }

@@ -47,7 +47,7 @@ pub(crate) struct Promotion {
 /// more when this is answered, and may end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Declined {
-    /// Why, in one line.
+    /// Why, in one line; empty if it was demoted.
     pub(crate) reason: String,
 }
 

@@ -298,7 +298,9 @@ async fn declined(
     Json(body): Json<Declined>,
 ) -> Result<Json<()>, Failure> {
     let node = member(&manager, peer)?;
-    manager.decline(node, &body.reason).await?;
+    if !body.reason.is_empty() {
+        manager.decline(node, &body.reason).await?;
+    }
     Ok(Json(manager.dismiss(node).await?))
 }
 
