@@ -115,8 +115,7 @@ impl Scene {
         let docker = self.docker.run(&["version", "--format", "{{.Server.Version}}"]).ok()?;
         let plugins = "dpkg-query --show --showformat='${Version}' containernetworking-plugins";
         let plugins = self.cluster.vm1().shell(plugins).ok()?;
-        let meshctl = self.cluster.vm1().meshctl(&["version"]).ok()?;
-        let meshd = meshctl.lines().next().unwrap_or_default();
-        Ok(format!("{meshd}; Docker {docker}; containernetworking-plugins {plugins}"))
+        let meshd = env!("CARGO_PKG_VERSION");
+        Ok(format!("meshd {meshd}; Docker {docker}; containernetworking-plugins {plugins}"))
     }
 }

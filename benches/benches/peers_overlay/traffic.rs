@@ -25,20 +25,21 @@ const SERVER_CPU: usize = 1;
 
 /// iperf3 and an echo in a contender's server container.
 pub(super) struct Server {
-    _iperf3: Background,
+    /// None if another contender has started it in the same container.
+    _iperf3: Option<Background>,
 }
 
 impl Server {
     pub(super) fn start(contender: &Contender) -> Result<Self> {
         let cpu = SERVER_CPU.to_string();
-        let iperf3 = contender.server.spawn(&["taskset", "--cpu-list", &cpu, "iperf3", "--server"])?;
-        // Both ways to the same container have the same server.
-        match contender.server.inside(|| Ok(TcpListener::bind(("0.0.0.0", ECHO_PORT)))) {
-            Ok(Ok(listener)) => drop(thread::spawn(move || echo(&listener))),
-            Ok(Err(err)) if err.kind() == ErrorKind::AddrInUse => {}
-            Ok(Err(err)) => return Err(err.into()),
-            Err(err) => return Err(err),
-        }
+        let iperf3 = match contender.server.inside(|| Ok(TcpListener::bind(("0.0.0.0", ECHO_PORT))))? {
+            Ok(listener) => {
+                drop(thread::spawn(move || echo(&listener)));
+                Some(contender.server.spawn(&["taskset", "--cpu-list", &cpu, "iperf3", "--server"])?)
+            }
+            Err(err) if err.kind() == ErrorKind::AddrInUse => None,
+            Err(err) => return Err(err.into()),
+        };
         within(Duration::from_secs(10), "the echo answers", || connections_of(contender, 1))?;
         Ok(Self { _iperf3: iperf3 })
     }
