@@ -164,7 +164,10 @@ impl Scene {
     fn whole_within(&self, deadline: Duration, new: &BTreeSet<String>) -> Result<Duration> {
         let start = Instant::now();
         within(deadline, "all is whole", || self.whole(new))?;
-        Ok(start.elapsed())
+        // A look that began in time may have waited for what came too late.
+        let taken = start.elapsed();
+        ensure!(taken <= deadline, "all is whole after {taken:.1?}, not within {deadline:?}");
+        Ok(taken)
     }
 
     fn whole(&self, new: &BTreeSet<String>) -> Result<()> {
