@@ -55,6 +55,11 @@ fn the_only_manager_is_killed_under_load() {
         for load in kernel.iter().chain([&proxy, &name]) {
             load.go_on(20)?;
         }
+        // Longer than anybody's patience with the manager: half a minute.
+        ping.go_on(3000)?;
+        for load in kernel.iter().chain([&proxy, &name]) {
+            load.go_on(20)?;
+        }
         cluster.daemons[0].start()?;
         for load in kernel.iter().chain([&proxy, &name]) {
             load.go_on(20)?;

@@ -104,54 +104,62 @@ fn handed_over(host: &Host, count: usize) -> Result<()> {
 
 #[test]
 fn a_hundred_connections_live_through_stops_kills_and_upgrades_of_every_daemon() {
-    scenario("upgrades", |lab| {
-        let mut cluster = Cluster::three(lab)?;
-        let traffic = Traffic::new(lab, &cluster)?;
-        let hosts = [cluster.vm1().clone(), cluster.vm2().clone(), cluster.vm3().clone()];
-        let hosts: Vec<&Host> = hosts.iter().collect();
-        let kinds = [Kind::Kernel, Kind::Tunnel, Kind::KeepAlive];
-        let connections = traffic.converse(&kinds, &hosts, 100)?;
-        let loads = constant(&traffic, &hosts)?;
+    scenario("upgrades", |lab| upgraded(lab, Cluster::three(lab)?));
+}
 
-        type Event = fn(&mut Meshd) -> Result<()>;
-        let events: [(&str, Event); 3] = [
-            ("stop", |daemon| daemon.terminate().and_then(|_| daemon.start())),
-            ("kill", Meshd::restart),
-            ("upgrade", Meshd::upgrade),
-        ];
-        for (event, happen) in events {
-            for daemon in &mut cluster.daemons {
-                let before = daemon.fronts()?;
-                happen(daemon)?;
-                up_to_date(daemon)?;
-                connections.go_on(3)?;
-                loads.iter().try_for_each(|load| load.go_on(3))?;
-                let count = if event == "upgrade" { 2 } else { 1 };
-                within(CONVERGES, "one serves, one more finishes after an upgrade", || {
-                    let after = daemon.fronts()?;
-                    ensure!(
-                        before.len() == 1 && after.contains(&before[0]),
-                        "{event}: {before:?}, then {after:?}"
-                    );
-                    ensure!(after.len() == count, "{event}: {after:?}");
-                    Ok(())
-                })?;
-                connections.go_on(3)?;
-                loads.iter().try_for_each(|load| load.go_on(3))?;
-            }
-        }
-        connections.stop()?;
-        none_failed(&traffic, loads)?;
-        // With their last connections the old ones end.
-        for daemon in &cluster.daemons {
-            within(CONVERGES, "only the new one is left", || {
-                let fronts = daemon.fronts()?;
-                ensure!(fronts.len() == 1, "{fronts:?}");
+#[test]
+fn a_hundred_connections_live_through_stops_kills_and_upgrades_of_managers_with_etcd() {
+    scenario("upgraded managers", |lab| upgraded(lab, Cluster::managers(lab)?));
+}
+
+fn upgraded(lab: &Lab, mut cluster: Cluster) -> Result<()> {
+    let traffic = Traffic::new(lab, &cluster)?;
+    let hosts = [cluster.vm1().clone(), cluster.vm2().clone(), cluster.vm3().clone()];
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let kinds = [Kind::Kernel, Kind::Tunnel, Kind::KeepAlive];
+    let connections = traffic.converse(&kinds, &hosts, 100)?;
+    let inside = Conversations::start(&traffic.container, &[(Kind::Kernel, traffic.vip.parse()?, 7); 10])?;
+    let loads = constant(&traffic, &hosts)?;
+
+    type Event = fn(&mut Meshd) -> Result<()>;
+    let events: [(&str, Event); 3] = [
+        ("stop", |daemon| daemon.terminate().and_then(|_| daemon.start())),
+        ("kill", Meshd::restart),
+        ("upgrade", Meshd::upgrade),
+    ];
+    for (event, happen) in events {
+        for daemon in &mut cluster.daemons {
+            let before = daemon.fronts()?;
+            happen(daemon)?;
+            up_to_date(daemon)?;
+            connections.go_on(3)?;
+            loads.iter().try_for_each(|load| load.go_on(3))?;
+            let count = if event == "upgrade" { 2 } else { 1 };
+            within(CONVERGES, "one serves, one more finishes after an upgrade", || {
+                let after = daemon.fronts()?;
+                ensure!(
+                    before.len() == 1 && after.contains(&before[0]),
+                    "{event}: {before:?}, then {after:?}"
+                );
+                ensure!(after.len() == count, "{event}: {after:?}");
                 Ok(())
             })?;
+            connections.go_on(3)?;
+            loads.iter().try_for_each(|load| load.go_on(3))?;
         }
-        Ok(())
-    });
+    }
+    connections.stop()?;
+    inside.stop().context("from a container to the VIP")?;
+    none_failed(&traffic, loads)?;
+    // With their last connections the old ones end.
+    for daemon in &cluster.daemons {
+        within(CONVERGES, "only the new one is left", || {
+            let fronts = daemon.fronts()?;
+            ensure!(fronts.len() == 1, "{fronts:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// For as long as no daemon runs, too: and what comes afterwards is followed again.
