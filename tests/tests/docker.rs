@@ -1,7 +1,7 @@
 //! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Docker, Lab, Objects, scenario, shares, unchanged, within};
+use mesh_tests::{CONVERGES, Cluster, Docker, Host, Lab, Objects, scenario, shares, unchanged, within};
 
 const SERVICE: &str = "mesh.service=nginx_service";
 
@@ -13,13 +13,37 @@ fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
     vm1.meshctl(&[&["network", "create"], &subnets[..], &["self-network"]].concat()).ok()?;
     let service = ["service", "create", "--name", "nginx_service", "--network", "self-network"];
     vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
-    let dockers: Result<_> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
-    Ok((cluster, dockers?))
+    let dockers: Result<Vec<_>> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
+    let dockers = dockers?;
+    dockers.iter().try_for_each(|docker| let_pass(docker.host()))?;
+    Ok((cluster, dockers))
+}
+
+/// Waits until meshd has put all its rules where Docker drops what the host forwards: for both ways through the uplink, and
+/// for two names of Docker's bridges.
+fn let_pass(host: &Host) -> Result<()> {
+    within(CONVERGES, "meshd has its rules in Docker's chain", || {
+        let rules = host.output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
+        ensure!(rules.matches("--comment meshd").count() == 4, "{rules}");
+        Ok(())
+    })
 }
 
 fn net1(docker: &Docker) -> Result<()> {
     docker.run(&["network", "create", "-d", "meshd", "--opt", "mesh.network=self-network", "net1"]).ok()?;
     Ok(())
+}
+
+/// What stays of the first container on Docker's own bridge is Docker's, and is there from here on.
+fn use_bridge(docker: &Docker) -> Result<()> {
+    docker.container("first", &[], &["sleep", "infinity"])?;
+    docker.run(&["rm", "-f", "first"]).ok()?;
+    within(CONVERGES, "nobody is on the bridge any more", || {
+        let (link, address) = ("ip link show docker0", "ip -6 address show docker0");
+        ensure!(docker.host().shell(link).ok()?.contains("NO-CARRIER"));
+        ensure!(docker.host().shell(address).ok()?.contains("fe80::"));
+        Ok(())
+    })
 }
 
 /// Waits until the manager knows of so many endpoints.
@@ -55,12 +79,9 @@ fn containers_of_three_dockers_are_one_service() {
             net1(docker)?;
             // What Docker sets on a host that did not forward before it came; its own rule in that chain does nothing.
             docker.host().shell("iptables -P FORWARD DROP && iptables -F DOCKER-USER").ok()?;
-            within(CONVERGES, "meshd has its rules there again", || {
-                let rules = docker.host().output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
-                ensure!(rules.contains("--comment meshd"), "{rules}");
-                Ok(())
-            })?;
+            let_pass(docker.host())?;
         }
+        use_bridge(&dockers[1])?;
         let before = held(&cluster)?;
         for (docker, name) in dockers.iter().zip(["web1", "web2", "web3"]) {
             let alias = format!("alias-of-{name}");
@@ -145,8 +166,7 @@ fn containers_outlive_restarts() {
         let client = lab.client("client")?;
         net1(&dockers[0])?;
         net1(&dockers[1])?;
-        // What stays of the first container on Docker's own bridge is Docker's.
-        dockers[1].run(&["run", "--rm", "box", "true"]).ok()?;
+        use_bridge(&dockers[1])?;
         let before = held(&cluster)?;
         let replica = ["--network", "net1", "--label", SERVICE, "--restart", "always"];
         dockers[0].web("web1", &replica)?;

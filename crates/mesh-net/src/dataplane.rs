@@ -183,7 +183,7 @@ impl DataPlane {
         if pass == Pass::Full {
             self.crowds.look(&mut self.kernel, snapshot, self.config.me);
         }
-        let rules = Rules::new(snapshot, me).limiting(self.crowds.limited().clone());
+        let rules = Rules::new(snapshot, me).limiting(self.crowds.limited());
         self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
         self.pass_docker(snapshot, &desired, pass, report);
         let mut works = plan(&objects, &desired);

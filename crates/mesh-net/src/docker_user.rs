@@ -38,7 +38,7 @@ impl DockerUser {
         let legacy = FAMILIES.iter().any(|(_, names)| fs::read_to_string(names).is_ok_and(|n| !n.is_empty()));
         let now = count(kernel)?;
         let hosts_own = kernel.within(Space::Host, host::interfaces)?.and_then(io::Result::ok);
-        let hosts_own = hosts_own.into_iter().flatten().filter(|name| looks_like_dockers(name));
+        let hosts_own = hosts_own.into_iter().flatten().filter(|name| is_hosts_own(name));
         let wanted = wanted(uplinks, &hosts_own.collect());
         if !legacy && self.settled.as_ref().is_some_and(|(of, at)| *of == wanted && *at == now) {
             return Ok(());
@@ -61,8 +61,9 @@ fn firewall(source: crate::nft::NftError) -> Error {
     Error::Firewall { place: Space::Host.to_string(), source: Box::new(source) }
 }
 
-/// An interface that the host's owner has called as Docker might: it is none of Docker's, who would drop what goes there.
-fn looks_like_dockers(name: &str) -> bool {
+/// Whether a bridge that is called as Docker might call one is the host's own: Docker's have an ID for the rest of the name. One
+/// of Docker's that its user has named is taken for the host's own.
+fn is_hosts_own(name: &str) -> bool {
     let is_id = |id: &str| id.len() == DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
     name.strip_prefix("br-").is_some_and(|rest| !is_id(rest))
 }
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn bridges_of_the_hosts_own_are_no_dockers() {
         let names = ["br-lan", "br-0123456789ab", "br-0123456789abc", "docker0", "eth0", "br0"];
-        assert_eq!(names.map(looks_like_dockers), [true, false, true, false, false, false]);
+        assert_eq!(names.map(is_hosts_own), [true, false, true, false, false, false]);
         let rules = wanted(&uplinks(&["up1"]), &BTreeSet::from(["br-lan".to_owned()]));
         assert_eq!(rules[0], "DOCKER-USER -i up1 -o br-lan -m comment --comment meshd -j ACCEPT");
         assert_eq!(rules.len(), 5);

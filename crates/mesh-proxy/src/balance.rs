@@ -12,9 +12,6 @@ use std::{
     },
 };
 
-/// How often backends are passed over, at most, before the next one is taken.
-const PASSES: usize = 64;
-
 /// The routes in force, and where each rotation stands.
 #[derive(Debug, Default)]
 pub(crate) struct Balancer {
@@ -80,24 +77,23 @@ impl Balanced {
         &self.route.name
     }
 
-    /// The backend whose turn it is, apart from those already tried. One that has a smaller share than another is passed
-    /// over in the rest of its turns, by chance.
+    /// The backend whose turn it is, apart from those already tried. Where they have different shares it is drawn.
     pub(crate) fn next(&self, tried: &[EndpointId]) -> Option<Backend> {
-        let mut chosen = self.choose(tried)?;
-        let Some(largest) = self.route.shares.iter().copied().max() else { return Some(chosen) };
-        for _ in 0..PASSES {
-            let share = self.share_of(chosen.endpoint).unwrap_or(largest);
-            if share >= largest || rand::random_ratio(share, largest) {
-                break;
-            }
-            chosen = self.choose(tried)?;
-        }
-        Some(chosen)
+        if self.route.shares.is_empty() { self.choose(tried) } else { self.draw(tried) }
     }
 
-    fn share_of(&self, endpoint: EndpointId) -> Option<u32> {
-        let index = self.route.backends.binary_search_by_key(&endpoint, |backend| backend.endpoint).ok()?;
-        self.route.shares.get(index).copied()
+    fn draw(&self, tried: &[EndpointId]) -> Option<Backend> {
+        let of_all = self.route.backends.iter().zip(&self.route.shares);
+        let left = of_all.filter(|(backend, _)| !tried.contains(&backend.endpoint));
+        let sum: u32 = left.clone().map(|(_, share)| share).sum();
+        let mut drawn = (sum > 0).then(|| rand::random_range(0..sum))?;
+        for (backend, share) in left {
+            match drawn.checked_sub(*share) {
+                Some(beyond) => drawn = beyond,
+                None => return Some(*backend),
+            }
+        }
+        None
     }
 
     fn choose(&self, tried: &[EndpointId]) -> Option<Backend> {

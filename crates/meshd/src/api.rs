@@ -73,7 +73,7 @@ pub(crate) async fn serve(
 }
 
 fn router(daemon: Arc<Daemon>) -> Router {
-    use handlers as h;
+    use handlers::{self as h, endpoints as e};
     Router::new()
         .route("/v1/status", get(h::status))
         .route("/v1/doctor", post(h::doctor))
@@ -95,10 +95,10 @@ fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/networks/{name}", get(h::network).patch(h::update_network).delete(h::remove_network))
         .route("/v1/services", get(h::services).post(h::create_service))
         .route("/v1/services/{name}", get(h::service).patch(h::update_service).delete(h::remove_service))
-        .route("/v1/endpoints", get(h::endpoints).post(h::connect))
-        .route("/v1/endpoints/disconnect", post(h::disconnect))
-        .route("/v1/endpoints/{id}", get(h::endpoint).patch(h::update_endpoint).delete(h::remove_endpoint))
-        .route("/v1/endpoints/{id}/drain", post(h::drain_endpoint))
+        .route("/v1/endpoints", get(e::list).post(e::connect))
+        .route("/v1/endpoints/disconnect", post(e::disconnect))
+        .route("/v1/endpoints/{id}", get(e::show).patch(e::update).delete(e::remove))
+        .route("/v1/endpoints/{id}/drain", post(e::drain))
         .fallback(h::unknown)
         .with_state(daemon)
 }

@@ -117,9 +117,8 @@ impl Roles {
             tasks.stop().await;
             return Err(err);
         }
-        let declined = self.decline("").await;
+        self.decline_for_good("it is a worker", true).await;
         tasks.stop().await;
-        declined?;
         self.become_worker()
     }
 
@@ -193,15 +192,20 @@ impl Roles {
         let Err(err) = self.try_take_up(&tasks).await else { return Ok(()) };
         let reason = format!("{err:#}");
         tracing::warn!(reason, "no manager: a worker as before");
-        // It may be promoted again by now: that is not declined.
-        let told = if self.was_demoted(&err) { "" } else { &reason };
-        while let Err(err) = self.decline(told).await {
-            let waits = format!("{reason}; its etcd stays until a manager removes it: {err}");
-            self.member.set_manager(Err(waits));
-            sleep(BACKOFF.1).await;
-        }
+        self.decline_for_good(&reason, self.was_demoted(&err)).await;
         tasks.stop().await;
         self.become_worker()
+    }
+
+    /// Declines until the managers go on without this node's etcd. One that was a worker meanwhile may be promoted again by
+    /// now: that is not declined.
+    async fn decline_for_good(&self, reason: &str, mut was_worker: bool) {
+        while let Err(err) = self.decline(if was_worker { "" } else { reason }).await {
+            self.member
+                .set_manager(Err(format!("{reason}; its etcd stays until a manager removes it: {err}")));
+            sleep(BACKOFF.1).await;
+            was_worker |= self.record() == Some(Role::Worker);
+        }
     }
 
     /// Whether a start failed because the node is to be a worker.

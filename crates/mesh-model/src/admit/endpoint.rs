@@ -3,7 +3,7 @@
 use super::{Fresh, aliases, service::port_taken};
 use crate::{
     Availability, Endpoint, EndpointId, EndpointSpec, MacAddr, Name, Network, NodeId, Protocol, PublishMode,
-    PublishedPort, Refusal, Service, Snapshot, Subnet, ipam,
+    PublishedPort, Refusal, Service, ServiceId, Snapshot, Subnet, ipam,
 };
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -171,7 +171,7 @@ fn names(
 ) -> Result<(Name, Vec<Name>), Refusal> {
     let mut aliases = spec.aliases.clone();
     if let (None, Some(preferred)) = (&spec.name, &spec.preferred_name) {
-        if !snapshot.endpoints.values().any(|e| e.network == network.id && e.name.same(preferred)) {
+        if taken(snapshot, network, preferred, service.map(|s| s.id), None).is_none() {
             return Ok((preferred.clone(), aliases));
         }
         if !aliases.iter().any(|alias| alias.same(preferred)) {
@@ -198,16 +198,29 @@ fn name(
             .or_else(|_| suffix.parse())
             .map_err(|_| Refusal::NameTaken { kind: "endpoint", name: suffix.clone() });
     };
-    if snapshot.endpoints.values().any(|e| e.network == network.id && e.name.same(name)) {
-        return Err(Refusal::NameTaken { kind: "endpoint", name: name.to_string() });
+    match taken(snapshot, network, name, service.map(|s| s.id), None) {
+        Some(kind) => Err(Refusal::NameTaken { kind, name: name.to_string() }),
+        None => Ok(name.clone()),
     }
-    // Nobody would find it there. A replica that is called as its own service is found by the service.
-    let others = snapshot.services.values().filter(|s| service.is_none_or(|own| own.id != s.id));
+}
+
+/// What has a name on a network already, apart from the endpoint itself and its own service: a replica that is called as its
+/// service is found by the service, but nobody would find one that is called as another.
+pub(super) fn taken(
+    snapshot: &Snapshot,
+    network: &Network,
+    name: &Name,
+    service: Option<ServiceId>,
+    endpoint: Option<EndpointId>,
+) -> Option<&'static str> {
+    let mut endpoints =
+        snapshot.endpoints.values().filter(|e| e.network == network.id && Some(e.id) != endpoint);
+    if endpoints.any(|e| e.name.same(name)) {
+        return Some("endpoint");
+    }
+    let others = snapshot.services.values().filter(|s| Some(s.id) != service && s.name.same(name));
     let mut here = others.filter(|s| s.networks.iter().any(|on| on.network == network.id));
-    if here.any(|s| s.name.same(name)) {
-        return Err(Refusal::NameTaken { kind: "service", name: name.to_string() });
-    }
-    Ok(name.clone())
+    here.next().map(|_| "service")
 }
 
 /// One address for each family of the network: those wanted, checked, else the first free ones.

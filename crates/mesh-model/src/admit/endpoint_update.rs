@@ -1,6 +1,6 @@
 //! What changes of an endpoint after it was made: its weight; names, service and where the container is, as its engine tells.
 
-use super::endpoint::{check_ifname, service_on};
+use super::endpoint::{check_ifname, service_on, taken};
 use crate::{Endpoint, EndpointUpdate, Name, Network, Refusal, Snapshot};
 
 /// The endpoint as it is after an update.
@@ -42,16 +42,14 @@ fn rename(
     endpoint: &mut Endpoint,
     update: &EndpointUpdate,
 ) -> Result<(), Refusal> {
-    let id = endpoint.id;
-    let taken = |name: &Name| {
-        snapshot.endpoints.values().any(|e| e.network == network.id && e.id != id && e.name.same(name))
-    };
+    let (id, service) = (endpoint.id, endpoint.service);
+    let taken = |name: &Name| taken(snapshot, network, name, service, Some(id));
     match (&update.name, &update.preferred_name) {
-        (Some(name), _) if taken(name) => {
-            return Err(Refusal::NameTaken { kind: "endpoint", name: name.to_string() });
-        }
-        (Some(name), _) => endpoint.name = name.clone(),
-        (None, Some(name)) if !taken(name) => endpoint.name = name.clone(),
+        (Some(name), _) => match taken(name) {
+            Some(kind) => return Err(Refusal::NameTaken { kind, name: name.to_string() }),
+            None => endpoint.name = name.clone(),
+        },
+        (None, Some(name)) if taken(name).is_none() => endpoint.name = name.clone(),
         (None, Some(name)) if !endpoint.aliases.iter().any(|alias| alias.same(name)) => {
             endpoint.aliases.push(name.clone());
         }

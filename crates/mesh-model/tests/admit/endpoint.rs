@@ -2,8 +2,8 @@
 
 use crate::cluster::{Mesh, endpoint_spec, ip, name, net, network_spec, refused, service_spec};
 use mesh_model::{
-    ADDRESS_REST_S, Availability, Change, EndpointId, EndpointSpec, Key, NetworkSpec, Node, NodeId, Object,
-    PublishMode, Refusal, Service, Snapshot, Target, admit, parse_publish,
+    ADDRESS_REST_S, Availability, Change, EndpointId, EndpointSpec, EndpointUpdate, Key, NetworkSpec, Node,
+    NodeId, Object, PublishMode, Refusal, Service, Snapshot, Target, admit, parse_publish,
 };
 use proptest::prelude::*;
 use std::{
@@ -320,6 +320,26 @@ fn a_preferred_name_gives_way_and_becomes_an_alias() {
     let named = EndpointSpec { name: Some(name("mine")), ..preferring(3) };
     let third = mesh.endpoint(&named).unwrap();
     assert_eq!((third.name.clone(), third.aliases.len()), (name("mine"), 0));
+}
+
+#[test]
+fn a_service_has_its_name_to_itself() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    mesh.service(&service_spec("web", &["blue"], &[])).unwrap();
+    mesh.service(&service_spec("api", &["blue"], &[])).unwrap();
+    let called = |inode, of: Option<&str>| EndpointSpec {
+        name: Some(name("Web")),
+        service: of.map(str::to_owned),
+        ..endpoint_spec("blue", inode)
+    };
+    refused(mesh.endpoint(&called(1, None)), "service 'Web' exists already");
+    refused(mesh.endpoint(&called(1, Some("api"))), "service 'Web' exists already");
+    let preferring = EndpointSpec { preferred_name: Some(name("web")), ..endpoint_spec("blue", 1) };
+    let other = mesh.endpoint(&preferring).unwrap();
+    assert_eq!(other.aliases, [name("web")], "an engine's name for it gives way");
+    let rename = EndpointUpdate { name: Some(name("api")), ..EndpointUpdate::default() };
+    refused(admit::endpoint_update(&mesh.snapshot, &other, &rename), "service 'api' exists already");
+    assert_eq!(mesh.endpoint(&called(2, Some("web"))).unwrap().name, name("Web"), "a replica of it");
 }
 
 #[test]

@@ -108,8 +108,7 @@ impl Agent {
         let of_service = admit::host_ports_to_come(&snapshot, self.identity.node, spec);
         let owner = spec.owner.clone();
         let held = tokio::task::spawn_blocking(move || {
-            // The planes hold them as soon as they know the replica: they are let go at once.
-            Ports::try_hold(&of_service, None).map(drop)?;
+            Ports::are_free(&of_service)?;
             Ports::try_hold(&ports, owner.as_deref())
         });
         let held = held.await;

@@ -103,6 +103,16 @@ impl Ports {
         ports.iter().map(Place::of).map(hold).collect::<Result<Vec<Holder>, String>>()
     }
 
+    /// Whether ports that a service publishes where it has a replica can be had here. What this node holds, as another
+    /// replica comes or goes, is for the service; on an address of another node there is nothing to have. They are not
+    /// held: the next pass does that.
+    pub(super) fn are_free(ports: &[PublishedPort]) -> Result<(), String> {
+        ports.iter().map(Place::of).try_for_each(|place| match place.hold() {
+            Err(e) if !place.is_held_by_meshd() => Err(place.refusal(&e)),
+            _ => Ok(()),
+        })
+    }
+
     /// Lets go of ports whose publish was not committed.
     pub(super) fn release(&mut self, id: u64) {
         self.asked.remove(&id);
@@ -195,6 +205,13 @@ impl Place {
 
     fn transport(&self) -> Transport {
         if self.kind == Kind::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+
+    /// Whether it is held by this daemon or its front process.
+    fn is_held_by_meshd(&self) -> bool {
+        let name = mesh_net::ports::holder_pid(self.port, self.transport())
+            .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        name.is_some_and(|name| name.trim_end() == "meshd")
     }
 
     /// Whether it is held by a process that has the ID of the owner's container on its command line, as conmon has.

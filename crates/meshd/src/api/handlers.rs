@@ -1,5 +1,7 @@
 //! One function a request.
 
+pub(super) mod endpoints;
+
 use super::{
     Failure,
     json::{Json, Path},
@@ -18,14 +20,13 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use mesh_api::{
-    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointSettings, EndpointView, EventLine,
-    EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated,
-    NetworkView, NodeRemoval, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority, ServiceView,
-    StatusView, StoreSpec, json_line,
+    AuthorityView, Created, Diagnosis, EventLine, EventsQuery, Examine, Init, Initialized, Join,
+    JoinTokenRequest, JoinTokenView, Joined, Leave, Migrated, NetworkView, NodeRemoval, NodeView, Pruned,
+    Removed, Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec, json_line,
 };
 use mesh_model::{
-    Endpoint, EndpointSpec, EndpointUpdate, Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal,
-    Role, ServiceSpec, ServiceUpdate, Snapshot, Target,
+    Network, NetworkSpec, NetworkUpdate, Node, NodeUpdate, Refusal, Role, ServiceSpec, ServiceUpdate,
+    Snapshot,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -306,162 +307,6 @@ pub(super) async fn remove_service(State(daemon): Shared, Path(name): Path<Strin
         Ok(Json(Removed { removed: true, addresses: Vec::new() }))
     })
     .await
-}
-
-pub(super) async fn endpoints(
-    State(daemon): Shared,
-    Query(filter): Query<EndpointFilter>,
-) -> Read<Vec<EndpointView>> {
-    let member = daemon.member()?;
-    let whole = if filter.owner.is_some() { Whole::of_node(&member) } else { Whole::of(&member).await };
-    let snapshot = &whole.snapshot;
-    let owned = |endpoint: &Endpoint, beginning: &String| {
-        endpoint.node == member.identity.node
-            && endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with(beginning))
-    };
-    let network = match &filter.network {
-        None => None,
-        Some(name) => Some(snapshot.find_network(name).ok_or_else(|| not_found("network", name))?.id),
-    };
-    let service = match &filter.service {
-        None => None,
-        Some(name) => Some(snapshot.find_service(name).ok_or_else(|| not_found("service", name))?.id),
-    };
-    let node = match &filter.node {
-        None => None,
-        Some(name) => Some(snapshot.find_node(name).ok_or_else(|| not_found("node", name))?.id),
-    };
-    let wanted = snapshot
-        .endpoints
-        .values()
-        .filter(|e| filter.owner.as_ref().is_none_or(|beginning| owned(e, beginning)))
-        .filter(|e| node.is_none_or(|id| e.node == id))
-        .filter(|e| network.is_none_or(|id| e.network == id))
-        .filter(|e| service.is_none_or(|id| e.service == Some(id)));
-    let mut endpoints: Vec<EndpointView> = wanted.map(|e| views::endpoint(snapshot, e)).collect();
-    endpoints.sort_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
-    Ok(whole.shows(endpoints))
-}
-
-pub(super) async fn endpoint(State(daemon): Shared, Path(id): Path<String>) -> Read<EndpointView> {
-    let whole = Whole::of(&*daemon.member()?).await;
-    let snapshot = &whole.snapshot;
-    let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-    Ok(whole.shows(views::endpoint(snapshot, endpoint)))
-}
-
-pub(super) async fn connect(State(daemon): Shared, Json(spec): Json<EndpointSpec>) -> Answer<EndpointView> {
-    let member = daemon.member()?;
-    carry_through(async move {
-        let spec = daemon.locate(spec).await?;
-        let endpoint = member.agent.connect(spec).await?;
-        Ok(Json(views::endpoint(&member.agent.snapshot(), &endpoint)))
-    })
-    .await
-}
-
-pub(super) async fn disconnect(State(daemon): Shared, Json(request): Json<Disconnect>) -> Answer<Removed> {
-    let member = daemon.member()?;
-    carry_through(async move {
-        // Endpoints of this node are known here, whether a manager answers or not.
-        let mut found = endpoint_on(&member, &member.agent.snapshot(), &request)?;
-        if found.as_ref().is_none_or(|endpoint| endpoint.node != member.identity.node) {
-            found = endpoint_on(&member, &Whole::of(&member).await.snapshot, &request)?;
-        }
-        match found {
-            // What Docker has attached Docker takes off, and has the endpoint removed on its way.
-            Some(endpoint) if daemon.detach(&member, &endpoint).await? => {
-                Ok(Json(Removed { removed: true, addresses: endpoint.addresses.clone() }))
-            }
-            Some(endpoint) => remove(&member, &endpoint, request.force).await,
-            None => Ok(Json(Removed { removed: false, addresses: Vec::new() })),
-        }
-    })
-    .await
-}
-
-fn endpoint_on(
-    member: &Member,
-    snapshot: &Snapshot,
-    request: &Disconnect,
-) -> Result<Option<Arc<Endpoint>>, Failure> {
-    let wanted = &request.network;
-    let network = snapshot.find_network(wanted).ok_or_else(|| not_found("network", wanted))?.id;
-    let mut on_network = snapshot.endpoints.values().filter(|e| e.network == network);
-    // By its whole ID only: what is gone already is named here, and must not be taken for another.
-    let found = match request.endpoint.parse::<Target>() {
-        Ok(target) => on_network.find(|e| e.node == member.identity.node && e.target.is_named_as(&target)),
-        Err(_) => {
-            let wanted = request.endpoint.as_str();
-            let owned = |e: &Endpoint| e.node == member.identity.node && e.owner.as_deref() == Some(wanted);
-            on_network.find(|e| *e.name == *wanted || e.id.to_string() == wanted || owned(e))
-        }
-    };
-    Ok(found.cloned())
-}
-
-pub(super) async fn remove_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<Removed> {
-    let member = daemon.member()?;
-    carry_through(async move {
-        let snapshot = Whole::of(&member).await.snapshot;
-        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-        remove(&member, endpoint, false).await
-    })
-    .await
-}
-
-pub(super) async fn update_endpoint(
-    State(daemon): Shared,
-    Path(id): Path<String>,
-    Json(settings): Json<EndpointSettings>,
-) -> Answer<EndpointView> {
-    let member = daemon.member()?;
-    let update = EndpointUpdate { weight: settings.weight, ..EndpointUpdate::default() };
-    carry_through(async move {
-        let snapshot = Whole::of(&member).await.snapshot;
-        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-        let updated = if endpoint.node == member.identity.node {
-            let committed = member.agent.update(endpoint.id, &update).await?;
-            member.agent.confirm(committed.revision).await;
-            committed.value
-        } else {
-            let committed = manager(&member).await?.update_endpoint(endpoint.id, &update, None).await?;
-            everywhere(&member, &committed).await?;
-            committed.value
-        };
-        Ok(Json(views::endpoint(&member.agent.snapshot(), &updated)))
-    })
-    .await
-}
-
-pub(super) async fn drain_endpoint(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
-    let member = daemon.member()?;
-    carry_through(async move {
-        let snapshot = Whole::of(&member).await.snapshot;
-        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-        let drained = if endpoint.node == member.identity.node {
-            member.agent.drain(endpoint.id).await?
-        } else {
-            let committed = manager(&member).await?.drain_endpoint(endpoint.id, None).await?;
-            everywhere(&member, &committed).await?;
-            committed.value
-        };
-        Ok(Json(views::endpoint(&member.agent.snapshot(), &drained)))
-    })
-    .await
-}
-
-async fn remove(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answer<Removed> {
-    if endpoint.node == member.identity.node {
-        return Ok(Json(member.agent.disconnect(endpoint, force).await?));
-    }
-    // Its own node alone can see which connections are in flight: from here it is withdrawn, then removed.
-    let manager = manager(member).await?;
-    if !force {
-        everywhere(member, &manager.drain_endpoint(endpoint.id, None).await?).await?;
-    }
-    everywhere(member, &manager.remove_endpoint(endpoint.id, None).await?).await?;
-    Ok(Json(Removed { removed: true, addresses: endpoint.addresses.clone() }))
 }
 
 /// The manager in this process; a worker says where managers are.

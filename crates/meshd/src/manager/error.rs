@@ -7,8 +7,8 @@ use mesh_model::Refusal;
 pub(crate) enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("{0}")]
     /// A node can't have what is about to be committed.
+    #[error("{0}")]
     Objection(String),
     #[error("cannot save this node's keys: {0}")]
     Files(String),

@@ -16,6 +16,9 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 /// The network of services that name none.
 const DEFAULT_NETWORK: &str = "default";
 
+/// Subnets of the pool that nodes may object to before one has to be given.
+const POOL_TRIES: usize = 8;
+
 impl Manager {
     pub(crate) async fn update_node(
         &self,
@@ -47,11 +50,21 @@ impl Manager {
     }
 
     pub(crate) async fn create_network(&self, spec: &NetworkSpec) -> Result<Committed<Arc<Network>>, Error> {
-        let lans = lan::prefixes();
-        // Decided once without committing: what is wrong in itself is told before nodes are asked, and a subnet of the pool
-        // is known only then.
-        let draft = admit::network(&self.state.snapshot(), spec, &lans, draft())?;
-        let held = self.claim(Claim { subnets: draft.prefixes().collect(), ..Claim::default() }).await?;
+        let mut lans = lan::prefixes();
+        let mut tries = 0..POOL_TRIES;
+        let held = loop {
+            // Decided once without committing: what is wrong in itself is told before nodes are asked, and a subnet of the
+            // pool is known only then.
+            let draft = admit::network(&self.state.snapshot(), spec, &lans, draft())?;
+            let subnets: Vec<IpNetwork> = draft.prefixes().collect();
+            match self.claim(Claim { subnets: subnets.clone(), ..Claim::default() }).await {
+                // Some node's host is on it: the pool has others.
+                Err(Error::Objection(_)) if spec.subnets.is_empty() && tries.next().is_some() => {
+                    lans.extend(subnets)
+                }
+                held => break held?,
+            }
+        };
         let committed = self
             .change(|snapshot, fresh| {
                 let network = Arc::new(admit::network(snapshot, spec, &lans, fresh)?);

@@ -125,7 +125,7 @@ impl Server {
     }
 }
 
-/// Takes the managers' port: nobody else can listen there from now on, and nobody is answered yet.
+/// Takes the managers' port before anything depends on it; nobody is answered yet.
 pub(super) fn take_port(address: SocketAddr) -> anyhow::Result<TcpSocket> {
     let taken = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -198,6 +198,7 @@ impl Docker {
             (spec.service, spec.name, spec.preferred_name) =
                 (update.service, update.name, update.preferred_name);
             spec.aliases = update.aliases.unwrap_or_default();
+            spec.weight = update.weight.unwrap_or_default();
             let address = place.and_then(|place| place.ip_address.parse::<IpAddr>().ok());
             let (own, local): (Vec<_>, _) =
                 address.into_iter().partition(|address| bound.subnet_of(*address).is_some());
