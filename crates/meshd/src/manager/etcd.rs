@@ -110,7 +110,8 @@ impl LocalEtcd {
                 format!("etcd can't listen on {address}: is the port free? 'ss -tlnp' shows who has it")
             })?);
         }
-        let invocation = Invocation { program, arguments: files.arguments(bootstrap) };
+        let arguments = files.arguments(bootstrap);
+        let invocation = Invocation { program, arguments, directory: files.dir.clone() };
         let trusts = Mutex::new(Files::read(&files.trusted())?);
         Ok(Self { child: Child::start(invocation)?, files, trusts })
     }

@@ -9,6 +9,7 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill},
+        statvfs::statvfs,
     },
     unistd::{Pid, getpid, getppid},
 };
@@ -17,7 +18,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -38,6 +39,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// After an end that nobody ordered, what it said last is what ails it for so long.
 const AILS: Duration = Duration::from_secs(30);
+/// `ENOSPC`, as etcd says it.
+const NO_SPACE: &str = "no space left";
+/// So many bytes are no room.
+const ROOM: u64 = 1 << 20;
 /// Warnings of one kind are passed on once in this time, and counted: anybody who reaches etcd's ports can cause one with
 /// each connection.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -47,6 +52,8 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub(super) struct Invocation {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
+    /// Where it keeps what it has.
+    pub(super) directory: PathBuf,
 }
 
 /// The process. Dropped, it ends.
@@ -72,6 +79,17 @@ struct Diary {
     last_words: Option<String>,
     /// When it ended last without having been told to.
     ended: Option<Instant>,
+}
+
+impl Diary {
+    fn says(&self, text: &str) -> bool {
+        self.last_words.as_ref().is_some_and(|words| words.contains(text))
+    }
+}
+
+/// Whether a directory's disk has no room worth mentioning.
+fn is_full(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < ROOM)
 }
 
 fn lock(diary: &Mutex<Diary>) -> MutexGuard<'_, Diary> {
@@ -146,6 +164,11 @@ fn keep(invocation: &Invocation, orders: &Receiver<Order>, diary: &Arc<Mutex<Dia
                         diary.ended = Some(Instant::now());
                         if diary.removed {
                             return;
+                        }
+                        // What it dies of then need not say so: a log that was cut short can't be mended either.
+                        if is_full(&invocation.directory) && !diary.says(NO_SPACE) {
+                            let words = diary.last_words.take().unwrap_or_default();
+                            diary.last_words = Some(format!("{words} ({NO_SPACE} on its disk)"));
                         }
                     }
                 }
@@ -316,7 +339,12 @@ mod tests {
         let count = dir.path().join("count");
         let script = format!("echo x >> {}; exit 1", count.display());
         let arguments = vec!["-c".to_owned(), script];
-        let child = Child::start(Invocation { program: "/bin/sh".into(), arguments }).unwrap();
+        let child = Child::start(Invocation {
+            program: "/bin/sh".into(),
+            arguments,
+            directory: dir.path().to_owned(),
+        })
+        .unwrap();
         let starts = || std::fs::read_to_string(&count).unwrap_or_default().lines().count();
         while starts() < 3 {
             tokio::time::sleep(LOOK).await;
