@@ -46,14 +46,10 @@ impl Wishes {
     }
 
     fn take_args(&mut self, args: &Args) -> Result<(), Failure> {
-        if let Some(service) = args.get("MESH_SERVICE") {
-            self.service = Some(service.to_owned());
-        }
-        if let Some(name) = args.get("MESH_NAME") {
-            self.name = Some(parse_name(name)?);
-        }
-        if let Some(weight) = args.get("MESH_WEIGHT") {
-            self.weight = parse_weight(weight)?;
+        for (variable, key) in [("MESH_SERVICE", SERVICE), ("MESH_NAME", NAME), ("MESH_WEIGHT", WEIGHT)] {
+            if let Some(value) = args.get(variable) {
+                self.take(key, value)?;
+            }
         }
         for alias in args.get("MESH_ALIASES").into_iter().flat_map(|list| list.split(',')) {
             self.take_alias(alias)?;
@@ -65,11 +61,8 @@ impl Wishes {
     fn take_labels(&mut self, config: &Config) -> Result<(), Failure> {
         let labels = config.args.get("labels").and_then(Value::as_array);
         for label in labels.into_iter().flatten() {
-            match (label["key"].as_str(), label["value"].as_str()) {
-                (Some(SERVICE), Some(service)) => self.service = Some(service.to_owned()),
-                (Some(NAME), Some(name)) => self.name = Some(parse_name(name)?),
-                (Some(WEIGHT), Some(weight)) => self.weight = parse_weight(weight)?,
-                _ => {}
+            if let (Some(key), Some(value)) = (label["key"].as_str(), label["value"].as_str()) {
+                self.take(key, value)?;
             }
         }
         Ok(())
@@ -77,18 +70,27 @@ impl Wishes {
 
     /// Some aliases are none: Podman keeps aliases with a container, and has no other place for what a plugin is to know.
     fn take_alias(&mut self, alias: &str) -> Result<(), Failure> {
-        match alias.split_once('=') {
-            Some((SERVICE, service)) => self.service = Some(service.to_owned()),
-            Some((NAME, name)) => self.name = Some(parse_name(name)?),
-            Some((WEIGHT, weight)) => self.weight = parse_weight(weight)?,
-            _ => {
-                let alias: Name = parse_name(alias)?;
-                if !self.aliases.iter().any(|known| known.same(&alias)) {
-                    self.aliases.push(alias);
-                }
-            }
+        if let Some((key, value)) = alias.split_once('=')
+            && self.take(key, value)?
+        {
+            return Ok(());
+        }
+        let alias: Name = parse_name(alias)?;
+        if !self.aliases.iter().any(|known| known.same(&alias)) {
+            self.aliases.push(alias);
         }
         Ok(())
+    }
+
+    /// Takes what a key of meshd's says; whether it is one.
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, Failure> {
+        match key {
+            SERVICE => self.service = Some(value.to_owned()),
+            NAME => self.name = Some(parse_name(value)?),
+            WEIGHT => self.weight = parse_weight(value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 }
 

@@ -99,6 +99,11 @@ impl Service {
         self.networks.first().map(|on| on.network)
     }
 
+    /// Whether a network is one of its own.
+    pub fn is_on(&self, network: NetworkId) -> bool {
+        self.networks.iter().any(|on| on.network == network)
+    }
+
     /// The VIPs on one network.
     pub fn vips(&self, network: NetworkId) -> &[IpAddr] {
         self.networks.iter().find(|on| on.network == network).map_or(&[], |on| &on.vips)

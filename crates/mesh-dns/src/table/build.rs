@@ -13,11 +13,8 @@ use std::{
 const SOA_TIMERS: [u32; 4] = [5; 4];
 
 pub(super) fn table(snapshot: &Snapshot, network: &Network) -> Table {
-    let services = snapshot.services.values();
-    let services: Vec<&Service> = services
-        .filter(|s| s.networks.iter().any(|on| on.network == network.id))
-        .map(AsRef::as_ref)
-        .collect();
+    let services = snapshot.services.values().map(AsRef::as_ref);
+    let services: Vec<&Service> = services.filter(|s: &&Service| s.is_on(network.id)).collect();
     let mut builder = Builder {
         network,
         suffix: [&label(network), DOMAIN, &[0]].concat(),
@@ -135,7 +132,7 @@ impl Builder<'_> {
         Table {
             empty,
             network: label(self.network).to_ascii_lowercase().into(),
-            subnets: self.network.subnets.iter().map(|subnet| subnet.cidr).collect(),
+            subnets: self.network.prefixes().collect(),
             soa: soa(revision),
             names: self.drafts.into_iter().map(|(name, draft)| (name.into(), draft.records())).collect(),
             pointers: self.pointers,

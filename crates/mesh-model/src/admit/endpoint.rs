@@ -69,7 +69,7 @@ pub(super) fn service_on<'a>(
     let service = snapshot
         .find_service(wanted)
         .ok_or_else(|| Refusal::NotFound { kind: "service", wanted: wanted.to_owned() })?;
-    if service.networks.iter().any(|on| on.network == network.id) {
+    if service.is_on(network.id) {
         return Ok(service);
     }
     let names = service.networks.iter().filter_map(|on| snapshot.networks.get(&on.network));
@@ -218,9 +218,8 @@ pub(super) fn taken(
     if endpoints.any(|e| e.name.same(name)) {
         return Some("endpoint");
     }
-    let others = snapshot.services.values().filter(|s| Some(s.id) != service && s.name.same(name));
-    let mut here = others.filter(|s| s.networks.iter().any(|on| on.network == network.id));
-    here.next().map(|_| "service")
+    let mut others = snapshot.services.values().filter(|s| Some(s.id) != service && s.is_on(network.id));
+    others.any(|s| s.name.same(name)).then_some("service")
 }
 
 /// One address for each family of the network: those wanted, checked, else the first free ones.

@@ -70,17 +70,13 @@ pub fn network_removal(snapshot: &Snapshot, network: &Network) -> Result<(), Ref
         .find(|e| e.network == network.id)
         .map(|e| format!("endpoint '{}'", e.name))
         .or_else(|| {
-            let on = |s: &&_| crate::Service::ingress_network(s).is_some() && on_network(s, network.id);
-            snapshot.services.values().map(AsRef::as_ref).find(on).map(|s| format!("service '{}'", s.name))
+            let mut services = snapshot.services.values();
+            services.find(|s| s.is_on(network.id)).map(|s| format!("service '{}'", s.name))
         });
     match by {
         Some(by) => Err(Refusal::NetworkInUse { network: network.name.to_string(), by }),
         None => Ok(()),
     }
-}
-
-fn on_network(service: &crate::Service, network: NetworkId) -> bool {
-    service.networks.iter().any(|on| on.network == network)
 }
 
 fn vni(snapshot: &Snapshot, wanted: Option<u32>) -> Result<u32, Refusal> {

@@ -51,8 +51,7 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
 
 /// The network's other subnets of the same family, which the gateway leads to.
 fn others<'a>(network: &'a Network, own: &'a Subnet) -> impl Iterator<Item = IpNetwork> + 'a {
-    let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
-    subnets.filter(|cidr| *cidr != own.cidr && cidr.is_ipv6() == own.cidr.is_ipv6())
+    network.prefixes().filter(|cidr| *cidr != own.cidr && cidr.is_ipv6() == own.cidr.is_ipv6())
 }
 
 /// The objects of an endpoint that waits for its container: the pair's other end is in the host's namespace, for the

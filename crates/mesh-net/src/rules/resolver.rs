@@ -33,8 +33,7 @@ pub(super) fn rules(
     }
     table.set("resolvers", resolvers);
     let passing = |protocol| {
-        let subnets =
-            network.subnets.iter().map(|subnet| subnet.cidr).filter(|cidr| version.is_of(&cidr.ip()));
+        let subnets = network.prefixes().filter(|cidr| version.is_of(&cidr.ip()));
         let to_port = Rule::new().protocol(protocol).eq(Field::ThDport, Datum::Port(PORT));
         subnets.fold(to_port, |rule, cidr| rule.outside(version.daddr(), cidr.network(), cidr.mask()))
     };

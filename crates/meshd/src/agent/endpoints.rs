@@ -143,11 +143,13 @@ impl Agent {
 
     async fn attached(&self, endpoint: EndpointId, revision: u64) -> Result<(), Failure> {
         let applied = self.applied(revision, APPLY).await?;
-        let failed = applied.failures.get(&endpoint).cloned();
-        let ended = applied.ended_early.as_ref();
-        let failed =
-            failed.or_else(|| ended.map(|why| format!("this node can attach nothing at present: {why}")));
-        failed.map_or(Ok(()), |text| Err(Failure::conflict(text)))
+        if let Some(text) = applied.failures.get(&endpoint) {
+            return Err(Failure::conflict(text.clone()));
+        }
+        match &applied.ended_early {
+            Some(why) => Err(Failure::conflict(format!("this node can attach nothing at present: {why}"))),
+            None => Ok(()),
+        }
     }
 
     /// Offers an endpoint of this node no new connections, and returns when no node that answers sends any.

@@ -21,8 +21,7 @@ pub(super) fn node(snapshot: &Snapshot, node: &Node, local: NodeId) -> NodeView 
 
 pub(super) fn network(snapshot: &Snapshot, network: &Network) -> NetworkView {
     let endpoints = snapshot.endpoints.values().filter(|e| e.network == network.id);
-    let services =
-        snapshot.services.values().filter(|s| s.networks.iter().any(|on| on.network == network.id));
+    let services = snapshot.services.values().filter(|s| s.is_on(network.id));
     NetworkView {
         id: network.id,
         name: network.name.to_string(),

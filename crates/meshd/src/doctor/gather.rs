@@ -308,7 +308,7 @@ impl<'a> Gather<'a> {
         let conntrack = self.sockets.within(network.id, || Ok(survey::conntrack())).ok().flatten();
         NetworkSeen {
             name: network.name.to_string(),
-            subnets: network.subnets.iter().map(|subnet| subnet.cidr).collect(),
+            subnets: network.prefixes().collect(),
             mtu: network.mtu,
             mute,
             conntrack,

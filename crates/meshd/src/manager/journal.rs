@@ -69,7 +69,7 @@ fn told(before: &Snapshot, action: Action, object: &Object, detail: String) -> E
 fn introduction(before: &Snapshot, object: &Object) -> String {
     match object {
         Object::Node(node) => format!("{} at {}", node.role, node.advertise.ip()),
-        Object::Network(network) => list(network.subnets.iter().map(|subnet| subnet.cidr)),
+        Object::Network(network) => list(network.prefixes()),
         Object::Service(service) => list(&service.ports),
         Object::Endpoint(endpoint) => {
             let node = before.nodes.get(&endpoint.node).map(|node| format!(" on {}", node.name));

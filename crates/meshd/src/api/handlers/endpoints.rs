@@ -8,7 +8,7 @@ use crate::{
         views,
         whole::Whole,
     },
-    daemon::Member,
+    daemon::{Daemon, Member},
 };
 use axum::extract::{Query, State};
 use mesh_api::{Disconnect, EndpointFilter, EndpointSettings, EndpointView, Removed};
@@ -123,45 +123,58 @@ pub(in crate::api) async fn remove(State(daemon): Shared, Path(id): Path<String>
     .await
 }
 
+/// What becomes of an endpoint that stays.
+enum Change {
+    Set(EndpointSettings),
+    Drain,
+}
+
 pub(in crate::api) async fn update(
     State(daemon): Shared,
     Path(id): Path<String>,
     Json(settings): Json<EndpointSettings>,
 ) -> Answer<EndpointView> {
+    change(&daemon, id, Change::Set(settings)).await
+}
+
+pub(in crate::api) async fn drain(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
+    change(&daemon, id, Change::Drain).await
+}
+
+/// By way of this node's agent, if the endpoint is its own, or of the manager here. Returns when every node that answers
+/// does as it says.
+async fn change(daemon: &Daemon, id: String, change: Change) -> Answer<EndpointView> {
     let member = daemon.member()?;
-    let update = EndpointUpdate { weight: settings.weight, ..EndpointUpdate::default() };
     carry_through(async move {
         let snapshot = Whole::of(&member).await.snapshot;
         let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-        let updated = if endpoint.node == member.identity.node {
-            let committed = member.agent.update(endpoint.id, &update).await?;
-            member.agent.confirm(committed.revision).await;
-            committed.value
+        let changed = if endpoint.node == member.identity.node {
+            match change {
+                Change::Drain => member.agent.drain(endpoint.id).await?,
+                Change::Set(settings) => {
+                    let committed = member.agent.update(endpoint.id, &as_update(&settings)).await?;
+                    member.agent.confirm(committed.revision).await;
+                    committed.value
+                }
+            }
         } else {
-            let committed = manager(&member).await?.update_endpoint(endpoint.id, &update, None).await?;
+            let manager = manager(&member).await?;
+            let committed = match change {
+                Change::Drain => manager.drain_endpoint(endpoint.id, None).await?,
+                Change::Set(settings) => {
+                    manager.update_endpoint(endpoint.id, &as_update(&settings), None).await?
+                }
+            };
             everywhere(&member, &committed).await?;
             committed.value
         };
-        Ok(Json(views::endpoint(&member.agent.snapshot(), &updated)))
+        Ok(Json(views::endpoint(&member.agent.snapshot(), &changed)))
     })
     .await
 }
 
-pub(in crate::api) async fn drain(State(daemon): Shared, Path(id): Path<String>) -> Answer<EndpointView> {
-    let member = daemon.member()?;
-    carry_through(async move {
-        let snapshot = Whole::of(&member).await.snapshot;
-        let endpoint = snapshot.find_endpoint(&id).ok_or_else(|| not_found("endpoint", &id))?;
-        let drained = if endpoint.node == member.identity.node {
-            member.agent.drain(endpoint.id).await?
-        } else {
-            let committed = manager(&member).await?.drain_endpoint(endpoint.id, None).await?;
-            everywhere(&member, &committed).await?;
-            committed.value
-        };
-        Ok(Json(views::endpoint(&member.agent.snapshot(), &drained)))
-    })
-    .await
+fn as_update(settings: &EndpointSettings) -> EndpointUpdate {
+    EndpointUpdate { weight: settings.weight, ..EndpointUpdate::default() }
 }
 
 async fn take_off(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Answer<Removed> {
