@@ -166,8 +166,12 @@ impl Agent {
     pub(crate) async fn disconnect(&self, endpoint: &Endpoint, force: bool) -> Result<Removed, Failure> {
         let service = endpoint.service.and_then(|id| self.snapshot().services.get(&id).cloned());
         if let (Some(service), false) = (service, force) {
-            self.drain(endpoint.id).await?;
-            self.in_flight(endpoint, Duration::from_millis(service.drain_timeout_ms)).await;
+            match self.drain(endpoint.id).await {
+                Ok(_) => self.in_flight(endpoint, Duration::from_millis(service.drain_timeout_ms)).await,
+                // Somebody else removes it at this moment.
+                Err(failure) if failure.is_not_found() => {}
+                Err(failure) => return Err(failure),
+            }
         }
         let revision = self.forget(endpoint.id).await?;
         self.confirm(revision).await;

@@ -184,7 +184,12 @@ async fn take_off(member: &Member, endpoint: &Arc<Endpoint>, force: bool) -> Ans
     // Its own node alone can see which connections are in flight: from here it is withdrawn, then removed.
     let manager = manager(member).await?;
     if !force {
-        everywhere(member, &manager.drain_endpoint(endpoint.id, None).await?).await?;
+        match manager.drain_endpoint(endpoint.id, None).await.map_err(Failure::from) {
+            Ok(drained) => drop(everywhere(member, &drained).await?),
+            // Somebody else removes it at this moment.
+            Err(failure) if failure.is_not_found() => {}
+            Err(failure) => return Err(failure),
+        }
     }
     everywhere(member, &manager.remove_endpoint(endpoint.id, None).await?).await?;
     Ok(Json(Removed { removed: true, addresses: endpoint.addresses.clone() }))
