@@ -118,8 +118,7 @@ impl Link {
 /// How a port of a bridge works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortMode {
-    /// Frames may go back out by where they came in. A replica balanced to itself needs it: with bridge netfilter, what
-    /// is translated to an address behind the bridge is bridged, not routed.
+    /// Frames may go back out by where they came in.
     pub hairpin: bool,
     /// The senders of frames are taken to be behind the port.
     pub learning: bool,
@@ -136,9 +135,9 @@ pub struct PortMode {
 impl PortMode {
     /// The port of a container: it gets its own frames and says nothing about where others are.
     pub const CONTAINER: Self =
-        Self { hairpin: true, learning: false, flood: false, groups: true, suppress: false, isolated: false };
+        Self { hairpin: false, learning: false, flood: false, groups: true, suppress: false, isolated: false };
     /// The port of the VXLAN link, which knows who is on other nodes.
-    pub const TUNNEL: Self = Self { hairpin: false, flood: true, ..Self::CONTAINER };
+    pub const TUNNEL: Self = Self { flood: true, ..Self::CONTAINER };
 }
 
 /// Where packets of a route go.

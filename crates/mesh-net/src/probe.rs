@@ -120,25 +120,14 @@ fn links() -> Vec<Missing> {
 }
 
 fn settings() -> Vec<Missing> {
-    let wanted = [
-        (
-            "bridge/bridge-nf-call-iptables",
-            "bridge netfilter",
-            "load the module with 'modprobe br_netfilter'",
-        ),
-        (
-            "ipv6/conf/default/disable_ipv6",
-            "IPv6 in the kernel",
-            "remove ipv6.disable=1 from the kernel's command line: next hops are link-local, also of IPv4",
-        ),
-    ];
-    let lacks = |(path, what, remedy): (&str, &'static str, &'static str)| match sysctl::get(path) {
-        Some(_) => None,
-        None => {
-            Some(Missing { what: what.into(), because: format!("no net.{}", path.replace('/', ".")), remedy })
-        }
-    };
-    wanted.into_iter().filter_map(lacks).collect()
+    if sysctl::get("ipv6/conf/default/disable_ipv6").is_some() {
+        return Vec::new();
+    }
+    vec![Missing {
+        what: "IPv6 in the kernel".into(),
+        because: "no net.ipv6.conf.default.disable_ipv6".into(),
+        remedy: "remove ipv6.disable=1 from the kernel's command line: next hops are link-local, also of IPv4",
+    }]
 }
 
 /// Each feature is tried in a table of its own, so that what is missing can be told.
@@ -198,7 +187,10 @@ fn marks_by_sender() -> Table {
     table.hook(
         "probe",
         Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![Rule::new().begins(Field::Iifname, "vx").set_mark(mark)],
+        vec![
+            Rule::new().begins(Field::Iifname, "vx").set_mark(mark),
+            Rule::new().hand_up(MacAddr::bridge(1).0),
+        ],
     );
     table
 }
@@ -215,11 +207,7 @@ mod tests {
 
     #[test]
     fn this_kernel_can_do_all_of_it() {
-        assert_eq!(
-            probe_kernel(),
-            [],
-            "root and a kernel with vxlan, bridge, veth, br_netfilter and nf_tables are needed"
-        );
+        assert_eq!(probe_kernel(), [], "root and a kernel with vxlan, bridge, veth and nf_tables are needed");
     }
 
     #[test]

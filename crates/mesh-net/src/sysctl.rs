@@ -4,7 +4,10 @@ use crate::{
     error::{Error, Result},
     object::Object,
 };
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The file and the value of an object that is a sysctl.
 pub(crate) fn path(object: &Object) -> Option<(PathBuf, &'static str)> {
@@ -18,13 +21,16 @@ pub(crate) fn path(object: &Object) -> Option<(PathBuf, &'static str)> {
 
 /// Whether a sysctl has the value that it should have.
 pub(crate) fn holds(object: &Object) -> bool {
-    path(object)
-        .is_some_and(|(path, value)| fs::read_to_string(path).is_ok_and(|text| text.trim_end() == value))
+    path(object).is_some_and(|(path, value)| match fs::read_to_string(&path) {
+        Ok(text) => text.trim_end() == value,
+        Err(error) => error.kind() == io::ErrorKind::NotFound && is_of_module(&path),
+    })
 }
 
 /// Gives a sysctl the value that it should have.
 pub(crate) fn set(object: &Object) -> Result<()> {
     match path(object) {
+        Some((path, _)) if is_of_module(&path) && !path.exists() => Ok(()),
         Some((path, value)) => write(path, value),
         None => Ok(()),
     }
@@ -40,6 +46,12 @@ pub(crate) fn put(relative: &str, value: &str) -> Result<()> {
     write(file(relative), value)
 }
 
+/// Bridge netfilter is a module, which Docker loads. Where it is not, no frame of a bridge passes the IP hooks: that is what is
+/// wanted of its settings.
+fn is_of_module(path: &Path) -> bool {
+    path.starts_with("/proc/sys/net/bridge")
+}
+
 fn file(relative: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(relative)
 }
@@ -49,7 +61,6 @@ fn write(path: PathBuf, value: &str) -> Result<()> {
         let below_sys = path.strip_prefix("/proc/sys").unwrap_or(&path);
         let name = below_sys.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join(".");
         let hint = match source.kind() {
-            io::ErrorKind::NotFound if name.starts_with("net.bridge") => ": load the module with 'modprobe br_netfilter'",
             io::ErrorKind::NotFound if name.starts_with("net.ipv6") => {
                 ": the kernel runs without IPv6, which next hops here need: remove ipv6.disable=1 from its command line"
             }

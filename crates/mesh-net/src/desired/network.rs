@@ -14,9 +14,9 @@ const INNER_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 /// What holds in an overlay namespace before its links are made, so that they are born with it.
 const SYSCTLS: [(&str, &str); 18] = [
-    // Bridged replies of a VIP's backends pass conntrack, which undoes the NAT.
-    ("bridge/bridge-nf-call-ip6tables", "1"),
-    ("bridge/bridge-nf-call-iptables", "1"),
+    // What is bridged passes no IP hooks. What needs them, the bridge's own rules hand to them.
+    ("bridge/bridge-nf-call-ip6tables", "0"),
+    ("bridge/bridge-nf-call-iptables", "0"),
     // Replies may leave by another way than requests came.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),

@@ -52,6 +52,9 @@ fn verdict_data(buffer: &mut Buffer, verdict: &Verdict) {
     });
 }
 
+/// `NFT_PAYLOAD_LL_HEADER`.
+const LINK: u32 = 0;
+
 struct Encoder<'a> {
     buffer: &'a mut Buffer,
     table: &'a Table,
@@ -93,6 +96,9 @@ impl Encoder<'_> {
                 self.load_source(source);
                 self.store_mark(*kind);
             }
+            Statement::SetEtherDaddr(mac) => self.set_ether_daddr(mac),
+            Statement::SetForHost => self.set_for_host(),
+            Statement::Untrack => self.expression("notrack", |_| {}),
             Statement::Nat(kind, source) => {
                 self.load_source(source);
                 self.nat(*kind, source);
@@ -111,7 +117,6 @@ impl Encoder<'_> {
 
     /// `NFTA_META_*`, `NFTA_PAYLOAD_*`, `NFTA_FIB_*`, `NFTA_CT_*`, `NFTA_NG_*`.
     fn load(&mut self, field: Field, register: u32) {
-        const LINK: u32 = 0;
         const NETWORK: u32 = 1;
         const TRANSPORT: u32 = 2;
         match field {
@@ -124,6 +129,7 @@ impl Encoder<'_> {
             Field::CtDirection => self.keyed_load("ct", 1, register),
             Field::CtStatus => self.keyed_load("ct", 2, register),
             Field::CtMark => self.keyed_load("ct", 3, register),
+            Field::EtherDaddr => self.payload(LINK, 0, 6, register),
             Field::EtherSaddr => self.payload(LINK, 6, 6, register),
             Field::EtherType => self.payload(LINK, 12, 2, register),
             Field::ArpSaddrEther => self.payload(NETWORK, 8, 6, register),
@@ -260,6 +266,37 @@ impl Encoder<'_> {
             if kind == MarkKind::Zone {
                 b.attr(3, &[CtDirection::Original as u8]);
             }
+        });
+    }
+
+    /// An immediate value in the first register.
+    fn immediate(&mut self, value: &[u8]) {
+        self.expression("immediate", |b| {
+            b.number(1, FIRST_REGISTER);
+            b.nested(2, |b| b.attr(nfta::DATA_VALUE, value));
+        });
+    }
+
+    /// `NFTA_PAYLOAD_*`, without a checksum to put right.
+    fn set_ether_daddr(&mut self, mac: &[u8; 6]) {
+        self.immediate(mac);
+        self.expression("payload", |b| {
+            b.number(5, FIRST_REGISTER);
+            b.number(2, LINK);
+            b.number(3, 0);
+            b.number(4, mac.len() as u32);
+            b.number(6, 0);
+            b.number(7, 0);
+            b.number(8, 0);
+        });
+    }
+
+    /// `NFT_META_PKTTYPE`.
+    fn set_for_host(&mut self) {
+        self.immediate(&[0]);
+        self.expression("meta", |b| {
+            b.number(2, 19);
+            b.number(3, FIRST_REGISTER);
         });
     }
 

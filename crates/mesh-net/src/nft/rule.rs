@@ -52,6 +52,8 @@ pub enum Field {
     Ip6Daddr,
     /// MAC source.
     EtherSaddr,
+    /// MAC destination.
+    EtherDaddr,
     /// The frame's EtherType; that of a VLAN tag, if it has one.
     EtherType,
     /// Sender's MAC address in ARP.
@@ -94,7 +96,7 @@ impl Field {
             Field::L4proto | Field::TcpFlags | Field::Icmpv6Type | Field::CtDirection => Type::Proto,
             Field::IpSaddr | Field::IpDaddr | Field::ArpSaddrIp => Type::Ipv4,
             Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget => Type::Ipv6,
-            Field::EtherSaddr | Field::ArpSaddrEther => Type::Ether,
+            Field::EtherSaddr | Field::EtherDaddr | Field::ArpSaddrEther => Type::Ether,
             Field::EtherType => Type::EtherType,
             Field::Vni => Type::Vni,
             Field::ThDport | Field::ThSport => Type::Port,
@@ -226,6 +228,12 @@ pub enum Statement {
     },
     /// Writes a mark.
     SetMark(MarkKind, Source),
+    /// Writes the frame's destination.
+    SetEtherDaddr([u8; 6]),
+    /// Has the packet be one for this host, whatever the frame's destination was (`PACKET_HOST`).
+    SetForHost,
+    /// Has connection tracking leave the packet alone.
+    Untrack,
     /// Translates an address and, if the source has one, the port.
     Nat(NatKind, Source),
     /// Source NAT to the address of the interface the packet leaves by.
@@ -309,6 +317,11 @@ impl Rule {
         })
     }
 
+    /// `field == network`, the network given by address and mask.
+    pub fn within(self, field: Field, address: impl Into<Datum>, mask: impl Into<Datum>) -> Self {
+        self.with(Statement::Masked { field, mask: mask.into(), negated: false, value: address.into() })
+    }
+
     /// `field != network`, the network given by address and mask.
     pub fn outside(self, field: Field, address: impl Into<Datum>, mask: impl Into<Datum>) -> Self {
         self.with(Statement::Masked { field, mask: mask.into(), negated: true, value: address.into() })
@@ -361,6 +374,16 @@ impl Rule {
     /// (priority −200). nft lists a zone that is a mark, but refuses to read it.
     pub fn set_zone(self, source: Source) -> Self {
         self.with(Statement::SetMark(MarkKind::Zone, source))
+    }
+
+    /// `meta pkttype set host ether daddr set …`: a bridge gives the frame to its own interface, which has this MAC address.
+    pub fn hand_up(self, bridge: [u8; 6]) -> Self {
+        self.with(Statement::SetForHost).with(Statement::SetEtherDaddr(bridge))
+    }
+
+    /// `notrack`. Before conntrack only (priority −200).
+    pub fn untrack(self) -> Self {
+        self.with(Statement::Untrack)
     }
 
     /// `dnat to …`.

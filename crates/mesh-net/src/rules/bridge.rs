@@ -2,15 +2,18 @@
 //!
 //! Frames from another node are marked with that node. Frames from a container pass only if they are what that container
 //! may send, whatever it has made of its interface: its own MAC address, its own addresses (also in what ARP and neighbour
-//! discovery say), no routers and no address servers. All this before priority 0, at which a bridge hands packets to the
-//! IP hooks, and before it would learn anything.
+//! discovery say), no routers and no address servers. All this before the bridge would learn anything.
+//!
+//! What goes between containers is bridged and meets no connection tracking, but for what that has to see: on a container's
+//! node, whatever it exchanges with replicas, as that may go through a VIP; on a replica's node, connections that another
+//! node's ingress took. Such frames are handed up to the namespace's own interface, as if they had been for the gateway.
 
-use super::{OVERLAY_TABLE, Rules, overlay::ICMPV6};
+use super::{IpVersion, OVERLAY_TABLE, Rules, overlay::ICMPV6};
 use crate::{
     desired::port,
     nft::{Base, ChainKind, Datum, Family, Field, Hook, Rule, Set, Source, Table, Type, ether_type, icmpv6},
 };
-use mesh_model::{MacAddr, Network};
+use mesh_model::{Endpoint, MacAddr, Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `IPPROTO_UDP`.
@@ -18,6 +21,10 @@ const UDP: u8 = 17;
 /// Source ports of address servers: DHCP (RFC 2131) and DHCPv6 (RFC 8415).
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
+
+/// Group addresses that bridges keep for themselves (IEEE 802.1D, 802.1Q), and the bits that tell them.
+const RESERVED: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+const RESERVED_BITS: [u8; 6] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xf0];
 
 /// The whole table.
 pub(super) fn table(rules: &Rules<'_>, network: &Network) -> Table {
@@ -28,24 +35,110 @@ pub(super) fn table(rules: &Rules<'_>, network: &Network) -> Table {
     }
     table.set("nodes", nodes);
     containers(&mut table, rules, network);
+    replicas(&mut table, rules, network);
     let mark = Source::Map { key: vec![Field::EtherSaddr], map: "nodes".into() };
     let of_container = || Rule::new().begins(Field::Iifname, "p");
+    let of_node = || Rule::new().begins(Field::Iifname, "vx");
     table.hook(
         "prerouting",
         Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![Rule::new().begins(Field::Iifname, "vx").set_mark(mark), of_container().goto("from_container")],
+        vec![
+            of_container().goto("from_container"),
+            of_node().set_mark(mark),
+            of_node().goto("from_node"),
+        ],
     );
-    // Frames to some of the reserved multicast addresses (IEEE 802.1D) come here without passing prerouting.
-    table.hook(
-        "input",
-        Base::new(ChainKind::Filter, Hook::Input, -300),
-        vec![of_container().goto("from_container")],
-    );
+    // Frames to some of the reserved group addresses come here without passing prerouting.
+    let reserved = of_container().within(Field::EtherDaddr, Datum::Ether(RESERVED), Datum::Ether(RESERVED_BITS));
+    table.hook("input", Base::new(ChainKind::Filter, Hook::Input, -300), vec![reserved.drop()]);
     table.chain("from_container", from_container());
     table.chain("arp_from_container", arp());
     table.chain("ip_from_container", ip());
     table.chain("ip6_from_container", ip6());
+    table.chain("nameless", nameless());
+    table.chain("from_node", IpVersion::BOTH.map(|version| of_version(version).goto(ip_from_node(version))).into());
+    for version in IpVersion::BOTH {
+        table.chain(ip_from_node(version), from_node(network, version));
+    }
+    table.chain("hand_up", hand_up(rules));
     table
+}
+
+fn of_version(version: IpVersion) -> Rule {
+    let ether_type = match version {
+        IpVersion::V4 => ether_type::IPV4,
+        IpVersion::V6 => ether_type::IPV6,
+    };
+    Rule::new().eq(Field::EtherType, Datum::EtherType(ether_type))
+}
+
+fn ip_from_node(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "ip_from_node",
+        IpVersion::V6 => "ip6_from_node",
+    }
+}
+
+/// The names of the sets of replicas, of whatever node, and of this node's containers.
+fn ends(version: IpVersion) -> [&'static str; 2] {
+    match version {
+        IpVersion::V4 => ["replicas", "here"],
+        IpVersion::V6 => ["replicas6", "here6"],
+    }
+}
+
+/// The endpoints that a VIP of the network may be balanced to, healthy or not, and the endpoints of this node.
+fn replicas(table: &mut Table, rules: &Rules<'_>, network: &Network) {
+    let vips = |endpoint: &Endpoint| {
+        let service = endpoint.service.and_then(|service| rules.snapshot.services.get(&service));
+        service.is_some_and(|service| !service.vips(network.id).is_empty())
+    };
+    for version in IpVersion::BOTH {
+        let [mut replicas, mut here] = [(); 2].map(|()| Set::plain(&[version.address()]));
+        for endpoint in rules.snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id) {
+            let own = endpoint.addresses.iter();
+            if vips(endpoint) {
+                own.clone().filter(|ip| version.is_of(ip)).for_each(|ip| replicas.add(vec![(*ip).into()]));
+            }
+            if endpoint.node == rules.me.id {
+                let all = own.chain(&endpoint.local_addresses);
+                all.filter(|ip| version.is_of(ip)).for_each(|ip| here.add(vec![(*ip).into()]));
+            }
+        }
+        let [of_replicas, of_here] = ends(version);
+        table.set(of_replicas, replicas);
+        table.set(of_here, here);
+    }
+}
+
+/// A container may talk to a replica through a VIP and directly, from one port: to the replica both would be one connection,
+/// if connection tracking did not see the second and give it another port.
+fn to_replica(version: IpVersion) -> Rule {
+    let [replicas, _] = ends(version);
+    Rule::new().is_in(&[version.daddr()], replicas).goto("hand_up")
+}
+
+/// A replica's packets for containers of this node may be answers of a VIP.
+fn from_replica(version: IpVersion) -> Rule {
+    let [replicas, here] = ends(version);
+    Rule::new().is_in(&[version.saddr()], replicas).is_in(&[version.daddr()], here).goto("hand_up")
+}
+
+/// A packet that another node's bridge sends is one that it routed. If it is from no container, that node's ingress took
+/// the connection.
+fn from_node(network: &Network, version: IpVersion) -> Vec<Rule> {
+    let subnets = network.prefixes().filter(|cidr| version.is_of(&cidr.ip()));
+    let of_bridge = Rule::new().ne(Field::Mark, Datum::Number(0));
+    let from_outside =
+        subnets.fold(of_bridge, |rule, cidr| rule.outside(version.saddr(), cidr.network(), cidr.mask()));
+    let [_, here] = ends(version);
+    vec![from_replica(version), from_outside.is_in(&[version.daddr()], here).goto("hand_up")]
+}
+
+/// Neighbour discovery goes its own way: routed, it is not believed (RFC 4861, hop limit 255).
+fn hand_up(rules: &Rules<'_>) -> Vec<Rule> {
+    let neighbours = [icmpv6::ND_NEIGHBOUR_SOLICIT, icmpv6::ND_NEIGHBOUR_ADVERT].map(message);
+    neighbours.map(Rule::accept).into_iter().chain([Rule::new().hand_up(rules.me.bridge_mac().0)]).collect()
 }
 
 /// What the containers of this node may say they are, port by port.
@@ -78,12 +171,11 @@ fn link_local(MacAddr([a, b, c, d, e, f]): MacAddr) -> Ipv6Addr {
 
 /// Tagged frames, spanning tree and all else that is neither IP nor ARP ends here.
 fn from_container() -> Vec<Rule> {
-    let of_type = |number| Rule::new().eq(Field::EtherType, Datum::EtherType(number));
     vec![
         Rule::new().not_in(&[Field::Iifname, Field::EtherSaddr], "stations").drop(),
-        of_type(ether_type::IPV4).goto("ip_from_container"),
-        of_type(ether_type::IPV6).goto("ip6_from_container"),
-        of_type(ether_type::ARP).goto("arp_from_container"),
+        of_version(IpVersion::V4).goto("ip_from_container"),
+        of_version(IpVersion::V6).goto("ip6_from_container"),
+        Rule::new().eq(Field::EtherType, Datum::EtherType(ether_type::ARP)).goto("arp_from_container"),
         Rule::new().drop(),
     ]
 }
@@ -101,25 +193,32 @@ fn arp() -> Vec<Rule> {
 fn ip() -> Vec<Rule> {
     vec![
         Rule::new().protocol(UDP).eq(Field::ThSport, Datum::Port(DHCP_SERVER)).drop(),
-        Rule::new().is_in(&[Field::Iifname, Field::IpSaddr], "addresses").accept(),
-        Rule::new().drop(),
+        Rule::new().not_in(&[Field::Iifname, Field::IpSaddr], "addresses").drop(),
+        to_replica(IpVersion::V4),
+        from_replica(IpVersion::V4),
     ]
 }
 
 fn ip6() -> Vec<Rule> {
-    let message = |kind| Rule::new().protocol(ICMPV6).eq(Field::Icmpv6Type, Datum::Proto(kind));
-    // Before it has an address, a host looks whether somebody else has it, and says what it listens to.
-    let nameless = |kind| message(kind).eq(Field::Ip6Saddr, Ipv6Addr::UNSPECIFIED).accept();
     vec![
         message(icmpv6::ND_ROUTER_ADVERT).drop(),
         message(icmpv6::ND_REDIRECT).drop(),
         message(icmpv6::MLD_QUERY).drop(),
         message(icmpv6::ND_NEIGHBOUR_ADVERT).not_in(&[Field::Iifname, Field::NdTarget], "addresses6").drop(),
         Rule::new().protocol(UDP).eq(Field::ThSport, Datum::Port(DHCPV6_SERVER)).drop(),
-        Rule::new().is_in(&[Field::Iifname, Field::Ip6Saddr], "addresses6").accept(),
-        nameless(icmpv6::ND_NEIGHBOUR_SOLICIT),
-        nameless(icmpv6::MLD_REPORT),
-        nameless(icmpv6::MLD2_REPORT),
-        Rule::new().drop(),
+        Rule::new().eq(Field::Ip6Saddr, Ipv6Addr::UNSPECIFIED).goto("nameless"),
+        Rule::new().not_in(&[Field::Iifname, Field::Ip6Saddr], "addresses6").drop(),
+        to_replica(IpVersion::V6),
+        from_replica(IpVersion::V6),
     ]
+}
+
+/// Before it has an address, a host looks whether somebody else has it, and says what it listens to.
+fn nameless() -> Vec<Rule> {
+    let allowed = [icmpv6::ND_NEIGHBOUR_SOLICIT, icmpv6::MLD_REPORT, icmpv6::MLD2_REPORT].map(message);
+    allowed.map(Rule::accept).into_iter().chain([Rule::new().drop()]).collect()
+}
+
+fn message(kind: u8) -> Rule {
+    Rule::new().protocol(ICMPV6).eq(Field::Icmpv6Type, Datum::Proto(kind))
 }

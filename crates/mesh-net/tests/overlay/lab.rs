@@ -116,6 +116,13 @@ pub(crate) fn ask(space: &Space, to: &str) -> std::io::Result<(String, IpAddr)> 
     Ok((name.to_owned(), client.parse().expect("an address")))
 }
 
+/// What connection tracking says of itself in a namespace: `count`, `max`.
+pub(crate) fn tracked(space: &Space, what: &str) -> u32 {
+    let path = format!("/proc/sys/net/netfilter/nf_conntrack_{what}");
+    let read = space.within(|| std::fs::read_to_string(path)).expect("conntrack is there");
+    read.trim().parse().expect("a number")
+}
+
 /// Sends every datagram to port 80 in a namespace back, until the test ends.
 pub(crate) fn echo_datagrams(space: &Space) {
     let socket = space.within(|| UdpSocket::bind("[::]:80")).expect("port 80 is free in a container");

@@ -1,12 +1,12 @@
 //! A VIP stands for every protocol, and for packets that come in pieces; without a backend it says so.
 
-use crate::lab::{Lab, Space, address, echo_datagrams, wait_until};
+use crate::lab::{Lab, Space, address, echo_datagrams, echo_streams, tracked, wait_until};
 use mesh_model::Protocol;
 use mesh_net::Pass;
 use socket2::{Domain, Socket, Type};
 use std::{
-    io::Read,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     thread,
     time::Duration,
@@ -129,6 +129,95 @@ fn datagrams_in_pieces_pass() {
             let answered = socket.send_to(&datagram, to).and_then(|_| socket.recv_from(&mut answer));
             answered.is_ok_and(|(length, by)| by == to && answer[..length] == datagram)
         });
+    }
+}
+
+/// A connection from a port of one's choice, which others may have as well.
+fn connect_from(space: &Space, port: u16, to: SocketAddr) -> TcpStream {
+    let connect = || {
+        let (domain, any) = match to {
+            SocketAddr::V4(_) => (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+            SocketAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
+        };
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
+        Ok::<TcpStream, std::io::Error>(socket.into())
+    };
+    let stream = space.within(connect).unwrap_or_else(|e| panic!("{} from port {port} to {to}: {e}", space.name));
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    stream
+}
+
+/// To the replica these would be one connection: one of them gets another port on the way.
+#[test]
+fn one_port_leads_to_a_vip_and_to_its_replica() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [client, near, far] = [lab.container(0, 1, 20), lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    for replica in [near, far] {
+        lab.change(near, |endpoint| endpoint.service = None);
+        lab.service(1, &[replica], None);
+        lab.reconcile(Pass::Changed);
+        echo_streams(lab.in_container(replica));
+        let last = if replica == near { 11 } else { 12 };
+        for (vip, own) in [
+            ("10.1.0.100:80", format!("10.1.0.{last}:80")),
+            ("[fd1::100]:80", format!("[fd1::{last}]:80")),
+        ] {
+            let client = lab.in_container(client);
+            let ways = [vip.to_owned(), own].map(|to| to.parse::<SocketAddr>().expect("an address"));
+            for [first, second] in [ways, [ways[1], ways[0]]] {
+                let port = if first == ways[0] { 5000 } else { 5001 };
+                let mut streams = [first, second].map(|to| connect_from(client, port, to));
+                for word in [b"one", b"two"] {
+                    for stream in &mut streams {
+                        stream.write_all(word).expect("it is sent");
+                        let mut answer = [0; 3];
+                        stream.read_exact(&mut answer).unwrap_or_else(|e| panic!("{first}, then {second}: {e}"));
+                        assert_eq!(answer, *word);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A packet between containers that have nothing to do with a service costs a bridge and a tunnel.
+#[test]
+fn what_touches_no_service_is_not_tracked() {
+    let mut lab = Lab::new(2, false);
+    let network = lab.network(1);
+    let [client, plain, replica] = [lab.container(0, 1, 20), lab.container(1, 1, 11), lab.container(1, 1, 12)];
+    lab.service(1, &[replica], None);
+    lab.reconcile(Pass::Changed);
+    let overlays = [0, 1].map(|host| lab.hosts[host].overlay(network));
+    let counts = || [0, 1].map(|host: usize| tracked(&overlays[host], "count"));
+    // As it is where Docker has loaded the module, and in every namespace that is made then.
+    for overlay in &overlays {
+        let settings = overlay.run("sysctl -n net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables");
+        let text = String::from_utf8_lossy(&settings.stdout).into_owned();
+        assert!(!settings.status.success() || text.split_whitespace().all(|value| value == "0"), "{text}");
+    }
+    let before = counts();
+    for port in [plain, replica] {
+        echo_streams(lab.in_container(port));
+    }
+    let answered = |to: &str| {
+        let to = to.parse().expect("an address");
+        let mut stream = connect_from(lab.in_container(client), 0, to);
+        stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut [0; 4])).expect("an answer");
+    };
+    for plain in ["10.1.0.11:80", "[fd1::11]:80"] {
+        answered(plain);
+    }
+    assert_eq!(counts(), before);
+    for (number, of_service) in ["10.1.0.12:80", "[fd1::12]:80", "10.1.0.100:80", "[fd1::100]:80"].iter().enumerate() {
+        answered(of_service);
+        let [at_client, at_replica] = counts();
+        assert_eq!(at_client, before[0] + number as u32 + 1, "{of_service}");
+        assert_eq!(at_replica, before[1], "{of_service}: the client's node does it all");
     }
 }
 

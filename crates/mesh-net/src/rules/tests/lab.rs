@@ -1,5 +1,5 @@
 //! Two nodes as namespaces without names, which vanish with the test: a client on the LAN, the host of the first node, the
-//! overlay of each, and a replica on each. A plain veth pair stands for VXLAN.
+//! overlay of each, and a replica on each, endpoints 0x11 and 0x12. A plain veth pair stands for VXLAN.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::desired::port;
 use crate::nft::tests::namespace::in_namespace;
+use mesh_model::{EndpointId, MacAddr};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -210,15 +212,19 @@ impl Lab {
         overlay.ip(&format!("link add br0 address {mac} type bridge mcast_snooping 0"));
         overlay.sysctl("ipv6/conf/br0/accept_dad", "0");
         overlay.ip("link set br0 up");
-        overlay.sysctl("bridge/bridge-nf-call-iptables", "1");
-        overlay.sysctl("bridge/bridge-nf-call-ip6tables", "1");
+        // Where the module is there, it is switched on in every new namespace.
+        for family in ["iptables", "ip6tables"].map(|family| format!("bridge/bridge-nf-call-{family}")) {
+            if overlay.run(|| fs::exists(format!("/proc/sys/net/{family}")).unwrap_or_default()) {
+                overlay.sysctl(&family, "0");
+            }
+        }
         overlay.ip(&format!("address add {link_local}/64 dev br0"));
-        // By a name that is no port of a container: what those may send is not looked at here.
-        self.replicas[node].connect("eth0", overlay, "c1");
-        overlay.ip("link set c1 master br0");
-        // A frame whose destination is translated to the bridge's own subnet is bridged, not routed: back to the
-        // container that sent it only with hairpin mode.
-        overlay.ip("link set c1 type bridge_slave hairpin on");
+        let (replica, endpoint) = (&self.replicas[node], 0x11 + node as u64);
+        let port = port(EndpointId::from_bits(endpoint));
+        replica.connect("eth0", overlay, port.as_str());
+        replica.ip("link set eth0 down");
+        replica.ip(&format!("link set eth0 address {} up", MacAddr::endpoint(endpoint)));
+        overlay.ip(&format!("link set {port} master br0"));
     }
 
     fn number(&self, plan: Plan, vips: &[u16]) {

@@ -218,9 +218,25 @@ fn the_overlay_tables_word_for_word() {
 		type ifname . ipv6_addr
 		elements = { "p00000000000000" . fd78::b, "p00000000000000" . fd78::e, "p00000000000000" . fe80::ff:fe00:b, "p00000000000000" . fe80::ff:fe00:e }
 	}
+	set here {
+		type ipv4_addr
+		elements = { 10.78.0.11, 10.78.0.14 }
+	}
+	set here6 {
+		type ipv6_addr
+		elements = { fd78::b, fd78::e }
+	}
 	map nodes {
 		type ether_addr : mark
 		elements = { 06:6d:00:00:00:02 : 2, 06:6d:00:00:00:03 : 3 }
+	}
+	set replicas {
+		type ipv4_addr
+		elements = { 10.78.0.11, 10.78.0.12, 10.78.0.13, 10.78.0.14 }
+	}
+	set replicas6 {
+		type ipv6_addr
+		elements = { fd78::b, fd78::c, fd78::d, fd78::e }
 	}
 	set stations {
 		type ifname . ether_addr
@@ -239,9 +255,18 @@ fn the_overlay_tables_word_for_word() {
 		ether type arp goto arp_from_container
 		drop
 	}
+	chain from_node {
+		ether type ip goto ip_from_node
+		ether type ip6 goto ip6_from_node
+	}
+	chain hand_up {
+		meta l4proto ipv6-icmp icmpv6 type 135 accept
+		meta l4proto ipv6-icmp icmpv6 type 136 accept
+		meta pkttype set host ether daddr set 06:6d:00:00:00:01
+	}
 	chain input {
 		type filter hook input priority -300; policy accept;
-		iifname "p*" goto from_container
+		iifname "p*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
 	}
 	chain ip6_from_container {
 		meta l4proto ipv6-icmp icmpv6 type 134 drop
@@ -249,21 +274,36 @@ fn the_overlay_tables_word_for_word() {
 		meta l4proto ipv6-icmp icmpv6 type 130 drop
 		meta l4proto ipv6-icmp icmpv6 type 136 iifname . @th,64,128 != @addresses6 drop
 		meta l4proto udp th sport 547 drop
-		iifname . ip6 saddr @addresses6 accept
-		meta l4proto ipv6-icmp icmpv6 type 135 ip6 saddr :: accept
-		meta l4proto ipv6-icmp icmpv6 type 131 ip6 saddr :: accept
-		meta l4proto ipv6-icmp icmpv6 type 143 ip6 saddr :: accept
-		drop
+		ip6 saddr :: goto nameless
+		iifname . ip6 saddr != @addresses6 drop
+		ip6 daddr @replicas6 goto hand_up
+		ip6 saddr @replicas6 ip6 daddr @here6 goto hand_up
+	}
+	chain ip6_from_node {
+		ip6 saddr @replicas6 ip6 daddr @here6 goto hand_up
+		meta mark != 0 ip6 saddr & ffff:ffff:ffff:ffff:: != fd78:: ip6 daddr @here6 goto hand_up
 	}
 	chain ip_from_container {
 		meta l4proto udp th sport 67 drop
-		iifname . ip saddr @addresses accept
+		iifname . ip saddr != @addresses drop
+		ip daddr @replicas goto hand_up
+		ip saddr @replicas ip daddr @here goto hand_up
+	}
+	chain ip_from_node {
+		ip saddr @replicas ip daddr @here goto hand_up
+		meta mark != 0 ip saddr & 255.255.255.0 != 10.78.0.0 ip daddr @here goto hand_up
+	}
+	chain nameless {
+		meta l4proto ipv6-icmp icmpv6 type 135 accept
+		meta l4proto ipv6-icmp icmpv6 type 131 accept
+		meta l4proto ipv6-icmp icmpv6 type 143 accept
 		drop
 	}
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
-		iifname "vx*" meta mark set ether saddr map @nodes
 		iifname "p*" goto from_container
+		iifname "vx*" meta mark set ether saddr map @nodes
+		iifname "vx*" goto from_node
 	}
 }
 "#;
@@ -278,7 +318,15 @@ fn raw(text: &str) -> String {
         ("arp saddr ip", "@nh,112,32"),
         ("ip6 saddr ::", "@nh,64,128 0x0"),
         ("ip6 saddr", "@nh,64,128"),
+        ("ip6 daddr", "@nh,192,128"),
         ("ip saddr", "@nh,96,32"),
+        ("ip daddr", "@nh,128,32"),
+        // And a prefix as such, or by its mask.
+        ("@nh,96,32 & 0xffffff00 != 0xa4e0000", "@nh,96,32 != 10.78.0.0/24"),
+        (
+            "@nh,64,128 & 0xffffffffffffffff0000000000000000 != 0xfd780000000000000000000000000000",
+            "@nh,64,128 != fd78::/64",
+        ),
     ]
     .iter()
     .fold(text.to_owned(), |text, (name, place)| text.replace(name, place))
