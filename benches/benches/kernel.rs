@@ -42,8 +42,9 @@ fn row(balance: Balance, services: u32, replicas: u32) -> Result<String> {
     let (mut snapshot, me) = grown(size, balance);
     let mut plane = DataPlane::new(Config { run_dir, me })?;
     let mut pass = |snapshot: &Snapshot, pass| {
+        let snapshot = Arc::new(snapshot.clone());
         let start = Instant::now();
-        let report = plane.reconcile(snapshot, pass);
+        let report = plane.reconcile(&snapshot, pass);
         ensure!(report.failures.is_empty(), "{:?}", report.failures);
         Ok(start.elapsed().as_secs_f64() * 1e3)
     };

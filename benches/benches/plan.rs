@@ -5,6 +5,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use mesh_benches::{Size, cluster, grown};
 use mesh_model::{Balance, Change, Endpoint, NodeId, Object, Snapshot};
 use mesh_net::{
+    Scope,
     desired::{Attachment, Facts, desired},
     nft::diff,
     object::Objects,
@@ -29,15 +30,15 @@ fn plans_of(c: &mut Criterion, name: &str, snapshot: &Snapshot, me: NodeId) {
     let facts = Facts { mtu: 1450, attachments, ..Facts::default() };
 
     let empty = Objects::default();
-    let whole = desired(snapshot, &node, &facts);
+    let whole = desired(snapshot, &node, &facts, &Scope::All);
     let mut settled = Objects::default();
     for work in plan(&empty, &whole) {
         work.steps.iter().for_each(|step| record(step, &mut settled));
     }
-    let changed = desired(&drained(snapshot), &node, &facts);
+    let changed = desired(&drained(snapshot), &node, &facts, &Scope::All);
 
     let mut group = c.benchmark_group(name);
-    group.bench_function("desired", |b| b.iter(|| desired(black_box(snapshot), &node, &facts)));
+    group.bench_function("desired", |b| b.iter(|| desired(black_box(snapshot), &node, &facts, &Scope::All)));
     group.bench_function("from nothing", |b| b.iter(|| plan(black_box(&empty), &whole)));
     group.bench_function("nothing to do", |b| b.iter(|| plan(black_box(&settled), &whole)));
     group.bench_function("one endpoint drained", |b| b.iter(|| plan(black_box(&settled), &changed)));

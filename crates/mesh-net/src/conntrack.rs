@@ -8,7 +8,7 @@ use crate::{
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
 };
@@ -46,9 +46,6 @@ const SEEN_REPLY: u32 = 1 << 1;
 const DST_NAT: u32 = 1 << 5;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// Up to so many IPv4 addresses the kernel is asked for the entries of each; beyond, for all at once.
-const ONE_BY_ONE: usize = 8;
-
 /// Why a backend takes no more, the worst last: which entries of it go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Parting {
@@ -93,20 +90,19 @@ impl Conntrack {
     }
 
     /// Deletes the entries of connections that one of these addresses answers, whatever they were sent to; how many.
-    pub(crate) fn forget(&mut self, backends: &BTreeSet<IpAddr>, parting: Parting) -> io::Result<usize> {
-        let mut found = Vec::new();
-        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = backends.iter().partition(|backend| backend.is_ipv4());
+    ///
+    /// The kernel goes through all buckets of its table for that, those of other namespaces as well: once for all of them.
+    pub(crate) fn forget(&mut self, backends: &BTreeMap<IpAddr, Parting>) -> io::Result<usize> {
+        if self.occupancy()?.entries == 0 {
+            return Ok(0);
+        }
+        let mut addresses = backends.keys();
         // Asked for one IPv6 address, kernels of today show the entries of all others.
-        if !v6.is_empty() {
-            found.extend(self.entries(true, None, backends, parting)?);
-        }
-        if v4.len() > ONE_BY_ONE {
-            found.extend(self.entries(false, None, backends, parting)?);
-        } else {
-            for backend in v4 {
-                found.extend(self.entries(false, Some(backend), backends, parting)?);
-            }
-        }
+        let only = addresses.next().filter(|first| first.is_ipv4() && addresses.next().is_none());
+        let mut found = Vec::new();
+        self.dump(only.copied(), |attributes| {
+            found.extend(matching(attributes, backends).then(|| entry(attributes)).flatten());
+        })?;
         for entry in &found {
             self.delete(entry)?;
         }
@@ -116,13 +112,14 @@ impl Conntrack {
     /// Who answers connections that were sent to another address: backends of VIPs and published ports.
     pub(crate) fn backends(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         let mut found = BTreeSet::new();
-        for ipv6 in [false, true] {
-            self.dump(ipv6, None, |entry| {
-                if status(entry) & DST_NAT != 0 {
-                    found.extend(answering(entry));
-                }
-            })?;
+        if self.occupancy()?.entries == 0 {
+            return Ok(found);
         }
+        self.dump(None, |entry| {
+            if status(entry) & DST_NAT != 0 {
+                found.extend(answering(entry));
+            }
+        })?;
         Ok(found)
     }
 
@@ -148,41 +145,19 @@ impl Conntrack {
     /// Who has asked for how many of the connections.
     pub(crate) fn askers(&mut self) -> io::Result<HashMap<IpAddr, u32>> {
         let mut askers = HashMap::new();
-        for ipv6 in [false, true] {
-            self.dump(ipv6, None, |entry| {
-                if let Some(asker) = source(entry, cta::TUPLE_ORIG) {
-                    *askers.entry(asker).or_default() += 1;
-                }
-            })?;
-        }
+        self.dump(None, |entry| {
+            if let Some(asker) = source(entry, cta::TUPLE_ORIG) {
+                *askers.entry(asker).or_default() += 1;
+            }
+        })?;
         Ok(askers)
     }
 
-    fn entries(
-        &mut self,
-        ipv6: bool,
-        only: Option<IpAddr>,
-        backends: &BTreeSet<IpAddr>,
-        parting: Parting,
-    ) -> io::Result<Vec<Entry>> {
-        let mut found = Vec::new();
-        self.dump(ipv6, only, |attributes| {
-            let goes = matching(attributes, backends, parting);
-            found.extend(goes.then(|| entry(family(ipv6), attributes)).flatten());
-        })?;
-        Ok(found)
-    }
-
-    /// Goes through the entries of a family, or of those that one address answers.
-    fn dump(
-        &mut self,
-        ipv6: bool,
-        only: Option<IpAddr>,
-        mut each: impl FnMut(Attributes<'_>),
-    ) -> io::Result<()> {
-        let family = family(ipv6);
-        let header =
-            Header { kind: GET, flags: NLM_F_REQUEST | NLM_F_DUMP, sequence: 0, family, resource: 0 };
+    /// Goes through all entries, or those that one address answers.
+    fn dump(&mut self, only: Option<IpAddr>, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let family = only.map_or(libc::AF_UNSPEC as u8, family);
+        let header = Header { kind: GET, flags, sequence: 0, family, resource: 0 };
         let mut request = Buffer::default();
         request.message(header, |b| {
             if let Some(source) = only {
@@ -246,10 +221,8 @@ fn source_attribute(buffer: &mut Buffer, source: IpAddr) {
 
 /// Whether an entry is of a connection to one of these backends that is to go. The source of the reply is who answers,
 /// after all translation.
-fn matching(entry: Attributes<'_>, backends: &BTreeSet<IpAddr>, parting: Parting) -> bool {
-    if !answering(entry).is_some_and(|source| backends.contains(&source)) {
-        return false;
-    }
+fn matching(entry: Attributes<'_>, backends: &BTreeMap<IpAddr, Parting>) -> bool {
+    let Some(parting) = answering(entry).and_then(|source| backends.get(&source)) else { return false };
     let reply = entry.get(cta::TUPLE_REPLY).map(Attributes);
     let proto = reply.and_then(|reply| reply.get(cta::TUPLE_PROTO));
     let proto = proto.and_then(|proto| Attributes(proto).get(cta::PROTO_NUM));
@@ -263,8 +236,8 @@ fn matching(entry: Attributes<'_>, backends: &BTreeSet<IpAddr>, parting: Parting
     }
 }
 
-fn family(ipv6: bool) -> u8 {
-    if ipv6 { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv6() { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
 }
 
 /// `IPS_*`.
@@ -293,9 +266,14 @@ fn source_of(ip: Attributes<'_>) -> Option<IpAddr> {
     })
 }
 
-fn entry(family: u8, attributes: Attributes<'_>) -> Option<Entry> {
+fn entry(attributes: Attributes<'_>) -> Option<Entry> {
     let copy = |kind| attributes.get(kind).map(<[u8]>::to_vec);
-    Some(Entry { family, original: copy(cta::TUPLE_ORIG)?, zone: copy(cta::ZONE), id: copy(cta::ID) })
+    Some(Entry {
+        family: family(answering(attributes)?),
+        original: copy(cta::TUPLE_ORIG)?,
+        zone: copy(cta::ZONE),
+        id: copy(cta::ID),
+    })
 }
 
 /// The error of an `NLMSG_ERROR`; nothing in an acknowledgement.

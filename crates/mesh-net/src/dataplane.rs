@@ -10,10 +10,12 @@ use crate::{
     firewall::Firewall,
     host::{self, Closed, MTU_MIN},
     kernel::Kernel,
+    nft::Table,
     object::{Ifname, Name, Objects, Space},
     partings::Partings,
     plan::{Work, plan, record},
     rules::Rules,
+    scope::Scope,
     targets,
 };
 use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
@@ -85,12 +87,48 @@ pub struct DataPlane {
 }
 
 struct Remembered {
+    /// What it was brought to.
+    snapshot: Arc<Snapshot>,
     objects: Objects,
     /// What the underlay leaves to overlays.
     room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
     /// Endpoints that waited for their containers.
     staged: BTreeSet<EndpointId>,
+}
+
+/// The rules of the records that a pass looks at: as they are, and as they were, if those are not all.
+struct Views<'a> {
+    before: Option<Rules<'a>>,
+    now: Rules<'a>,
+}
+
+/// What was made of the records that a pass looks at, when it was last brought to them.
+struct Earlier {
+    snapshot: Arc<Snapshot>,
+    desired: Desired,
+}
+
+impl Earlier {
+    /// What of all that is held is made of these records, or is to be.
+    fn held(&self, objects: &Objects, desired: &Desired) -> Objects {
+        let parts = self.desired.parts.iter().chain(&desired.parts);
+        objects.at(&parts.map(|part| &part.objects).collect::<Vec<_>>())
+    }
+}
+
+impl Remembered {
+    /// What was known of the host.
+    fn facts(&self) -> Facts {
+        let attachments = attachments(&self.targets, &Unread::new());
+        Facts { mtu: self.room.max(MTU_MIN), attachments, staged: self.staged.clone() }
+    }
+
+    /// All that is held, and what of it was made of the records in a scope.
+    fn of(self, me: &Node, scope: &Scope) -> (Objects, Option<Earlier>) {
+        let desired = desired(&self.snapshot, me, &self.facts(), scope);
+        (self.objects, Some(Earlier { snapshot: self.snapshot, desired }))
+    }
 }
 
 impl DataPlane {
@@ -116,7 +154,7 @@ impl DataPlane {
     }
 
     /// Brings the kernel to what the snapshot says. Blocks: run it on a thread of its own, in the host's namespace.
-    pub fn reconcile(&mut self, snapshot: &Snapshot, pass: Pass) -> Report {
+    pub fn reconcile(&mut self, snapshot: &Arc<Snapshot>, pass: Pass) -> Report {
         let mut report = Report::default();
         if let Err(error) = self.pass(snapshot, pass, &mut report) {
             report.fail(Owner::Host, error);
@@ -127,6 +165,12 @@ impl DataPlane {
             self.remembered = None;
         }
         report
+    }
+
+    /// Does what follows a pass and nobody waits for: new connections no longer go to backends that left, and what is left of
+    /// old ones can go. Blocks, like [`DataPlane::reconcile`].
+    pub fn settle(&mut self) {
+        self.partings.settle(&mut self.kernel);
     }
 
     /// Takes everything of the mesh out of the kernel: for a node that leaves its cluster.
@@ -150,7 +194,7 @@ impl DataPlane {
         report
     }
 
-    fn pass(&mut self, snapshot: &Snapshot, pass: Pass, report: &mut Report) -> Result<()> {
+    fn pass(&mut self, snapshot: &Arc<Snapshot>, pass: Pass, report: &mut Report) -> Result<()> {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
         let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
@@ -158,53 +202,69 @@ impl DataPlane {
             Some(remembered) => remembered.room,
             None => self.room_for_overlays(snapshot, me)?,
         };
-        let mtu = room.max(MTU_MIN);
-        let (known, waited, objects) = match remembered {
-            Some(remembered) => (remembered.targets, remembered.staged, Some(remembered.objects)),
-            None => Default::default(),
-        };
         self.patience.renew(snapshot);
-        let staged = self.staged(snapshot);
+        let known = remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
         let (targets, mut unread) = self.find_targets(snapshot, &known, report);
-        let attachments = attachments(&targets, &unread);
-        let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: staged.clone() });
-        let mut objects = match objects {
-            Some(objects) => self.arrivals(snapshot, &desired, &waited, objects, &mut unread)?,
-            None => actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?,
+        let facts = Facts {
+            mtu: room.max(MTU_MIN),
+            attachments: attachments(&targets, &unread),
+            staged: self.staged(snapshot),
+        };
+        let networks = snapshot.networks_on(me.id);
+        let scope = match &remembered {
+            Some(before) if unread.is_empty() => {
+                Scope::of_pass(me.id, (&before.snapshot, &before.facts()), (snapshot, &facts))
+            }
+            _ => Scope::All,
+        };
+        let desired = desired(snapshot, me, &facts, &scope);
+        let (mut objects, earlier) = match remembered {
+            Some(before) if scope != Scope::All => before.of(me, &scope),
+            Some(before) => (self.arrivals(snapshot, &desired, before, &mut unread)?, None),
+            None => (actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?, None),
         };
         let unread = unread.into_iter().map(|(id, error)| {
             report.fail(Owner::Endpoint(id), error);
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
-        if room < mtu && !desired.parts.is_empty() {
-            report.fail(Owner::Host, Error::NarrowUnderlay { room, least: mtu });
+        if room < facts.mtu && !networks.is_empty() {
+            report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
         }
         if pass == Pass::Full {
             self.crowds.look(&mut self.kernel, snapshot, self.config.me);
         }
-        let rules = Rules::new(snapshot, me).limiting(self.crowds.limited());
-        self.host_firewall(&rules, !desired.parts.is_empty(), pass)?;
-        self.pass_docker(snapshot, &desired, pass, report);
-        let mut works = plan(&objects, &desired);
+        let rules = |snapshot| Rules::of(snapshot, me, &scope).limiting(self.crowds.limited());
+        let rules =
+            Views { before: earlier.as_ref().map(|earlier| rules(&earlier.snapshot)), now: rules(snapshot) };
+        self.host_firewall(&rules, !networks.is_empty(), pass)?;
+        let mut works = match &earlier {
+            Some(earlier) => plan(&earlier.held(&objects, &desired), &desired),
+            None => {
+                self.pass_docker(snapshot, &desired, pass, report);
+                plan(&objects, &desired)
+            }
+        };
         works.retain(|work| {
             !unread.iter().any(|id| work.owner == Owner::Endpoint(*id) && work.needs_target())
         });
-        let (endpoints, networks): (Vec<Work>, Vec<Work>) =
+        let (endpoints, networks_work): (Vec<Work>, Vec<Work>) =
             works.into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
-        let mut failed = self.build_networks(&networks, &mut objects, report);
+        let mut failed = self.build_networks(&networks_work, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
-        // New connections no longer go to them: what is left of old ones can go.
-        self.partings.follow(&mut self.kernel, snapshot);
+        self.partings.follow(&mut self.kernel, snapshot, &scope);
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =
             |id| snapshot.endpoints.get(&id).or_else(|| known.get(&id).map(|target| &target.endpoint));
         self.attach_endpoints(&endpoints, endpoint, &failed, &mut objects, report);
-        objects.retain(|(space, _), _| match space {
-            Space::Target(endpoint) => targets.contains_key(endpoint),
-            Space::Host | Space::Overlay(_) => true,
-        });
-        self.remembered = Some(Remembered { objects, room, targets, staged });
+        if known.keys().any(|id| !targets.contains_key(id)) || earlier.is_none() {
+            objects.retain(|(space, _), _| match space {
+                Space::Target(endpoint) => targets.contains_key(endpoint),
+                Space::Host | Space::Overlay(_) => true,
+            });
+        }
+        let (snapshot, staged) = (Arc::clone(snapshot), facts.staged);
+        self.remembered = Some(Remembered { snapshot, objects, room, targets, staged });
         Ok(())
     }
 
@@ -220,13 +280,13 @@ impl DataPlane {
         &mut self,
         snapshot: &Snapshot,
         desired: &Desired,
-        waited: &BTreeSet<EndpointId>,
-        mut objects: Objects,
+        before: Remembered,
         unread: &mut Unread,
     ) -> Result<Objects> {
+        let mut objects = before.objects;
         for part in &desired.parts {
             let [(overlay, port), (Space::Target(id), _)] = part.pair else { continue };
-            if waited.contains(&id) {
+            if before.staged.contains(&id) {
                 objects.remove(&(Space::Host, Name::Link(staged(id))));
                 actual::attached(&mut self.kernel, snapshot, part, id, &mut objects, unread);
                 let kernel = &mut self.kernel;
@@ -243,16 +303,35 @@ impl DataPlane {
     }
 
     /// Closes the host to what forwarding would open it for, and only then turns that on.
-    fn host_firewall(&mut self, rules: &Rules, forwards: bool, pass: Pass) -> Result<()> {
+    fn host_firewall(&mut self, rules: &Views, forwards: bool, pass: Pass) -> Result<()> {
         let run_dir = &self.config.run_dir;
         let in_host = |kernel: &Kernel| kernel.within(Space::Host, || Closed::load(run_dir, forwards));
         let closed = in_host(&self.kernel)?.unwrap_or_else(|| Ok(Closed::default()))?;
-        let [ipv4, ipv6] = rules.host(&closed.ipv4);
-        let [_, ipv6] =
-            if closed.ipv4 == closed.ipv6 { [ipv4.clone(), ipv6] } else { rules.host(&closed.ipv6) };
-        self.firewall.ensure(&mut self.kernel, Space::Host, vec![ipv4, ipv6], pass)?;
+        let tables = |rules: &Rules| {
+            let [ipv4, ipv6] = rules.host(&closed.ipv4);
+            let [_, ipv6] =
+                if closed.ipv4 == closed.ipv6 { [ipv4.clone(), ipv6] } else { rules.host(&closed.ipv6) };
+            vec![ipv4, ipv6]
+        };
+        self.write_tables(Space::Host, rules, tables, pass)?;
         if forwards {
             self.kernel.within(Space::Host, host::forward)?.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn write_tables(
+        &mut self,
+        space: Space,
+        rules: &Views,
+        tables: impl Fn(&Rules) -> Vec<Table>,
+        pass: Pass,
+    ) -> Result<()> {
+        let Views { before: Some(before), now } = rules else {
+            return self.firewall.ensure(&mut self.kernel, space, tables(&rules.now), pass).map(drop);
+        };
+        if !self.firewall.amend(&mut self.kernel, space, [&tables(before), &tables(now)])? {
+            self.firewall.ensure(&mut self.kernel, space, tables(&now.whole()), pass)?;
         }
         Ok(())
     }
@@ -283,7 +362,7 @@ impl DataPlane {
 
     fn overlay_firewalls(
         &mut self,
-        rules: &Rules,
+        rules: &Views,
         snapshot: &Snapshot,
         desired: &Desired,
         pass: Pass,
@@ -295,12 +374,12 @@ impl DataPlane {
             if failed.contains_key(&network.id) {
                 continue;
             }
-            let tables = rules.overlay(network).into();
-            let outcome = self.firewall.ensure(&mut self.kernel, Space::Overlay(network.id), tables, pass);
+            let tables = |rules: &Rules| rules.overlay(network).into();
+            let outcome = self.write_tables(Space::Overlay(network.id), rules, tables, pass);
             if let Err(error) = &outcome {
                 failed.insert(network.id, error.to_string());
             }
-            report.note(Owner::Network(network.id), outcome.map(drop));
+            report.note(Owner::Network(network.id), outcome);
         }
         let kernel = &self.kernel;
         self.firewall.retain(|space| kernel.is_open(space));

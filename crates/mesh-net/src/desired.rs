@@ -4,6 +4,7 @@ mod endpoint;
 mod network;
 
 use crate::object::{Ifname, Object, Objects, Space};
+use crate::scope::Scope;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, Snapshot};
 use std::{
@@ -147,20 +148,21 @@ impl Desired {
 /// Derives what a node should hold.
 ///
 /// Networks are those of [`Snapshot::networks_on`].
-/// Records that refer to what the snapshot lacks are left out.
-pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts) -> Desired {
+/// Records that refer to what the snapshot lacks are left out. So are those outside the scope: of a network with something
+/// in it all is there that is not of a service or an endpoint.
+pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts, scope: &Scope) -> Desired {
     let port = data_path_port(snapshot);
     let mut on_network: BTreeMap<NetworkId, Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in snapshot.endpoints.values() {
+    for endpoint in scope.endpoints(snapshot) {
         on_network.entry(endpoint.network).or_default().push(endpoint);
     }
     let mut parts = Vec::new();
-    for id in snapshot.networks_on(me.id) {
+    for id in snapshot.networks_on(me.id).into_iter().filter(|id| scope.has_network(*id)) {
         let Some(network) = snapshot.networks.get(&id) else { continue };
         let endpoints = on_network.get(&id).map_or(&[][..], Vec::as_slice);
-        parts.push(network::Builder { snapshot, me, network, endpoints, port, facts }.build());
+        parts.push(network::Builder { snapshot, me, network, endpoints, port, facts, scope }.build());
     }
-    for (id, attachment) in &facts.attachments {
+    for (id, attachment) in facts.attachments.iter().filter(|(id, _)| scope.has_endpoint(**id)) {
         let Some(endpoint) = snapshot.endpoints.get(id) else { continue };
         let Some(network) = snapshot.networks.get(&endpoint.network) else { continue };
         parts.extend(endpoint::part(endpoint, network, facts.mtu, *attachment));

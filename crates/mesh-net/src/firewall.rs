@@ -66,6 +66,36 @@ impl Firewall {
         Ok(wrote)
     }
 
+    /// The same for what some records make of the tables: from what it was before to what it should be. Whether that can be
+    /// done: not where it is not known what is written.
+    pub(crate) fn amend(
+        &mut self,
+        kernel: &mut Kernel,
+        space: Space,
+        [before, after]: [&[Table]; 2],
+    ) -> Result<bool> {
+        let inode = kernel.inode(space)?;
+        let written = self.written.remove(&space).filter(|written| written.inode == inode);
+        let Some(mut written) = written.filter(|written| written.tables.len() == after.len()) else {
+            return Ok(false);
+        };
+        let mut batch = Batch::default();
+        for ((current, before), after) in written.tables.iter_mut().zip(before).zip(after) {
+            if !batch.amend(current, before, after) {
+                return Ok(false);
+            }
+        }
+        if !batch.is_empty() {
+            let nft = kernel.nft(space)?;
+            let committed = commit(nft, &batch);
+            written.generation = committed
+                .map_err(|source| Error::Firewall { place: space.to_string(), source: Box::new(source) })?;
+            written.fingerprints = None;
+        }
+        self.written.insert(space, written);
+        Ok(true)
+    }
+
     /// Whether a space's tables are no longer what was written into them. Nothing is known of a space that none were
     /// written into.
     pub(crate) fn differs(&mut self, kernel: &mut Kernel, space: Space) -> Result<bool> {

@@ -38,6 +38,7 @@ pub mod ports;
 mod probe;
 pub mod resolution;
 pub mod rules;
+pub mod scope;
 pub mod survey;
 mod sysctl;
 mod targets;
@@ -46,3 +47,4 @@ pub use dataplane::{Config, DataPlane, Difference, Failure, Inspection, Pass, Re
 pub use error::{Error, Result};
 pub use probe::{Missing, probe_kernel};
 pub use rules::PROBE_PORT;
+pub use scope::Scope;

@@ -134,8 +134,14 @@ pub struct PortMode {
 
 impl PortMode {
     /// The port of a container: it gets its own frames and says nothing about where others are.
-    pub const CONTAINER: Self =
-        Self { hairpin: false, learning: false, flood: false, groups: true, suppress: false, isolated: false };
+    pub const CONTAINER: Self = Self {
+        hairpin: false,
+        learning: false,
+        flood: false,
+        groups: true,
+        suppress: false,
+        isolated: false,
+    };
     /// The port of the VXLAN link, which knows who is on other nodes.
     pub const TUNNEL: Self = Self { flood: true, ..Self::CONTAINER };
 }
@@ -327,6 +333,13 @@ impl Objects {
             }
             other => drop(self.0.remove(other)),
         }
+    }
+
+    /// Those of these that are at the keys of others.
+    pub fn at(&self, others: &[&Objects]) -> Objects {
+        let keys = others.iter().flat_map(|others| others.0.keys());
+        let found = keys.filter_map(|key| self.0.get_key_value(key));
+        Self(found.map(|(key, object)| (key.clone(), object.clone())).collect())
     }
 
     /// Adds all objects of another set.

@@ -3,7 +3,7 @@
 //! An entry outlives the rules that made it: a flow that has one never looks at the map of backends again. UDP would be
 //! sent to a backend that is gone for as long as the client asks, and a SYN until the client gives up.
 
-use crate::{conntrack::Parting, kernel::Kernel, object::Space};
+use crate::{conntrack::Parting, kernel::Kernel, object::Space, scope::Scope};
 use mesh_model::{Availability, Endpoint, EndpointId, NetworkId, NodeStatus, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,91 +11,118 @@ use std::{
     sync::Arc,
 };
 
+/// Addresses of one network that connections are to be forgotten of, and why.
+type Leaving = BTreeMap<IpAddr, Parting>;
+
 /// The replicas that were seen last, and why those that take no new connections don't.
 #[derive(Default)]
 pub(crate) struct Partings {
     /// Whether it is known who has left while nobody looked.
     begun: bool,
     seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
+    /// Who has left further and still has connections.
+    leaving: BTreeMap<NetworkId, Leaving>,
 }
 
 impl Partings {
-    /// Forgets connections to replicas that have left, or have gone further on their way out, since it was last called.
-    /// Call it when the rules are as the snapshot says.
-    pub(crate) fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot) {
-        let mut news = self.news(snapshot);
-        if !std::mem::replace(&mut self.begun, true) {
+    /// Takes note of replicas that have left, or have gone further on their way out, since it was last called.
+    pub(crate) fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot, scope: &Scope) {
+        let first = !self.begun;
+        self.note(snapshot, scope);
+        if first {
             for (network, gone) in left_before(kernel, snapshot) {
-                news.entry((network, Parting::Gone)).or_default().extend(gone);
-            }
-        }
-        for ((network, parting), addresses) in news {
-            for space in [Space::Host, Space::Overlay(network)] {
-                if !kernel.is_open(space) {
-                    continue;
-                }
-                match kernel.conntrack(space).map(|conntrack| conntrack.forget(&addresses, parting)) {
-                    Ok(Ok(0)) => {}
-                    Ok(Ok(entries)) => {
-                        tracing::debug!(%space, entries, ?parting, "connections to backends that left are forgotten")
-                    }
-                    Ok(Err(err)) => {
-                        tracing::warn!(%space, %err, "connections to backends that left are not forgotten: they hang until they time out")
-                    }
-                    Err(err) => tracing::warn!(%space, %err, "connection tracking is out of reach"),
-                }
+                let gone = gone.into_iter().map(|address| (address, Parting::Gone));
+                self.leaving.entry(network).or_default().extend(gone);
             }
         }
     }
 
-    /// The addresses of those that have left further, by network and reason.
-    fn news(&mut self, snapshot: &Snapshot) -> BTreeMap<(NetworkId, Parting), BTreeSet<IpAddr>> {
-        let replicas = snapshot.endpoints.values().filter(|endpoint| endpoint.service.is_some());
-        let now: BTreeMap<_, _> = replicas
+    /// Forgets their connections. Call it when the rules are as the snapshot says.
+    pub(crate) fn settle(&mut self, kernel: &mut Kernel) {
+        let leaving = std::mem::take(&mut self.leaving);
+        let all: Leaving =
+            leaving.values().flatten().map(|(address, parting)| (*address, *parting)).collect();
+        let networks = leaving.into_iter().map(|(network, some)| (Space::Overlay(network), some));
+        for (space, leaving) in networks.chain([(Space::Host, all)]) {
+            if leaving.is_empty() || !kernel.is_open(space) {
+                continue;
+            }
+            match kernel.conntrack(space).map(|conntrack| conntrack.forget(&leaving)) {
+                Ok(Ok(0)) => {}
+                Ok(Ok(entries)) => {
+                    tracing::debug!(%space, entries, "connections to backends that left are forgotten")
+                }
+                Ok(Err(err)) => {
+                    tracing::warn!(%space, %err, "connections to backends that left are not forgotten: they hang until they time out")
+                }
+                Err(err) => tracing::warn!(%space, %err, "connection tracking is out of reach"),
+            }
+        }
+    }
+
+    fn note(&mut self, snapshot: &Snapshot, scope: &Scope) {
+        let Self { begun, seen, leaving } = self;
+        let mut leaves = |endpoint: &Endpoint, parting: Parting| {
+            let of_network = leaving.entry(endpoint.network).or_default();
+            for address in &endpoint.addresses {
+                let known = of_network.entry(*address).or_insert(parting);
+                *known = parting.max(*known);
+            }
+        };
+        let replicas = scope.endpoints(snapshot).filter(|endpoint| endpoint.service.is_some());
+        let mut now: BTreeMap<_, _> = replicas
             .map(|endpoint| (endpoint.id, (Arc::clone(endpoint), parting(snapshot, endpoint))))
             .collect();
-        let mut news: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (id, (endpoint, before)) in &self.seen {
-            let after = now.get(id).map_or(Some(Parting::Gone), |(_, parting)| *parting);
-            if let Some(parting) = after.filter(|_| after > *before) {
-                news.entry((endpoint.network, parting)).or_default().extend(&endpoint.addresses);
+        seen.retain(|id, seen| {
+            if !scope.has_endpoint(*id) {
+                return true;
             }
-        }
-        if !self.begun {
-            for (endpoint, parting) in now.values() {
-                if let Some(parting) = parting {
-                    news.entry((endpoint.network, *parting)).or_default().extend(&endpoint.addresses);
-                }
+            let after = now.remove(id);
+            let parting = after.as_ref().map_or(Some(Parting::Gone), |(_, parting)| *parting);
+            if let Some(further) = parting.filter(|_| parting > seen.1) {
+                leaves(&seen.0, further);
             }
+            after.map(|after| *seen = after).is_some()
+        });
+        if !std::mem::replace(begun, true) {
+            let leaving = now.values().filter_map(|(endpoint, parting)| Some((endpoint, (*parting)?)));
+            leaving.for_each(|(endpoint, parting)| leaves(endpoint, parting));
         }
-        self.seen = now;
-        news
+        seen.append(&mut now);
     }
 }
 
 /// Backends that connections are left to, and that are none any more: they left while no daemon ran.
 fn left_before(kernel: &mut Kernel, snapshot: &Snapshot) -> BTreeMap<NetworkId, BTreeSet<IpAddr>> {
+    let of_host = backends(kernel, Space::Host);
+    let mut living: BTreeMap<NetworkId, BTreeSet<IpAddr>> = BTreeMap::new();
+    for endpoint in snapshot.endpoints.values() {
+        living.entry(endpoint.network).or_default().extend(&endpoint.addresses);
+    }
     let mut left = BTreeMap::new();
     for network in snapshot.networks.values() {
-        let endpoints = snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id);
-        let living: BTreeSet<IpAddr> =
-            endpoints.flat_map(|e| e.addresses.iter().copied()).chain(network.gateways()).collect();
-        for space in [Space::Host, Space::Overlay(network.id)] {
-            if !kernel.is_open(space) {
-                continue;
-            }
-            // Out of reach: whoever forgets says so.
-            let Ok(Ok(backends)) = kernel.conntrack(space).map(|conntrack| conntrack.backends()) else {
-                continue;
-            };
-            let gone = backends
-                .into_iter()
-                .filter(|backend| network.subnet_of(*backend).is_some() && !living.contains(backend));
-            left.entry(network.id).or_insert_with(BTreeSet::new).extend(gone);
+        let living = living.remove(&network.id).unwrap_or_default();
+        let is_gone = |backend: &IpAddr| {
+            let one_of_ours =
+                network.gateways().any(|gateway| gateway == *backend) || living.contains(backend);
+            network.subnet_of(*backend).is_some() && !one_of_ours
+        };
+        let inside = backends(kernel, Space::Overlay(network.id));
+        let gone: BTreeSet<IpAddr> = of_host.iter().copied().chain(inside).filter(is_gone).collect();
+        if !gone.is_empty() {
+            left.insert(network.id, gone);
         }
     }
-    left.retain(|_, gone| !gone.is_empty());
     left
+}
+
+/// Who answers translated connections in a space. Out of reach: whoever forgets them says so.
+fn backends(kernel: &mut Kernel, space: Space) -> BTreeSet<IpAddr> {
+    if !kernel.is_open(space) {
+        return BTreeSet::new();
+    }
+    let found = kernel.conntrack(space).map(|conntrack| conntrack.backends());
+    found.ok().and_then(std::result::Result::ok).unwrap_or_default()
 }
 
 /// Why a replica is offered no new connections, if it isn't.
@@ -161,7 +188,8 @@ mod tests {
         let mut snapshot = Snapshot::default();
         let mut partings = Partings { begun: true, ..Partings::default() };
         let mut next = |snapshot: &Snapshot| -> Vec<Parting> {
-            partings.news(snapshot).into_keys().map(|(_, parting)| parting).collect()
+            partings.note(snapshot, &Scope::All);
+            std::mem::take(&mut partings.leaving).into_values().flat_map(Leaving::into_values).collect()
         };
         let id = EndpointId::from_bits(1);
         assert_eq!(next(&snapshot), []);

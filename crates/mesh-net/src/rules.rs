@@ -17,8 +17,8 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-use crate::nft::Table;
-use mesh_model::{Endpoint, Network, NetworkId, Node, ServiceId, Snapshot};
+use crate::{nft::Table, scope::Scope};
+use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub const PROBE_PORT: u16 = 7443;
 pub struct Rules<'a> {
     snapshot: &'a Snapshot,
     me: &'a Node,
+    scope: &'a Scope,
     backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
     limited: BTreeSet<IpAddr>,
 }
@@ -42,15 +43,26 @@ pub struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// Looks through the endpoints once.
     pub fn new(snapshot: &'a Snapshot, me: &'a Node) -> Self {
-        let backends = snapshot.backends_by_service().into_iter();
+        Self::of(snapshot, me, &Scope::All)
+    }
+
+    /// What the rules are as far as these records go: all chains that hooks enter, and of the others, and of the elements of
+    /// sets and maps, those that are made of these records.
+    pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
+        let backends = snapshot.backends_by_service(|service| scope.has_service(service)).into_iter();
         let backends = backends.map(|(of, backends)| (of, balance::turns(snapshot, backends))).collect();
-        Rules { snapshot, me, backends, limited: BTreeSet::new() }
+        Rules { snapshot, me, scope, backends, limited: BTreeSet::new() }
     }
 
     /// The same, with containers of these addresses getting no new connections.
     #[must_use]
     pub fn limiting(self, limited: BTreeSet<IpAddr>) -> Self {
         Rules { limited, ..self }
+    }
+
+    /// The same of all records.
+    pub(crate) fn whole(&self) -> Self {
+        Self::new(self.snapshot, self.me).limiting(self.limited.clone())
     }
 
     /// The tables of the host's namespace.
@@ -65,6 +77,22 @@ impl<'a> Rules<'a> {
     pub fn overlay(&self, network: &Network) -> [Table; 3] {
         let [ip, ip6] = IpVersion::BOTH.map(|version| overlay::table(self, version, network));
         [ip, ip6, bridge::table(self, network)]
+    }
+
+    /// The services that rules are made of.
+    fn services(&self) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.scope.services(self.snapshot)
+    }
+
+    /// The endpoints on a network that rules are made of.
+    fn endpoints(&self, network: NetworkId) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        self.scope.endpoints(self.snapshot).filter(move |endpoint| endpoint.network == network)
+    }
+
+    /// Those of this node.
+    fn endpoints_here(&self, network: NetworkId) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        let here = self.me.id;
+        self.endpoints(network).filter(move |endpoint| endpoint.node == here)
     }
 
     /// The endpoints of a service that new connections may go to, in the order of their turns.

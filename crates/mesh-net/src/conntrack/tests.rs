@@ -54,8 +54,10 @@ fn what_a_parting_takes_and_what_it_leaves() {
         direct.send_to(b"?", (BACKEND, PORT)).expect("sent");
         udp.recv_from(&mut [0; 8]).expect("it arrives");
 
-        let mut forget =
-            |whom: &BTreeSet<IpAddr>, parting| conntrack.forget(whom, parting).expect("ctnetlink answers");
+        let mut forget = |whom: &BTreeSet<IpAddr>, parting| {
+            let partings = whom.iter().map(|whom| (*whom, parting)).collect();
+            conntrack.forget(&partings).expect("ctnetlink answers")
+        };
         assert_eq!(forget(&one(Ipv4Addr::new(127, 0, 0, 8)), Parting::Gone), 0, "nobody's");
         assert_eq!(forget(&one(BACKEND), Parting::Draining), 1, "the translated datagrams");
         assert_eq!(forget(&one(BACKEND), Parting::Draining), 0);
@@ -65,7 +67,7 @@ fn what_a_parting_takes_and_what_it_leaves() {
         ask();
         // Many at once are looked for in one go.
         let many: BTreeSet<IpAddr> = (1..=20).map(|n| Ipv4Addr::new(127, 0, 0, n).into()).collect();
-        assert!(many.len() > ONE_BY_ONE && many.contains(&IpAddr::from(BACKEND)));
+        assert!(many.contains(&IpAddr::from(BACKEND)));
         assert_eq!(forget(&many, Parting::Draining), 1);
         drop((connection, accepted));
     });

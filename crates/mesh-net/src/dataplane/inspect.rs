@@ -9,6 +9,7 @@ use crate::{
     host::MTU_MIN,
     object::{Object, Space},
     plan::{Step, plan},
+    scope::Scope,
 };
 use mesh_model::Snapshot;
 
@@ -44,7 +45,8 @@ impl DataPlane {
         // Targets that are gone are the next pass's business.
         let (targets, mut unread) = self.find_targets(snapshot, &known, &mut Report::default());
         let attachments = attachments(&targets, &unread);
-        let desired = desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) });
+        let desired =
+            desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) }, &Scope::All);
         let actual = actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?;
         let mut differences: Vec<Difference> = plan(&actual, &desired)
             .iter()

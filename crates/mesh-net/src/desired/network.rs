@@ -4,6 +4,7 @@ use super::{
     Facts, Owner, Part, TABLES, bridge, everything, inner_uplink, uplink, uplink_mac, uplink_side, vxlan,
 };
 use crate::object::{Ifname, Link, LinkKind, Object, PortMode, Selector, Space, via};
+use crate::scope::Scope;
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, Network, Node, Snapshot};
 use std::net::{IpAddr, Ipv6Addr};
@@ -47,6 +48,7 @@ pub(super) struct Builder<'a> {
     /// UDP port of VXLAN.
     pub(super) port: u16,
     pub(super) facts: &'a Facts,
+    pub(super) scope: &'a Scope,
 }
 
 impl Builder<'_> {
@@ -147,7 +149,7 @@ impl Builder<'_> {
                 part.put(inside, Object::Address(bridge(), gateway));
             }
         }
-        for service in self.snapshot.services.values() {
+        for service in self.scope.services(self.snapshot) {
             for vip in service.vips(self.network.id) {
                 part.put(inside, Object::Address(bridge(), IpNetwork::from(*vip)));
             }

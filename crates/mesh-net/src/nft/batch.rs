@@ -52,6 +52,29 @@ impl Batch {
         }
     }
 
+    /// Turns a part of `current`, as it was last committed, from `before` into `after`, and notes in `current` what it is
+    /// then. Says whether that can be done; nothing is if not.
+    ///
+    /// A part is what some records make of a table: all of its base chains and sets, but of the other chains and of the
+    /// elements only some. A chain that `after` has no more stays behind, as other records may lead to it.
+    pub fn amend(&mut self, current: &mut Table, before: &Table, after: &Table) -> bool {
+        let part = current.part(before, after);
+        if !part.sets.keys().eq(after.sets.keys()) || !can_be_patched(&part, after) {
+            return false;
+        }
+        self.patch(&part, after);
+        for (name, chain) in after.chains.iter().filter(|(name, chain)| part.chains.get(*name) != Some(chain))
+        {
+            current.chains.insert(name.clone(), chain.clone());
+        }
+        for (name, set) in &after.sets {
+            let Some(held) = current.sets.get_mut(name) else { continue };
+            part.sets[name].elements.keys().for_each(|key| drop(held.elements.remove(key)));
+            held.elements.extend(set.elements.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        true
+    }
+
     /// Removes a table, if it is there.
     pub fn remove(&mut self, family: Family, name: &str) {
         self.add_table(family, name);

@@ -55,6 +55,25 @@ impl Table {
         Table { family, name: name.to_owned(), chains: BTreeMap::new(), sets: BTreeMap::new() }
     }
 
+    /// What this table has of two parts: the chains of the second, and of the sets of both the elements of either.
+    pub(super) fn part(&self, before: &Table, after: &Table) -> Table {
+        let chains = after.chains.keys().filter_map(|name| self.chains.get_key_value(name));
+        let chains = chains.map(|(name, chain)| (name.clone(), chain.clone())).collect();
+        let elements = |name: &String, set: &Set| {
+            let keys = [before, after].into_iter().filter_map(|part| part.sets.get(name));
+            let found =
+                keys.flat_map(|set| set.elements.keys()).filter_map(|key| set.elements.get_key_value(key));
+            found.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let sets = self.sets.iter().map(|(name, set)| {
+            (
+                name.clone(),
+                Set { key: set.key.clone(), kind: set.kind.clone(), elements: elements(name, set) },
+            )
+        });
+        Table { family: self.family, name: self.name.clone(), chains, sets: sets.collect() }
+    }
+
     /// Adds a chain that a hook enters.
     pub fn hook(&mut self, name: &str, base: Base, rules: Vec<Rule>) {
         self.chains.insert(name.to_owned(), Chain { base: Some(base), rules });

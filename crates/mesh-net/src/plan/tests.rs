@@ -1,10 +1,13 @@
 //! Plans are carried out on a model of the kernel, which refuses what the kernel would.
 
 use super::*;
-use crate::desired::{Attachment, Facts, desired};
+use crate::{
+    desired::{Attachment, Facts, desired},
+    scope::Scope,
+};
 use ipnetwork::IpNetwork;
 use mesh_model::{
-    Availability, Balance, Cluster, ClusterId, Endpoint, EndpointId, EndpointMode, MacAddr, Network,
+    Availability, Balance, Change, Cluster, ClusterId, Endpoint, EndpointId, EndpointMode, MacAddr, Network,
     NetworkId, Node, NodeId, Role, Service, ServiceId, ServiceNetwork, Snapshot, Subnet, Target,
 };
 use proptest::prelude::*;
@@ -229,6 +232,14 @@ fn service(number: u32, vip: u8) -> Service {
 
 /// States that are near each other, so that a change from one to another keeps a part, changes a part.
 fn state() -> impl Strategy<Value = Desired> {
+    cluster_and_host().prop_map(|(snapshot, facts)| of(&snapshot, &facts, &Scope::All))
+}
+
+fn of(snapshot: &Snapshot, facts: &Facts, scope: &Scope) -> Desired {
+    desired(snapshot, &snapshot.nodes[&ME], facts, scope)
+}
+
+fn cluster_and_host() -> impl Strategy<Value = (Snapshot, Facts)> {
     let place = (1..=2u32, 1..=3u32, 0..2u8, any::<[bool; 2]>(), prop::bool::weighted(0.3));
     let endpoints = prop::collection::btree_map(0..6u32, place, 0..6);
     let networks = (any::<bool>(), prop::option::of(Just(1400)), any::<bool>());
@@ -263,7 +274,7 @@ fn state() -> impl Strategy<Value = Desired> {
                 }
                 snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
             }
-            desired(&snapshot, &node(1, underlay), &facts)
+            (snapshot, facts)
         },
     )
 }
@@ -325,6 +336,40 @@ proptest! {
         reached(&mut model, &desired)?;
     }
 
+    /// From what changed alone follows what follows from everything.
+    #[test]
+    fn a_change_is_planned_by_what_it_touches(
+        first in cluster_and_host(),
+        states in prop::collection::vec((prop::bool::weighted(0.2), cluster_and_host()), 1..4),
+    ) {
+        let (mut before, mut known) = first;
+        let mut model = Model::default();
+        reached(&mut model, &of(&before, &known, &Scope::All))?;
+        for (of_everything, (state, facts)) in states {
+            // Records that are the same are shared.
+            let mut after = before.clone();
+            let concerns_all = |change: &Change| matches!(change.key(), mesh_model::Key::Node(_) | mesh_model::Key::Network(_));
+            let changes = state.changes_since(&before).into_iter();
+            changes.filter(|change| of_everything || !concerns_all(change)).for_each(|change| after.apply(change));
+            let scope = Scope::of_pass(ME, (&before, &known), (&after, &facts));
+            let wanted = of(&after, &facts, &scope);
+            let whole = of(&after, &facts, &Scope::All);
+            let works = match scope {
+                Scope::All => plan(&model.read(&whole), &whole),
+                Scope::Some(_) => {
+                    let earlier = of(&before, &known, &scope);
+                    let parts = earlier.parts.iter().chain(&wanted.parts);
+                    let held = model.objects.at(&parts.map(|part| &part.objects).collect::<Vec<_>>());
+                    plan(&held, &wanted)
+                }
+            };
+            model.apply(&works).map_err(TestCaseError::fail)?;
+            forget_targets(&mut model, &whole);
+            model.holds(&whole).map_err(TestCaseError::fail)?;
+            (before, known) = (after, facts);
+        }
+    }
+
     #[test]
     fn what_a_data_plane_records_is_what_the_kernel_holds(from in state(), to in state()) {
         let mut model = Model::default();
@@ -351,7 +396,7 @@ fn one_endpoint_elsewhere_costs_its_entries_only() {
             snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
         }
         let attachments = [(EndpointId::from_bits(0), Attachment::default())].into();
-        desired(&snapshot, &node(1, 0), &Facts { mtu: 1450, attachments, ..Facts::default() })
+        desired(&snapshot, &node(1, 0), &Facts { mtu: 1450, attachments, ..Facts::default() }, &Scope::All)
     };
     let mut model = Model::default();
     model.apply(&plan(&Objects::default(), &state(5))).expect("a possible plan");

@@ -42,21 +42,21 @@ pub(super) fn table(rules: &Rules<'_>, network: &Network) -> Table {
     table.hook(
         "prerouting",
         Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![
-            of_container().goto("from_container"),
-            of_node().set_mark(mark),
-            of_node().goto("from_node"),
-        ],
+        vec![of_container().goto("from_container"), of_node().set_mark(mark), of_node().goto("from_node")],
     );
     // Frames to some of the reserved group addresses come here without passing prerouting.
-    let reserved = of_container().within(Field::EtherDaddr, Datum::Ether(RESERVED), Datum::Ether(RESERVED_BITS));
+    let reserved =
+        of_container().within(Field::EtherDaddr, Datum::Ether(RESERVED), Datum::Ether(RESERVED_BITS));
     table.hook("input", Base::new(ChainKind::Filter, Hook::Input, -300), vec![reserved.drop()]);
     table.chain("from_container", from_container());
     table.chain("arp_from_container", arp());
     table.chain("ip_from_container", ip());
     table.chain("ip6_from_container", ip6());
     table.chain("nameless", nameless());
-    table.chain("from_node", IpVersion::BOTH.map(|version| of_version(version).goto(ip_from_node(version))).into());
+    table.chain(
+        "from_node",
+        IpVersion::BOTH.map(|version| of_version(version).goto(ip_from_node(version))).into(),
+    );
     for version in IpVersion::BOTH {
         table.chain(ip_from_node(version), from_node(network, version));
     }
@@ -95,7 +95,7 @@ fn replicas(table: &mut Table, rules: &Rules<'_>, network: &Network) {
     };
     for version in IpVersion::BOTH {
         let [mut replicas, mut here] = [(); 2].map(|()| Set::plain(&[version.address()]));
-        for endpoint in rules.snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id) {
+        for endpoint in rules.endpoints(network.id) {
             let own = endpoint.addresses.iter();
             if vips(endpoint) {
                 own.clone().filter(|ip| version.is_of(ip)).for_each(|ip| replicas.add(vec![(*ip).into()]));
@@ -144,24 +144,24 @@ fn hand_up(rules: &Rules<'_>) -> Vec<Rule> {
 /// What the containers of this node may say they are, port by port.
 fn containers(table: &mut Table, rules: &Rules<'_>, network: &Network) {
     let mut stations = Set::plain(&[Type::Ifname, Type::Ether]);
-    let mut addresses = Set::plain(&[Type::Ifname, Type::Ipv4]);
-    let mut addresses6 = Set::plain(&[Type::Ifname, Type::Ipv6]);
-    let here = rules.snapshot.endpoints.values().filter(|e| e.network == network.id && e.node == rules.me.id);
-    for endpoint in here {
-        let port = Datum::Ifname(port(endpoint.id).to_string());
-        stations.add(vec![port.clone(), Datum::Ether(endpoint.mac.0)]);
-        addresses6.add(vec![port.clone(), link_local(endpoint.mac).into()]);
+    let mut senders = Set::plain(&[Type::Ifname, Type::Ether, Type::Ipv4]);
+    let mut senders6 = Set::plain(&[Type::Ifname, Type::Ether, Type::Ipv6]);
+    for endpoint in rules.endpoints_here(network.id) {
+        let station = vec![Datum::Ifname(port(endpoint.id).to_string()), Datum::Ether(endpoint.mac.0)];
+        let sender = |address: Datum| [&station[..], &[address]].concat();
+        senders6.add(sender(link_local(endpoint.mac).into()));
         for address in endpoint.addresses.iter().chain(&endpoint.local_addresses) {
             let of_version = match address {
-                IpAddr::V4(_) => &mut addresses,
-                IpAddr::V6(_) => &mut addresses6,
+                IpAddr::V4(_) => &mut senders,
+                IpAddr::V6(_) => &mut senders6,
             };
-            of_version.add(vec![port.clone(), (*address).into()]);
+            of_version.add(sender((*address).into()));
         }
+        stations.add(station);
     }
     table.set("stations", stations);
-    table.set("addresses", addresses);
-    table.set("addresses6", addresses6);
+    table.set("senders", senders);
+    table.set("senders6", senders6);
 }
 
 /// The address that an interface gives itself (RFC 4291, appendix A).
@@ -172,7 +172,6 @@ fn link_local(MacAddr([a, b, c, d, e, f]): MacAddr) -> Ipv6Addr {
 /// Tagged frames, spanning tree and all else that is neither IP nor ARP ends here.
 fn from_container() -> Vec<Rule> {
     vec![
-        Rule::new().not_in(&[Field::Iifname, Field::EtherSaddr], "stations").drop(),
         of_version(IpVersion::V4).goto("ip_from_container"),
         of_version(IpVersion::V6).goto("ip6_from_container"),
         Rule::new().eq(Field::EtherType, Datum::EtherType(ether_type::ARP)).goto("arp_from_container"),
@@ -182,9 +181,11 @@ fn from_container() -> Vec<Rule> {
 
 /// A probe (RFC 5227) says nothing of the sender's address.
 fn arp() -> Vec<Rule> {
+    let says = |address| [Field::Iifname, Field::ArpSaddrEther, address];
     vec![
+        Rule::new().not_in(&STATION, "stations").drop(),
+        Rule::new().is_in(&says(Field::ArpSaddrIp), "senders").accept(),
         Rule::new().not_in(&[Field::Iifname, Field::ArpSaddrEther], "stations").drop(),
-        Rule::new().is_in(&[Field::Iifname, Field::ArpSaddrIp], "addresses").accept(),
         Rule::new().eq(Field::ArpSaddrIp, Ipv4Addr::UNSPECIFIED).accept(),
         Rule::new().drop(),
     ]
@@ -192,31 +193,42 @@ fn arp() -> Vec<Rule> {
 
 fn ip() -> Vec<Rule> {
     vec![
+        Rule::new().not_in(&sender(IpVersion::V4), "senders").drop(),
         Rule::new().protocol(UDP).eq(Field::ThSport, Datum::Port(DHCP_SERVER)).drop(),
-        Rule::new().not_in(&[Field::Iifname, Field::IpSaddr], "addresses").drop(),
         to_replica(IpVersion::V4),
         from_replica(IpVersion::V4),
     ]
 }
 
 fn ip6() -> Vec<Rule> {
+    let says_of = [Field::Iifname, Field::EtherSaddr, Field::NdTarget];
     vec![
+        Rule::new().eq(Field::Ip6Saddr, Ipv6Addr::UNSPECIFIED).goto("nameless"),
+        Rule::new().not_in(&sender(IpVersion::V6), "senders6").drop(),
         message(icmpv6::ND_ROUTER_ADVERT).drop(),
         message(icmpv6::ND_REDIRECT).drop(),
         message(icmpv6::MLD_QUERY).drop(),
-        message(icmpv6::ND_NEIGHBOUR_ADVERT).not_in(&[Field::Iifname, Field::NdTarget], "addresses6").drop(),
+        message(icmpv6::ND_NEIGHBOUR_ADVERT).not_in(&says_of, "senders6").drop(),
         Rule::new().protocol(UDP).eq(Field::ThSport, Datum::Port(DHCPV6_SERVER)).drop(),
-        Rule::new().eq(Field::Ip6Saddr, Ipv6Addr::UNSPECIFIED).goto("nameless"),
-        Rule::new().not_in(&[Field::Iifname, Field::Ip6Saddr], "addresses6").drop(),
         to_replica(IpVersion::V6),
         from_replica(IpVersion::V6),
     ]
 }
 
+/// The port and the MAC address that a frame comes by.
+const STATION: [Field; 2] = [Field::Iifname, Field::EtherSaddr];
+
+/// The same, and whose packet it is.
+fn sender(version: IpVersion) -> [Field; 3] {
+    let [port, mac] = STATION;
+    [port, mac, version.saddr()]
+}
+
 /// Before it has an address, a host looks whether somebody else has it, and says what it listens to.
 fn nameless() -> Vec<Rule> {
     let allowed = [icmpv6::ND_NEIGHBOUR_SOLICIT, icmpv6::MLD_REPORT, icmpv6::MLD2_REPORT].map(message);
-    allowed.map(Rule::accept).into_iter().chain([Rule::new().drop()]).collect()
+    let stranger = Rule::new().not_in(&STATION, "stations").drop();
+    [stranger].into_iter().chain(allowed.map(Rule::accept)).chain([Rule::new().drop()]).collect()
 }
 
 fn message(kind: u8) -> Rule {

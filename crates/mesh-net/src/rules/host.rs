@@ -34,13 +34,13 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         refused: Set::plain(&[Type::Port]),
         refused_bound: Set::plain(&[version.address(), Type::Port]),
     };
-    for service in rules.snapshot.services.values() {
+    for service in rules.services() {
         let Some(network) = service.ingress_network() else { continue };
         for port in service.ports.iter().filter(|port| in_kernel(port)) {
             ports.publish(table, rules, service, network, port);
         }
     }
-    let own = rules.snapshot.endpoints.values().filter(|endpoint| endpoint.node == rules.me.id);
+    let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
     for endpoint in own.filter(|endpoint| !endpoint.draining) {
         for port in endpoint.ports.iter().filter(|port| in_kernel(port)) {
             ports.publish_endpoint(table, endpoint, port);
@@ -73,18 +73,18 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     // Containers reach what the host serves, as with Docker; those of internal networks reach nothing, whatever routes
     // they give themselves. A port without a backend: TCP is refused by the socket that reserves it, which leaves UDP
     // unanswered.
-    let udp = || Rule::new().protocol(UDP).daddr_is_local();
+    let udp = || Rule::new().protocol(UDP);
     table.hook(
         "input",
         Base::new(ChainKind::Filter, Hook::Input, 0),
         vec![
-            forged(rules).drop(),
-            strange(rules, version),
-            Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
-            udp().is_in(&[daddr, Field::ThDport], "refused_bound").reject_port_unreachable(),
-            udp().is_in(&[Field::ThDport], "refused").reject_port_unreachable(),
+            to_vxlan(rules).goto("frames"),
+            from_internal(),
+            udp().is_in(&[daddr, Field::ThDport], "refused_bound").daddr_is_local().reject_port_unreachable(),
+            udp().is_in(&[Field::ThDport], "refused").daddr_is_local().reject_port_unreachable(),
         ],
     );
+    table.chain("frames", vec![forged().drop(), strange(version)]);
 }
 
 /// Whether a port needs no process to serve it.
@@ -209,11 +209,20 @@ fn ways_out(table: &mut Table) {
     );
 }
 
+/// VXLAN's packets: first of all conditions, so that these pass few rules, and all other packets none about them.
+fn to_vxlan(rules: &Rules<'_>) -> Rule {
+    Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(data_path_port(rules.snapshot)))
+}
+
 /// What a container sends to the VXLAN port of a node: frames for any network, and masqueraded they would bear a node's
 /// address.
-fn forged(rules: &Rules<'_>) -> Rule {
-    let port = Datum::Port(data_path_port(rules.snapshot));
-    Rule::new().is_in(&[Field::Iifname], "overlays").protocol(UDP).eq(Field::ThDport, port)
+fn forged() -> Rule {
+    Rule::new().is_in(&[Field::Iifname], "overlays")
+}
+
+/// What comes out of an internal network. The prefix keeps packets of other interfaces from being looked up.
+fn from_internal() -> Rule {
+    Rule::new().begins(Field::Iifname, "up").is_in(&[Field::Iifname], "internal").goto("out_of_internal")
 }
 
 /// Who may send frames of which networks: the cluster's other nodes.
@@ -231,18 +240,14 @@ fn nodes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
 /// Frames for the mesh's networks from an address that is no node's: VXLAN itself takes those of anybody, of a neighbour on
 /// the LAN and of a node that was removed. Nodes send theirs from the address that they advertise. Other VXLAN networks
 /// of the host may use the same port, and are left alone.
-fn strange(rules: &Rules<'_>, version: IpVersion) -> Rule {
-    let port = Datum::Port(data_path_port(rules.snapshot));
-    let to_vxlan = Rule::new().protocol(UDP).eq(Field::ThDport, port);
-    to_vxlan.not_in(&[version.saddr()], "nodes").jump("strange")
+fn strange(version: IpVersion) -> Rule {
+    Rule::new().not_in(&[version.saddr()], "nodes").jump("strange")
 }
 
 /// Frames for the mesh's networks from a process of this host: they bear a node's address. Whoever is no root here has no
 /// business with them; those of VXLAN itself are of no socket.
 fn smuggled(rules: &Rules<'_>) -> Rule {
-    let port = Datum::Port(data_path_port(rules.snapshot));
-    let of_user = Rule::new().ne(Field::Skuid, Datum::Number(0));
-    of_user.protocol(UDP).eq(Field::ThDport, port).jump("strange")
+    to_vxlan(rules).ne(Field::Skuid, Datum::Number(0)).jump("strange")
 }
 
 /// The host is no door: into an overlay goes what came by a published port, and answers. All else is dropped, also what
@@ -257,12 +262,15 @@ fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTree
         "forward",
         Base::new(ChainKind::Filter, Hook::Forward, 0),
         vec![
-            forged(rules).not_in(&[Field::Oifname], "overlays").drop(),
-            strange(rules, version),
-            Rule::new().is_in(&[Field::Iifname], "internal").goto("out_of_internal"),
+            to_vxlan(rules).jump("forwarded_frames"),
+            from_internal(),
             Rule::new().is_in(&[Field::Oifname], "overlays").goto("into_overlay"),
             Rule::new().is_in(&[Field::Iifname], "closed").is_in(&[Field::Oifname], "closed").drop(),
         ],
+    );
+    table.chain(
+        "forwarded_frames",
+        vec![forged().not_in(&[Field::Oifname], "overlays").drop(), strange(version)],
     );
     let sent = Base::new(ChainKind::Filter, Hook::Output, 0);
     table.hook("sent", sent, vec![smuggled(rules)]);

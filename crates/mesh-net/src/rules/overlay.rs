@@ -107,7 +107,7 @@ fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Netw
         stand_ins: Set::map(&[version.address()], &[version.address()]),
         refused: Set::plain(&[version.address()]),
     };
-    for service in rules.snapshot.services.values() {
+    for service in rules.services() {
         for vip in service.vips(network.id).iter().filter(|vip| version.is_of(vip)) {
             let backends = rules.backends(service.id, network.id).iter();
             let backends = backends.filter_map(|backend| Some(vec![version.address_of(backend)?])).collect();
@@ -189,8 +189,7 @@ impl Vips {
 /// own node only, which is where a VIP is translated.
 fn hairpin(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
     let mut pairs = Set::map(&[version.address(), version.address()], &[version.address()]);
-    let here = |node| node == rules.me.id;
-    for endpoint in rules.snapshot.endpoints.values().filter(|e| e.network == network.id && here(e.node)) {
+    for endpoint in rules.endpoints_here(network.id) {
         for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
             if let Some(subnet) = network.subnet_of(*address) {
                 pairs.insert(vec![(*address).into(), (*address).into()], vec![subnet.gateway.into()]);

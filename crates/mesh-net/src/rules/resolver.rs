@@ -3,7 +3,8 @@
 
 use super::{IpVersion, Rules};
 use crate::nft::{Datum, Field, Rule, Set, Source, Table};
-use mesh_model::{Network, Target};
+use mesh_model::{Endpoint, Network, Target};
+use std::sync::Arc;
 
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const PROTOCOLS: [u8; 2] = [17, 6];
@@ -18,18 +19,19 @@ pub(super) fn rules(
     network: &Network,
 ) -> Vec<Rule> {
     let mut resolvers = Set::map(&[version.address()], &[version.address()]);
-    let mut any = false;
+    let is_dockers = |endpoint: &&Arc<Endpoint>| matches!(endpoint.target, Target::Docker(_));
+    // The rules are there for all of them, though one alone may be looked at.
     let here = rules.snapshot.endpoints.values().filter(|e| e.network == network.id && e.node == rules.me.id);
-    for endpoint in here.filter(|endpoint| matches!(endpoint.target, Target::Docker(_))) {
+    let mut addresses = here.filter(is_dockers).flat_map(|endpoint| &endpoint.addresses);
+    if !addresses.any(|address| version.is_of(address)) {
+        return Vec::new();
+    }
+    for endpoint in rules.endpoints_here(network.id).filter(is_dockers) {
         for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
             if let Some(subnet) = network.subnet_of(*address) {
                 resolvers.insert(vec![(*address).into()], vec![subnet.gateway.into()]);
-                any = true;
             }
         }
-    }
-    if !any {
-        return Vec::new();
     }
     table.set("resolvers", resolvers);
     let passing = |protocol| {

@@ -175,9 +175,10 @@ impl Host {
         let Self { space, plane, run_dir, node } = self;
         space.within(|| {
             let config = Config { run_dir: run_dir.clone(), me: node.id };
-            plane
-                .get_or_insert_with(|| DataPlane::new(config).expect("a data plane"))
-                .reconcile(snapshot, pass)
+            let plane = plane.get_or_insert_with(|| DataPlane::new(config).expect("a data plane"));
+            let report = plane.reconcile(&Arc::new(snapshot.clone()), pass);
+            plane.settle();
+            report
         })
     }
 
@@ -187,7 +188,7 @@ impl Host {
         space.within(|| {
             let mut fill: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
             fill.truncate(fill.len() - free);
-            plane.as_mut().expect("a data plane").reconcile(snapshot, Pass::Full)
+            plane.as_mut().expect("a data plane").reconcile(&Arc::new(snapshot.clone()), Pass::Full)
         })
     }
 

@@ -145,7 +145,8 @@ fn connect_from(space: &Space, port: u16, to: SocketAddr) -> TcpStream {
         socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
         Ok::<TcpStream, std::io::Error>(socket.into())
     };
-    let stream = space.within(connect).unwrap_or_else(|e| panic!("{} from port {port} to {to}: {e}", space.name));
+    let stream =
+        space.within(connect).unwrap_or_else(|e| panic!("{} from port {port} to {to}: {e}", space.name));
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     stream
 }
@@ -162,10 +163,9 @@ fn one_port_leads_to_a_vip_and_to_its_replica() {
         lab.reconcile(Pass::Changed);
         echo_streams(lab.in_container(replica));
         let last = if replica == near { 11 } else { 12 };
-        for (vip, own) in [
-            ("10.1.0.100:80", format!("10.1.0.{last}:80")),
-            ("[fd1::100]:80", format!("[fd1::{last}]:80")),
-        ] {
+        for (vip, own) in
+            [("10.1.0.100:80", format!("10.1.0.{last}:80")), ("[fd1::100]:80", format!("[fd1::{last}]:80"))]
+        {
             let client = lab.in_container(client);
             let ways = [vip.to_owned(), own].map(|to| to.parse::<SocketAddr>().expect("an address"));
             for [first, second] in [ways, [ways[1], ways[0]]] {
@@ -175,7 +175,9 @@ fn one_port_leads_to_a_vip_and_to_its_replica() {
                     for stream in &mut streams {
                         stream.write_all(word).expect("it is sent");
                         let mut answer = [0; 3];
-                        stream.read_exact(&mut answer).unwrap_or_else(|e| panic!("{first}, then {second}: {e}"));
+                        stream
+                            .read_exact(&mut answer)
+                            .unwrap_or_else(|e| panic!("{first}, then {second}: {e}"));
                         assert_eq!(answer, *word);
                     }
                 }
@@ -189,14 +191,16 @@ fn one_port_leads_to_a_vip_and_to_its_replica() {
 fn what_touches_no_service_is_not_tracked() {
     let mut lab = Lab::new(2, false);
     let network = lab.network(1);
-    let [client, plain, replica] = [lab.container(0, 1, 20), lab.container(1, 1, 11), lab.container(1, 1, 12)];
+    let [client, plain, replica] =
+        [lab.container(0, 1, 20), lab.container(1, 1, 11), lab.container(1, 1, 12)];
     lab.service(1, &[replica], None);
     lab.reconcile(Pass::Changed);
     let overlays = [0, 1].map(|host| lab.hosts[host].overlay(network));
     let counts = || [0, 1].map(|host: usize| tracked(&overlays[host], "count"));
     // As it is where Docker has loaded the module, and in every namespace that is made then.
     for overlay in &overlays {
-        let settings = overlay.run("sysctl -n net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables");
+        let settings =
+            overlay.run("sysctl -n net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables");
         let text = String::from_utf8_lossy(&settings.stdout).into_owned();
         assert!(!settings.status.success() || text.split_whitespace().all(|value| value == "0"), "{text}");
     }
@@ -213,7 +217,9 @@ fn what_touches_no_service_is_not_tracked() {
         answered(plain);
     }
     assert_eq!(counts(), before);
-    for (number, of_service) in ["10.1.0.12:80", "[fd1::12]:80", "10.1.0.100:80", "[fd1::100]:80"].iter().enumerate() {
+    for (number, of_service) in
+        ["10.1.0.12:80", "[fd1::12]:80", "10.1.0.100:80", "[fd1::100]:80"].iter().enumerate()
+    {
         answered(of_service);
         let [at_client, at_replica] = counts();
         assert_eq!(at_client, before[0] + number as u32 + 1, "{of_service}");

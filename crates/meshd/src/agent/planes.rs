@@ -231,6 +231,7 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
             match request {
                 Request::Pass(snapshot, pass, reply) => {
                     drop(reply.send(plane.reconcile(&snapshot, pass)));
+                    plane.settle();
                 }
                 Request::Inspect(snapshot, reply) => drop(reply.send(plane.inspect(&snapshot))),
             }

@@ -1,11 +1,13 @@
 //! Whatever the cluster: each backend that may take traffic is in its service's slots exactly once, and no other is.
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id, published};
-use crate::nft::{Data, Datum, Rule, Source, Statement, Table, Value, Verdict};
+use crate::nft::{Batch, Data, Datum, Rule, Source, Statement, Table, Value, Verdict};
 use crate::rules::Rules;
+use crate::scope::Scope;
 use mesh_model::{Balance, Health, Protocol, PublishMode, Snapshot};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 struct Replica {
@@ -142,6 +144,34 @@ proptest! {
             }
             let leads = overlay.sets["vips"].elements.len() + overlay.sets["refused"].elements.len();
             prop_assert_eq!(leads, recipes.len());
+        }
+    }
+
+    /// From state to state by what changed alone comes to what is made of everything.
+    #[test]
+    fn parts_amend_the_whole(states in prop::collection::vec(prop::collection::vec(recipe(), 0..5), 2..5)) {
+        let tables = |rules: Rules<'_>| -> Vec<Table> {
+            let overlay = rules.overlay(&rules.snapshot.networks[&network_id()]);
+            rules.host(&BTreeSet::new()).into_iter().chain(overlay).collect()
+        };
+        let mut before = cook(&states[0]);
+        let mut held = tables(Rules::new(&before, &before.nodes[&node_id(1)]));
+        for state in &states[1..] {
+            // Records that are the same are shared.
+            let mut after = before.clone();
+            cook(state).changes_since(&before).into_iter().for_each(|change| after.apply(change));
+            let me = Arc::clone(&after.nodes[&node_id(1)]);
+            let scope = Scope::between(&before, &after);
+            let parts = [&before, &after].map(|state| tables(Rules::of(state, &me, &scope)));
+            let whole = tables(Rules::new(&after, &me));
+            for (at, held) in held.iter_mut().enumerate() {
+                prop_assert!(Batch::default().amend(held, &parts[0][at], &parts[1][at]));
+                prop_assert_eq!(&held.sets, &whole[at].sets);
+                for (name, chain) in &whole[at].chains {
+                    prop_assert_eq!(held.chains.get(name), Some(chain));
+                }
+            }
+            before = after;
         }
     }
 }

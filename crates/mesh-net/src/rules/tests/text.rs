@@ -80,19 +80,25 @@ fn the_host_table_word_for_word() {
 	}
 	chain forward {
 		type filter hook forward priority 0; policy accept;
-		iifname @overlays meta l4proto udp th dport 4789 oifname != @overlays drop
-		meta l4proto udp th dport 4789 ip saddr != @nodes jump strange
-		iifname @internal goto out_of_internal
+		meta l4proto udp th dport 4789 jump forwarded_frames
+		iifname "up*" iifname @internal goto out_of_internal
 		oifname @overlays goto into_overlay
 		iifname @closed oifname @closed drop
 	}
+	chain forwarded_frames {
+		iifname @overlays oifname != @overlays drop
+		ip saddr != @nodes jump strange
+	}
+	chain frames {
+		iifname @overlays drop
+		ip saddr != @nodes jump strange
+	}
 	chain input {
 		type filter hook input priority 0; policy accept;
-		iifname @overlays meta l4proto udp th dport 4789 drop
-		meta l4proto udp th dport 4789 ip saddr != @nodes jump strange
-		iifname @internal goto out_of_internal
-		meta l4proto udp fib daddr type local ip daddr . th dport @refused_bound reject
-		meta l4proto udp fib daddr type local th dport @refused reject
+		meta l4proto udp th dport 4789 goto frames
+		iifname "up*" iifname @internal goto out_of_internal
+		meta l4proto udp ip daddr . th dport @refused_bound fib daddr type local reject
+		meta l4proto udp th dport @refused fib daddr type local reject
 	}
 	chain into_overlay {
 		ct direction reply accept
@@ -122,7 +128,7 @@ fn the_host_table_word_for_word() {
 	}
 	chain sent {
 		type filter hook output priority 0; policy accept;
-		meta skuid != 0 meta l4proto udp th dport 4789 jump strange
+		meta l4proto udp th dport 4789 meta skuid != 0 jump strange
 	}
 	chain strange {
 		@th,96,24 4096 drop
@@ -210,14 +216,6 @@ fn the_overlay_tables_word_for_word() {
         ["dnat to numgen inc mod 2 map { 0 : fd78::b, 1 : fd78::c }", "dnat to fd78::b"]
     );
     let expected = r#"table bridge mesh {
-	set addresses {
-		type ifname . ipv4_addr
-		elements = { "p00000000000000" . 10.78.0.11, "p00000000000000" . 10.78.0.14 }
-	}
-	set addresses6 {
-		type ifname . ipv6_addr
-		elements = { "p00000000000000" . fd78::b, "p00000000000000" . fd78::e, "p00000000000000" . fe80::ff:fe00:b, "p00000000000000" . fe80::ff:fe00:e }
-	}
 	set here {
 		type ipv4_addr
 		elements = { 10.78.0.11, 10.78.0.14 }
@@ -238,18 +236,26 @@ fn the_overlay_tables_word_for_word() {
 		type ipv6_addr
 		elements = { fd78::b, fd78::c, fd78::d, fd78::e }
 	}
+	set senders {
+		type ifname . ether_addr . ipv4_addr
+		elements = { "p00000000000000" . 02:00:00:00:00:0b . 10.78.0.11, "p00000000000000" . 02:00:00:00:00:0e . 10.78.0.14 }
+	}
+	set senders6 {
+		type ifname . ether_addr . ipv6_addr
+		elements = { "p00000000000000" . 02:00:00:00:00:0b . fd78::b, "p00000000000000" . 02:00:00:00:00:0b . fe80::ff:fe00:b, "p00000000000000" . 02:00:00:00:00:0e . fd78::e, "p00000000000000" . 02:00:00:00:00:0e . fe80::ff:fe00:e }
+	}
 	set stations {
 		type ifname . ether_addr
 		elements = { "p00000000000000" . 02:00:00:00:00:0b, "p00000000000000" . 02:00:00:00:00:0e }
 	}
 	chain arp_from_container {
+		iifname . ether saddr != @stations drop
+		iifname . arp saddr ether . arp saddr ip @senders accept
 		iifname . arp saddr ether != @stations drop
-		iifname . arp saddr ip @addresses accept
 		arp saddr ip 0.0.0.0 accept
 		drop
 	}
 	chain from_container {
-		iifname . ether saddr != @stations drop
 		ether type ip goto ip_from_container
 		ether type ip6 goto ip6_from_container
 		ether type arp goto arp_from_container
@@ -269,13 +275,13 @@ fn the_overlay_tables_word_for_word() {
 		iifname "p*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
 	}
 	chain ip6_from_container {
+		ip6 saddr :: goto nameless
+		iifname . ether saddr . ip6 saddr != @senders6 drop
 		meta l4proto ipv6-icmp icmpv6 type 134 drop
 		meta l4proto ipv6-icmp icmpv6 type 137 drop
 		meta l4proto ipv6-icmp icmpv6 type 130 drop
-		meta l4proto ipv6-icmp icmpv6 type 136 iifname . @th,64,128 != @addresses6 drop
+		meta l4proto ipv6-icmp icmpv6 type 136 iifname . ether saddr . @th,64,128 != @senders6 drop
 		meta l4proto udp th sport 547 drop
-		ip6 saddr :: goto nameless
-		iifname . ip6 saddr != @addresses6 drop
 		ip6 daddr @replicas6 goto hand_up
 		ip6 saddr @replicas6 ip6 daddr @here6 goto hand_up
 	}
@@ -284,8 +290,8 @@ fn the_overlay_tables_word_for_word() {
 		meta mark != 0 ip6 saddr & ffff:ffff:ffff:ffff:: != fd78:: ip6 daddr @here6 goto hand_up
 	}
 	chain ip_from_container {
+		iifname . ether saddr . ip saddr != @senders drop
 		meta l4proto udp th sport 67 drop
-		iifname . ip saddr != @addresses drop
 		ip daddr @replicas goto hand_up
 		ip saddr @replicas ip daddr @here goto hand_up
 	}
@@ -294,6 +300,7 @@ fn the_overlay_tables_word_for_word() {
 		meta mark != 0 ip saddr & 255.255.255.0 != 10.78.0.0 ip daddr @here goto hand_up
 	}
 	chain nameless {
+		iifname . ether saddr != @stations drop
 		meta l4proto ipv6-icmp icmpv6 type 135 accept
 		meta l4proto ipv6-icmp icmpv6 type 131 accept
 		meta l4proto ipv6-icmp icmpv6 type 143 accept

@@ -1,0 +1,137 @@
+//! Which records a pass looks at. A change of one service in a cluster of thousands costs a look at that one: what should
+//! be is derived from the records that changed, as they were and as they are, and the difference of the two is applied.
+
+use crate::desired::{Attachment, Facts};
+use mesh_model::{Endpoint, EndpointId, Key, NetworkId, NodeId, Service, ServiceId, Snapshot};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// More changes than this are no change of a few records.
+const MOST_CHANGES: usize = 1000;
+
+/// The records that a pass looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// A few.
+    Some(Few),
+}
+
+/// A few services and endpoints, and the networks that they are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Few {
+    services: BTreeSet<ServiceId>,
+    endpoints: BTreeSet<EndpointId>,
+    networks: BTreeSet<NetworkId>,
+}
+
+impl Scope {
+    /// What a pass has to look at that comes from one state to the next, each with what is known of the host: the records that
+    /// differ, and this node's endpoints of whose targets something else is known.
+    pub fn of_pass(me: NodeId, before: (&Snapshot, &Facts), after: (&Snapshot, &Facts)) -> Self {
+        let same_networks = before.0.networks_on(me) == after.0.networks_on(me);
+        // Engines fetch what is staged when they like.
+        let staged = before.1.staged.iter().chain(&after.1.staged).next();
+        if !same_networks || before.1.mtu != after.1.mtu || staged.is_some() {
+            return Self::All;
+        }
+        let mut scope = Self::between(before.0, after.0);
+        for (these, others) in [(before.1, after.1), (after.1, before.1)] {
+            let differs = |(id, of): &(&EndpointId, &Attachment)| others.attachments.get(id) != Some(of);
+            for (id, _) in these.attachments.iter().filter(differs) {
+                [before.0, after.0].into_iter().for_each(|state| scope.and(state, *id));
+            }
+        }
+        scope
+    }
+
+    /// What differs between two states. Nodes, their liveness and networks concern everything.
+    pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
+        let changes = after.changes_since(before);
+        if before.epoch != after.epoch || before.status != after.status || changes.len() > MOST_CHANGES {
+            return Self::All;
+        }
+        let mut few = Few::default();
+        for change in changes {
+            match change.key() {
+                Key::Cluster | Key::Node(_) | Key::Network(_) => return Self::All,
+                Key::Service(id) => [before, after].into_iter().for_each(|state| few.service(state, id)),
+                Key::Endpoint(id) | Key::Health(id) => {
+                    [before, after].into_iter().for_each(|state| few.endpoint(state, id));
+                }
+                Key::Released(_) | Key::Leader => {}
+            }
+        }
+        Self::Some(few)
+    }
+
+    /// The same and an endpoint, whose record may be as it was.
+    fn and(&mut self, snapshot: &Snapshot, endpoint: EndpointId) {
+        if let Self::Some(few) = self {
+            few.endpoint(snapshot, endpoint);
+        }
+    }
+
+    /// Those services of a state that are looked at.
+    pub fn services<'a>(&'a self, snapshot: &'a Snapshot) -> Box<dyn Iterator<Item = &'a Arc<Service>> + 'a> {
+        match self {
+            Self::All => Box::new(snapshot.services.values()),
+            Self::Some(few) => Box::new(few.services.iter().filter_map(|id| snapshot.services.get(id))),
+        }
+    }
+
+    /// Those endpoints of a state that are looked at.
+    pub fn endpoints<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Endpoint>> + 'a> {
+        match self {
+            Self::All => Box::new(snapshot.endpoints.values()),
+            Self::Some(few) => Box::new(few.endpoints.iter().filter_map(|id| snapshot.endpoints.get(id))),
+        }
+    }
+
+    /// Whether a service is looked at.
+    pub fn has_service(&self, id: ServiceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(few) => few.services.contains(&id),
+        }
+    }
+
+    /// Whether an endpoint is looked at.
+    pub fn has_endpoint(&self, id: EndpointId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(few) => few.endpoints.contains(&id),
+        }
+    }
+
+    /// Whether something on a network is looked at.
+    pub fn has_network(&self, id: NetworkId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(few) => few.networks.contains(&id),
+        }
+    }
+}
+
+impl Few {
+    /// A service that changes concerns its endpoints.
+    fn service(&mut self, snapshot: &Snapshot, id: ServiceId) {
+        self.services.insert(id);
+        let service = snapshot.services.get(&id);
+        self.networks.extend(service.iter().flat_map(|service| &service.networks).map(|on| on.network));
+        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.service == Some(id));
+        self.endpoints.extend(own.map(|endpoint| endpoint.id));
+    }
+
+    /// An endpoint that changes concerns its service, of which the others stay as they are.
+    fn endpoint(&mut self, snapshot: &Snapshot, id: EndpointId) {
+        self.endpoints.insert(id);
+        if let Some(endpoint) = snapshot.endpoints.get(&id) {
+            self.networks.insert(endpoint.network);
+            self.services.extend(endpoint.service);
+        }
+    }
+}
