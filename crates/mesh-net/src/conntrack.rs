@@ -61,6 +61,8 @@ pub(crate) enum Parting {
 pub(crate) struct Conntrack {
     socket: Socket,
     received: Vec<u8>,
+    /// Of the last request. What is left of the answer to one that was given up has another.
+    sequence: u32,
 }
 
 /// How full a namespace's connection tracking is.
@@ -86,7 +88,7 @@ impl Conntrack {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, received: Vec::with_capacity(DATAGRAM_BYTES) })
+        Ok(Self { socket, received: Vec::with_capacity(DATAGRAM_BYTES), sequence: 0 })
     }
 
     /// Deletes the entries of connections that one of these addresses answers, whatever they were sent to; how many.
@@ -125,10 +127,7 @@ impl Conntrack {
 
     /// How many entries there are.
     pub(crate) fn occupancy(&mut self) -> io::Result<Occupancy> {
-        let header = Header { kind: GET_STATS, flags: NLM_F_REQUEST, sequence: 0, family: 0, resource: 0 };
-        let mut request = Buffer::default();
-        request.message(header, |_| {});
-        self.socket.send(request.bytes(), 0)?;
+        self.send(GET_STATS, 0, 0, |_| {})?;
         self.receive()?;
         let mut messages = attr::messages(&self.received);
         let message = messages.next().ok_or(io::ErrorKind::InvalidData)?;
@@ -155,17 +154,12 @@ impl Conntrack {
 
     /// Goes through all entries, or those that one address answers.
     fn dump(&mut self, only: Option<IpAddr>, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
-        let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let family = only.map_or(libc::AF_UNSPEC as u8, family);
-        let header = Header { kind: GET, flags, sequence: 0, family, resource: 0 };
-        let mut request = Buffer::default();
-        request.message(header, |b| {
+        self.send(GET, NLM_F_DUMP, only.map_or(libc::AF_UNSPEC as u8, family), |b| {
             if let Some(source) = only {
                 b.nested(cta::TUPLE_REPLY, |b| b.nested(cta::TUPLE_IP, |b| source_attribute(b, source)));
                 b.nested(cta::FILTER, |b| b.attr(cta::FILTER_REPLY_FLAGS, &FILTER_SOURCE.to_ne_bytes()));
             }
-        });
-        self.socket.send(request.bytes(), 0)?;
+        })?;
         loop {
             self.receive()?;
             for message in attr::messages(&self.received) {
@@ -180,10 +174,7 @@ impl Conntrack {
 
     /// One that has ended by itself meanwhile is fine.
     fn delete(&mut self, entry: &Entry) -> io::Result<()> {
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        let header = Header { kind: DELETE, flags, sequence: 0, family: entry.family, resource: 0 };
-        let mut request = Buffer::default();
-        request.message(header, |b| {
+        self.send(DELETE, NLM_F_ACK, entry.family, |b| {
             b.raw_nested(cta::TUPLE_ORIG, &entry.original);
             if let Some(zone) = &entry.zone {
                 b.attr(cta::ZONE, zone);
@@ -191,8 +182,7 @@ impl Conntrack {
             if let Some(id) = &entry.id {
                 b.attr(cta::ID, id);
             }
-        });
-        self.socket.send(request.bytes(), 0)?;
+        })?;
         self.receive()?;
         let refused = attr::messages(&self.received).find_map(|message| refusal(&message));
         match refused {
@@ -201,12 +191,26 @@ impl Conntrack {
         }
     }
 
+    fn send(&mut self, kind: u16, flags: u16, family: u8, fill: impl FnOnce(&mut Buffer)) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let flags = NLM_F_REQUEST | flags;
+        let mut request = Buffer::default();
+        request.message(Header { kind, flags, sequence: self.sequence, family, resource: 0 }, fill);
+        self.socket.send(request.bytes(), 0).map(drop)
+    }
+
+    /// The next datagram of the answer to the last request.
     fn receive(&mut self) -> io::Result<()> {
-        self.received.clear();
         loop {
+            self.received.clear();
             match self.socket.recv(&mut self.received, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other.map(drop),
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    if attr::messages(&self.received).next().is_none_or(|first| first.sequence == self.sequence) {
+                        return Ok(());
+                    }
+                }
             }
         }
     }

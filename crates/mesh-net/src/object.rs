@@ -177,6 +177,11 @@ impl Selector {
             Self::From(address) => address.is_ipv6(),
         }
     }
+
+    /// Whether it is looked at before others, to save most packets from being compared with those.
+    pub fn is_first(&self) -> bool {
+        matches!(self, Self::Mark { mark: 0, .. })
+    }
 }
 
 /// One object, within its space. The order of the variants is the order in which they can be made.

@@ -138,6 +138,9 @@ impl Builder<'_> {
         }
         for everything in everywhere() {
             part.put(inside, Object::Route(super::MAIN_TABLE, everything, via(HOST_SIDE, inner_uplink())));
+            // Most packets bear no node's mark, and are not compared with that of each.
+            let unmarked = Selector::Mark { ipv6: everything.is_ipv6(), mark: 0 };
+            part.put(inside, Object::Rule(unmarked, super::MAIN_TABLE));
         }
     }
 

@@ -357,6 +357,10 @@ fn rule(message: &RuleMessage) -> Option<Object> {
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Table(number) => table = *number,
+            // The kernel shows no mark of 0, and the mask always.
+            RuleAttribute::FwMask(u32::MAX) => {
+                selector.get_or_insert(Selector::Mark { ipv6, mark: 0 });
+            }
             RuleAttribute::FwMark(mark) => selector = Some(Selector::Mark { ipv6, mark: *mark }),
             RuleAttribute::Source(address) => selector = Some(Selector::From(*address)),
             RuleAttribute::Protocol(protocol) => ours = *protocol == RouteProtocol::Other(PROTOCOL),

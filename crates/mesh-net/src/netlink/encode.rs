@@ -348,13 +348,17 @@ fn rule(selector: Selector, table: u32) -> RuleMessage {
     message.header.family = family(selector.is_ipv6());
     message.header.action = RuleAction::ToTable;
     message.header.table = u8::try_from(table).unwrap_or_default();
+    let priority = RULE_PRIORITY - u32::from(selector.is_first());
     message.attributes = vec![
-        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::Priority(priority),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
         RuleAttribute::Table(table),
     ];
     match selector {
-        Selector::Mark { mark, .. } => message.attributes.push(RuleAttribute::FwMark(mark)),
+        Selector::Mark { mark, .. } => {
+            // Without a mask, none would mean any.
+            message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(u32::MAX)]);
+        }
         Selector::From(address) => {
             message.header.src_len = if address.is_ipv6() { 128 } else { 32 };
             message.attributes.push(RuleAttribute::Source(address));
