@@ -13,6 +13,12 @@ impl Snapshot {
         of_endpoints.chain(self.services.values().filter_map(|s| s.everywhere())).collect()
     }
 
+    /// Whether one network is among [`Snapshot::networks_on`].
+    pub fn is_on(&self, network: NetworkId, node: NodeId) -> bool {
+        self.services.values().any(|s| s.everywhere() == Some(network))
+            || self.endpoints.values().any(|e| e.node == node && e.network == network)
+    }
+
     /// Who needs to know of a change that is about to be applied to this state.
     pub fn audience(&self, change: &Change) -> Audience {
         let of_endpoint = |id| self.endpoints.get(id).map_or(Audience::Nobody, |e| Audience::On(e.network));
@@ -28,7 +34,7 @@ impl Snapshot {
 
 impl Service {
     /// The network that a published port leads into from every node.
-    fn everywhere(&self) -> Option<NetworkId> {
+    pub fn everywhere(&self) -> Option<NetworkId> {
         if self.ports.is_empty() { None } else { self.ingress_network() }
     }
 }

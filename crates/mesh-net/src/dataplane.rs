@@ -89,6 +89,8 @@ pub struct DataPlane {
 struct Remembered {
     /// What it was brought to.
     snapshot: Arc<Snapshot>,
+    /// Whether there are networks on this node.
+    has_networks: bool,
     objects: Objects,
     /// What the underlay leaves to overlays.
     room: u32,
@@ -210,7 +212,6 @@ impl DataPlane {
             attachments: attachments(&targets, &unread),
             staged: self.staged(snapshot),
         };
-        let networks = snapshot.networks_on(me.id);
         let scope = match &remembered {
             Some(before) if unread.is_empty() => {
                 Scope::of_pass(me.id, (&before.snapshot, &before.facts()), (snapshot, &facts))
@@ -218,6 +219,10 @@ impl DataPlane {
             _ => Scope::All,
         };
         let desired = desired(snapshot, me, &facts, &scope);
+        let has_networks = match &remembered {
+            Some(before) if scope != Scope::All => before.has_networks,
+            _ => !desired.parts.is_empty(),
+        };
         let (mut objects, earlier) = match remembered {
             Some(before) if scope != Scope::All => before.of(me, &scope),
             Some(before) => (self.arrivals(snapshot, &desired, before, &mut unread)?, None),
@@ -228,7 +233,7 @@ impl DataPlane {
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
-        if room < facts.mtu && !networks.is_empty() {
+        if room < facts.mtu && has_networks {
             report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
         }
         if pass == Pass::Full {
@@ -237,7 +242,7 @@ impl DataPlane {
         let rules = |snapshot| Rules::of(snapshot, me, &scope).limiting(self.crowds.limited());
         let rules =
             Views { before: earlier.as_ref().map(|earlier| rules(&earlier.snapshot)), now: rules(snapshot) };
-        self.host_firewall(&rules, !networks.is_empty(), pass)?;
+        self.host_firewall(&rules, has_networks, pass)?;
         let mut works = match &earlier {
             Some(earlier) => plan(&earlier.held(&objects, &desired), &desired),
             None => {
@@ -248,9 +253,9 @@ impl DataPlane {
         works.retain(|work| {
             !unread.iter().any(|id| work.owner == Owner::Endpoint(*id) && work.needs_target())
         });
-        let (endpoints, networks_work): (Vec<Work>, Vec<Work>) =
+        let (endpoints, networks): (Vec<Work>, Vec<Work>) =
             works.into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
-        let mut failed = self.build_networks(&networks_work, &mut objects, report);
+        let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
         self.partings.follow(&mut self.kernel, snapshot, &scope);
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
@@ -264,7 +269,7 @@ impl DataPlane {
             });
         }
         let (snapshot, staged) = (Arc::clone(snapshot), facts.staged);
-        self.remembered = Some(Remembered { snapshot, objects, room, targets, staged });
+        self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, staged });
         Ok(())
     }
 

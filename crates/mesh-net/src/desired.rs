@@ -157,7 +157,7 @@ pub fn desired(snapshot: &Snapshot, me: &Node, facts: &Facts, scope: &Scope) -> 
         on_network.entry(endpoint.network).or_default().push(endpoint);
     }
     let mut parts = Vec::new();
-    for id in snapshot.networks_on(me.id).into_iter().filter(|id| scope.has_network(*id)) {
+    for id in scope.networks_on(snapshot, me.id) {
         let Some(network) = snapshot.networks.get(&id) else { continue };
         let endpoints = on_network.get(&id).map_or(&[][..], Vec::as_slice);
         parts.push(network::Builder { snapshot, me, network, endpoints, port, facts, scope }.build());

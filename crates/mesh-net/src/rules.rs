@@ -18,7 +18,7 @@ mod version;
 mod tests;
 
 use crate::{nft::Table, scope::Scope};
-use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot};
+use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub struct Rules<'a> {
     me: &'a Node,
     scope: &'a Scope,
     backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
+    /// Networks that Docker has containers of this node on.
+    dockers: BTreeSet<NetworkId>,
     limited: BTreeSet<IpAddr>,
 }
 
@@ -49,9 +51,27 @@ impl<'a> Rules<'a> {
     /// What the rules are as far as these records go: all chains that hooks enter, and of the others, and of the elements of
     /// sets and maps, those that are made of these records.
     pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
-        let backends = snapshot.backends_by_service(|service| scope.has_service(service)).into_iter();
-        let backends = backends.map(|(of, backends)| (of, balance::turns(snapshot, backends))).collect();
-        Rules { snapshot, me, scope, backends, limited: BTreeSet::new() }
+        let mut rules = Rules {
+            snapshot,
+            me,
+            scope,
+            backends: BTreeMap::new(),
+            dockers: BTreeSet::new(),
+            limited: BTreeSet::new(),
+        };
+        for endpoint in snapshot.endpoints.values() {
+            if endpoint.node == me.id && matches!(endpoint.target, Target::Docker(_)) {
+                rules.dockers.insert(endpoint.network);
+            }
+            let service = endpoint.service.filter(|service| scope.has_service(*service));
+            if let Some(service) = service.filter(|_| snapshot.takes_traffic(endpoint)) {
+                rules.backends.entry((service, endpoint.network)).or_default().push(endpoint);
+            }
+        }
+        for backends in rules.backends.values_mut() {
+            *backends = balance::turns(snapshot, std::mem::take(backends));
+        }
+        rules
     }
 
     /// The same, with containers of these addresses getting no new connections.

@@ -29,13 +29,17 @@ impl Scope {
     /// What a pass has to look at that comes from one state to the next, each with what is known of the host: the records that
     /// differ, and this node's endpoints of whose targets something else is known.
     pub fn of_pass(me: NodeId, before: (&Snapshot, &Facts), after: (&Snapshot, &Facts)) -> Self {
-        let same_networks = before.0.networks_on(me) == after.0.networks_on(me);
         // Engines fetch what is staged when they like.
         let staged = before.1.staged.iter().chain(&after.1.staged).next();
-        if !same_networks || before.1.mtu != after.1.mtu || staged.is_some() {
+        if before.1.mtu != after.1.mtu || staged.is_some() {
             return Self::All;
         }
         let mut scope = Self::between(before.0, after.0);
+        if [before.0, after.0].into_iter().any(|state| scope.may_place(state, me))
+            && before.0.networks_on(me) != after.0.networks_on(me)
+        {
+            return Self::All;
+        }
         for (these, others) in [(before.1, after.1), (after.1, before.1)] {
             let differs = |(id, of): &(&EndpointId, &Attachment)| others.attachments.get(id) != Some(of);
             for (id, _) in these.attachments.iter().filter(differs) {
@@ -65,6 +69,12 @@ impl Scope {
         Self::Some(few)
     }
 
+    /// Whether something is looked at that networks exist on a node for.
+    fn may_place(&self, snapshot: &Snapshot, node: NodeId) -> bool {
+        self.services(snapshot).any(|service| service.everywhere().is_some())
+            || self.endpoints(snapshot).any(|endpoint| endpoint.node == node)
+    }
+
     /// The same and an endpoint, whose record may be as it was.
     fn and(&mut self, snapshot: &Snapshot, endpoint: EndpointId) {
         if let Self::Some(few) = self {
@@ -91,6 +101,14 @@ impl Scope {
         }
     }
 
+    /// Those networks on a node that something is looked at on.
+    pub fn networks_on(&self, snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
+        match self {
+            Self::All => snapshot.networks_on(node),
+            Self::Some(few) => few.networks.iter().copied().filter(|id| snapshot.is_on(*id, node)).collect(),
+        }
+    }
+
     /// Whether a service is looked at.
     pub fn has_service(&self, id: ServiceId) -> bool {
         match self {
@@ -107,13 +125,6 @@ impl Scope {
         }
     }
 
-    /// Whether something on a network is looked at.
-    pub fn has_network(&self, id: NetworkId) -> bool {
-        match self {
-            Self::All => true,
-            Self::Some(few) => few.networks.contains(&id),
-        }
-    }
 }
 
 impl Few {

@@ -3,8 +3,7 @@
 
 use super::{IpVersion, Rules};
 use crate::nft::{Datum, Field, Rule, Set, Source, Table};
-use mesh_model::{Endpoint, Network, Target};
-use std::sync::Arc;
+use mesh_model::{Network, Target};
 
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const PROTOCOLS: [u8; 2] = [17, 6];
@@ -19,14 +18,11 @@ pub(super) fn rules(
     network: &Network,
 ) -> Vec<Rule> {
     let mut resolvers = Set::map(&[version.address()], &[version.address()]);
-    let is_dockers = |endpoint: &&Arc<Endpoint>| matches!(endpoint.target, Target::Docker(_));
     // The rules are there for all of them, though one alone may be looked at.
-    let here = rules.snapshot.endpoints.values().filter(|e| e.network == network.id && e.node == rules.me.id);
-    let mut addresses = here.filter(is_dockers).flat_map(|endpoint| &endpoint.addresses);
-    if !addresses.any(|address| version.is_of(address)) {
+    if !rules.dockers.contains(&network.id) {
         return Vec::new();
     }
-    for endpoint in rules.endpoints_here(network.id).filter(is_dockers) {
+    for endpoint in rules.endpoints_here(network.id).filter(|e| matches!(e.target, Target::Docker(_))) {
         for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
             if let Some(subnet) = network.subnet_of(*address) {
                 resolvers.insert(vec![(*address).into()], vec![subnet.gateway.into()]);
