@@ -1,7 +1,7 @@
 //! How new connections are shared among replicas, and what a replica is told of how large packets may be.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Lab, Replica, ReplicaSpec, scenario, shares, within};
+use mesh_tests::{Cluster, Lab, Namespace, Replica, ReplicaSpec, scenario, shares};
 
 /// The service `web` with a replica on each node, published in the kernel at 80 and through the proxy at 81.
 fn web(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
@@ -97,7 +97,18 @@ fn the_mss_is_clamped_to_the_path() {
                 ensure!(mss > fits - 100, "{host}: {mss} is less than it need be");
             }
         }
-        // What is large passes whole.
-        within(CONVERGES, "a large answer", || client.curl(&cluster.urls(80)[2]).map(drop))
+        // What is large passes whole, also to a container by the VIP.
+        let large = "x".repeat(200_000);
+        replicas.iter().try_for_each(|replica| replica.nginx.set_page(&large))?;
+        let target = lab.container("inside")?;
+        cluster.vm1().meshctl(&["network", "connect", "--name", "inside", "blue", &target.target()]).ok()?;
+        let by_vip = format!("http://{}/", cluster.vip("web")?);
+        let ways: [(&Namespace, &str); 2] = [(&client, &cluster.urls(80)[2]), (&target, &by_vip)];
+        for (from, url) in ways {
+            for _ in 0..3 {
+                ensure!(from.curl(url)?.trim_end() == large, "{url} does not come whole");
+            }
+        }
+        Ok(())
     });
 }

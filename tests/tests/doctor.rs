@@ -349,10 +349,12 @@ fn what_is_wrong_with_a_host() {
         healthy(&cluster)?;
 
         // One who did it once: repaired, a warning, exit 0.
-        inside(&vm1, "ip link set br0 mtu 1400; ip address del 10.50.0.1/24 dev br0")?;
-        within(SHOWS, "it is mended", || {
-            let (well, _) = doctor(&vm1, &[])?;
-            ensure!(well);
+        within(SHOWS, "it is mended, which is a warning", || {
+            // The node itself may have mended it before anybody looked: once more, then.
+            inside(&vm1, "ip link set br0 mtu 1400; ip address del 10.50.0.1/24 dev br0")?;
+            let (well, found) = doctor(&vm1, &[])?;
+            let warned = |f: &Value| field(f, "check") == "kernel-state" && field(f, "outcome") == "warning";
+            ensure!(well && found.iter().any(warned), "{found:#?}");
             Ok(())
         })?;
         healthy(&cluster)?;

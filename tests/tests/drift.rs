@@ -22,12 +22,14 @@ empty() { printf '%s\n' '*filter' ':INPUT ACCEPT' ':FORWARD ACCEPT' ':OUTPUT ACC
 others() { site | nft -f - && empty | iptables-restore; }
 ";
 
+const RULES_OF_OTHERS: &str = "empty | iptables-restore";
+
 /// What is done to a host; `$overlay` is the place of the network's namespace, `$inside` enters it.
 const DAMAGES: [&str; 18] = [
     "nft flush ruleset; others",
     // As when the firewall's service is restarted: its file begins so.
     "(echo 'flush ruleset'; site) | nft -f -; empty | iptables-restore",
-    "empty | iptables-restore",
+    RULES_OF_OTHERS,
     "ip link delete $(ip -brief link show type veth | grep -o '^up[0-9]*')",
     "ip link set $(ip -brief link show type veth | grep -o '^up[0-9]*') netns lan",
     "ip route flush proto 109; ip -6 route flush proto 109",
@@ -101,14 +103,19 @@ fn drift_is_repaired() {
         let before = held()?;
         let deadline = env::var("MESH_REPAIR_SECONDS").ok().map(|text| text.parse()).transpose()?;
         let deadline = deadline.map_or(MENDED, Duration::from_secs);
-        let host: &Namespace = vm3;
+        let (host, daemon): (&Namespace, _) = (vm3, &cluster.daemons[2]);
         let on_host = DAMAGES.map(|damage| (host, damage));
         for (place, damage) in on_host.into_iter().chain(INSIDE.map(|damage| (&inside, damage))) {
             let kept = "findmnt --noheadings --raw --output TARGET --types nsfs | grep \"^$0/\"";
             let overlay = vm3.output(&["bash", "-c", kept, &vm3.run_dir()]).ok()?;
             let overlay = overlay.lines().next().context("the network has a namespace")?.to_owned();
             let entered = format!("overlay={overlay}; inside=\"nsenter --net={overlay}\"");
+            // Nothing is mended before it was seen to be damage. What is done to others' rules alone is none.
+            daemon.pause()?;
             place.shell(&format!("{OF_OTHERS} {entered}; {damage}")).ok()?;
+            let harmless = held().and_then(|held| unchanged(&before, &held)).is_ok();
+            daemon.resume()?;
+            ensure!(harmless == (damage == RULES_OF_OTHERS), "{damage}: harmless is {harmless}");
             let began = Instant::now();
             within(deadline, &format!("repaired: {damage}"), || unchanged(&before, &held()?))?;
             eprintln!("{:.1?}: {damage}", began.elapsed());

@@ -106,4 +106,9 @@ fn print(contenders: &[Contender], found: &[Found], rounds: usize, seconds: u64)
             one.connection.to_string(),
         );
     }
+    let at = |name: &str| contenders.iter().position(|contender| contender.name.contains(name));
+    if let (Some(vip), Some(direct)) = (at("VIP"), at("to a replica")) {
+        let ratio = found[vip].throughput.per(&found[direct].throughput);
+        println!("\nThroughput through the VIP to that to the replica directly: {ratio}");
+    }
 }

@@ -93,18 +93,22 @@ impl Conntrack {
 
     /// Deletes the entries of connections that one of these addresses answers, whatever they were sent to; how many.
     ///
-    /// The kernel goes through all buckets of its table for that, those of other namespaces as well: once for all of them.
+    /// The kernel goes through all buckets of its table for that, those of other namespaces as well: once a family.
     pub(crate) fn forget(&mut self, backends: &BTreeMap<IpAddr, Parting>) -> io::Result<usize> {
         if self.occupancy()?.entries == 0 {
             return Ok(0);
         }
-        let mut addresses = backends.keys();
-        // Asked for one IPv6 address, kernels of today show the entries of all others.
-        let only = addresses.next().filter(|first| first.is_ipv4() && addresses.next().is_none());
         let mut found = Vec::new();
-        self.dump(only.copied(), |attributes| {
-            found.extend(matching(attributes, backends).then(|| entry(attributes)).flatten());
-        })?;
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = backends.keys().partition(|address| address.is_ipv4());
+        for (family, addresses) in [(libc::AF_INET, v4), (libc::AF_INET6, v6)] {
+            // Asked for one IPv6 address, kernels of today show the entries of all others.
+            let only = addresses.first().filter(|first| first.is_ipv4() && addresses.len() == 1);
+            if !addresses.is_empty() {
+                self.dump(family, only.copied(), |attributes| {
+                    found.extend(matching(attributes, backends).then(|| entry(attributes)).flatten());
+                })?;
+            }
+        }
         for entry in &found {
             self.delete(entry)?;
         }
@@ -117,7 +121,7 @@ impl Conntrack {
         if self.occupancy()?.entries == 0 {
             return Ok(found);
         }
-        self.dump(None, |entry| {
+        self.dump(libc::AF_UNSPEC, None, |entry| {
             if status(entry) & DST_NAT != 0 {
                 found.extend(answering(entry));
             }
@@ -144,7 +148,7 @@ impl Conntrack {
     /// Who has asked for how many of the connections.
     pub(crate) fn askers(&mut self) -> io::Result<HashMap<IpAddr, u32>> {
         let mut askers = HashMap::new();
-        self.dump(None, |entry| {
+        self.dump(libc::AF_UNSPEC, None, |entry| {
             if let Some(asker) = source(entry, cta::TUPLE_ORIG) {
                 *askers.entry(asker).or_default() += 1;
             }
@@ -152,9 +156,14 @@ impl Conntrack {
         Ok(askers)
     }
 
-    /// Goes through all entries, or those that one address answers.
-    fn dump(&mut self, only: Option<IpAddr>, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
-        self.send(GET, NLM_F_DUMP, only.map_or(libc::AF_UNSPEC as u8, family), |b| {
+    /// Goes through the entries of a family, or those that one address answers.
+    fn dump(
+        &mut self,
+        family: i32,
+        only: Option<IpAddr>,
+        mut each: impl FnMut(Attributes<'_>),
+    ) -> io::Result<()> {
+        self.send(GET, NLM_F_DUMP, family as u8, |b| {
             if let Some(source) = only {
                 b.nested(cta::TUPLE_REPLY, |b| b.nested(cta::TUPLE_IP, |b| source_attribute(b, source)));
                 b.nested(cta::FILTER, |b| b.attr(cta::FILTER_REPLY_FLAGS, &FILTER_SOURCE.to_ne_bytes()));
@@ -207,7 +216,10 @@ impl Conntrack {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
                 Ok(_) => {
-                    if attr::messages(&self.received).next().is_none_or(|first| first.sequence == self.sequence) {
+                    if attr::messages(&self.received)
+                        .next()
+                        .is_none_or(|first| first.sequence == self.sequence)
+                    {
                         return Ok(());
                     }
                 }

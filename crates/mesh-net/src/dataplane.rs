@@ -57,6 +57,8 @@ pub struct Report {
     pub vanished: Vec<EndpointId>,
     /// Kernel objects made, changed or deleted.
     pub steps: usize,
+    /// Spaces whose nftables were written. A daemon's first pass writes all of them, as they are at best.
+    pub firewalls: usize,
     /// The pass ended early, with the last of the failures: what it had not come to is not done, whoever it is for.
     pub ended_early: bool,
 }
@@ -83,6 +85,8 @@ pub struct DataPlane {
     remembered: Option<Remembered>,
     patience: Patience,
     partings: Partings,
+    /// Networks that failed in the last pass.
+    unready: BTreeSet<NetworkId>,
     crowds: Crowds,
 }
 
@@ -151,6 +155,7 @@ impl DataPlane {
             remembered: None,
             patience: Patience::default(),
             partings: Partings::default(),
+            unready: BTreeSet::new(),
             crowds: Crowds::default(),
         })
     }
@@ -172,7 +177,7 @@ impl DataPlane {
     /// Does what follows a pass and nobody waits for: new connections no longer go to backends that left, and what is left of
     /// old ones can go. Blocks, like [`DataPlane::reconcile`].
     pub fn settle(&mut self) {
-        self.partings.settle(&mut self.kernel);
+        self.partings.settle(&mut self.kernel, &self.unready);
     }
 
     /// Takes everything of the mesh out of the kernel: for a node that leaves its cluster.
@@ -242,7 +247,7 @@ impl DataPlane {
         let rules = |snapshot| Rules::of(snapshot, me, &scope).limiting(self.crowds.limited());
         let rules =
             Views { before: earlier.as_ref().map(|earlier| rules(&earlier.snapshot)), now: rules(snapshot) };
-        self.host_firewall(&rules, has_networks, pass)?;
+        report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);
         let mut works = match &earlier {
             Some(earlier) => plan(&earlier.held(&objects, &desired), &desired),
             None => {
@@ -258,6 +263,7 @@ impl DataPlane {
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
         self.partings.follow(&mut self.kernel, snapshot, &scope);
+        self.unready = failed.keys().copied().collect();
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =
             |id| snapshot.endpoints.get(&id).or_else(|| known.get(&id).map(|target| &target.endpoint));
@@ -308,7 +314,7 @@ impl DataPlane {
     }
 
     /// Closes the host to what forwarding would open it for, and only then turns that on.
-    fn host_firewall(&mut self, rules: &Views, forwards: bool, pass: Pass) -> Result<()> {
+    fn host_firewall(&mut self, rules: &Views, forwards: bool, pass: Pass) -> Result<bool> {
         let run_dir = &self.config.run_dir;
         let in_host = |kernel: &Kernel| kernel.within(Space::Host, || Closed::load(run_dir, forwards));
         let closed = in_host(&self.kernel)?.unwrap_or_else(|| Ok(Closed::default()))?;
@@ -318,27 +324,28 @@ impl DataPlane {
                 if closed.ipv4 == closed.ipv6 { [ipv4.clone(), ipv6] } else { rules.host(&closed.ipv6) };
             vec![ipv4, ipv6]
         };
-        self.write_tables(Space::Host, rules, tables, pass)?;
+        let wrote = self.write_tables(Space::Host, rules, tables, pass)?;
         if forwards {
             self.kernel.within(Space::Host, host::forward)?.unwrap_or(Ok(()))?;
         }
-        Ok(())
+        Ok(wrote)
     }
 
+    /// Whether anything had to be written.
     fn write_tables(
         &mut self,
         space: Space,
         rules: &Views,
         tables: impl Fn(&Rules) -> Vec<Table>,
         pass: Pass,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Views { before: Some(before), now } = rules else {
-            return self.firewall.ensure(&mut self.kernel, space, tables(&rules.now), pass).map(drop);
+            return self.firewall.ensure(&mut self.kernel, space, tables(&rules.now), pass);
         };
-        if !self.firewall.amend(&mut self.kernel, space, [&tables(before), &tables(now)])? {
-            self.firewall.ensure(&mut self.kernel, space, tables(&now.whole()), pass)?;
+        match self.firewall.amend(&mut self.kernel, space, [&tables(before), &tables(now)])? {
+            Some(wrote) => Ok(wrote),
+            None => self.firewall.ensure(&mut self.kernel, space, tables(&now.whole()), pass),
         }
-        Ok(())
     }
 
     /// Where Docker drops what the host forwards, networks are let pass. That may change at any time, and is looked at on
@@ -381,10 +388,11 @@ impl DataPlane {
             }
             let tables = |rules: &Rules| rules.overlay(network).into();
             let outcome = self.write_tables(Space::Overlay(network.id), rules, tables, pass);
-            if let Err(error) = &outcome {
-                failed.insert(network.id, error.to_string());
+            match &outcome {
+                Ok(wrote) => report.firewalls += usize::from(*wrote),
+                Err(error) => drop(failed.insert(network.id, error.to_string())),
             }
-            report.note(Owner::Network(network.id), outcome);
+            report.note(Owner::Network(network.id), outcome.map(drop));
         }
         let kernel = &self.kernel;
         self.firewall.retain(|space| kernel.is_open(space));

@@ -66,26 +66,32 @@ impl Firewall {
         Ok(wrote)
     }
 
-    /// The same for what some records make of the tables: from what it was before to what it should be. Whether that can be
-    /// done: not where it is not known what is written.
+    /// The same for what some records make of the tables: from what it was before to what it should be. None where that can't
+    /// be done: it is not known what is written, or something of all of them changes as well.
     pub(crate) fn amend(
         &mut self,
         kernel: &mut Kernel,
         space: Space,
         [before, after]: [&[Table]; 2],
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let inode = kernel.inode(space)?;
         let written = self.written.remove(&space).filter(|written| written.inode == inode);
         let Some(mut written) = written.filter(|written| written.tables.len() == after.len()) else {
-            return Ok(false);
+            return Ok(None);
+        };
+        let parts = written.tables.iter().zip(before.iter().zip(after));
+        let parts: Option<Vec<Table>> =
+            parts.map(|(current, (before, after))| current.part(before, after)).collect();
+        let Some(parts) = parts else {
+            self.written.insert(space, written);
+            return Ok(None);
         };
         let mut batch = Batch::default();
-        for ((current, before), after) in written.tables.iter_mut().zip(before).zip(after) {
-            if !batch.amend(current, before, after) {
-                return Ok(false);
-            }
+        for (current, (part, after)) in written.tables.iter_mut().zip(parts.iter().zip(after)) {
+            batch.amend(current, part, after);
         }
-        if !batch.is_empty() {
+        let wrote = !batch.is_empty();
+        if wrote {
             let nft = kernel.nft(space)?;
             let committed = commit(nft, &batch);
             written.generation = committed
@@ -93,7 +99,7 @@ impl Firewall {
             written.fingerprints = None;
         }
         self.written.insert(space, written);
-        Ok(true)
+        Ok(Some(wrote))
     }
 
     /// Whether a space's tables are no longer what was written into them. Nothing is known of a space that none were

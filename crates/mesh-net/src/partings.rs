@@ -37,9 +37,12 @@ impl Partings {
         }
     }
 
-    /// Forgets their connections. Call it when the rules are as the snapshot says.
-    pub(crate) fn settle(&mut self, kernel: &mut Kernel) {
-        let leaving = std::mem::take(&mut self.leaving);
+    /// Forgets their connections, but on networks whose rules are not as they should be yet: they would be made anew.
+    pub(crate) fn settle(&mut self, kernel: &mut Kernel, unready: &BTreeSet<NetworkId>) {
+        let (later, leaving) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|(id, _)| unready.contains(id));
+        self.leaving = later;
+        let leaving: BTreeMap<NetworkId, Leaving> = leaving;
         let all: Leaving =
             leaving.values().flatten().map(|(address, parting)| (*address, *parting)).collect();
         let networks = leaving.into_iter().map(|(network, some)| (Space::Overlay(network), some));

@@ -35,7 +35,13 @@ impl Scope {
             return Self::All;
         }
         let mut scope = Self::between(before.0, after.0);
-        if [before.0, after.0].into_iter().any(|state| scope.may_place(state, me))
+        let states = [before.0, after.0];
+        // An engine may have given an address of its own to another container already.
+        let borrowed = |endpoint: &Arc<Endpoint>| endpoint.node == me && !endpoint.local_addresses.is_empty();
+        if states.into_iter().any(|state| scope.endpoints(state).any(borrowed)) {
+            return Self::All;
+        }
+        if states.into_iter().any(|state| scope.may_place(state, me))
             && before.0.networks_on(me) != after.0.networks_on(me)
         {
             return Self::All;
@@ -124,7 +130,6 @@ impl Scope {
             Self::Some(few) => few.endpoints.contains(&id),
         }
     }
-
 }
 
 impl Few {

@@ -3,7 +3,7 @@
 use super::{
     Facts, Owner, Part, TABLES, bridge, everything, inner_uplink, uplink, uplink_mac, uplink_side, vxlan,
 };
-use crate::object::{Ifname, Link, LinkKind, Object, PortMode, Selector, Space, via};
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space, via};
 use crate::scope::Scope;
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, Network, Node, Snapshot};
@@ -184,6 +184,14 @@ impl Builder<'_> {
         let vtep = self.vtep(endpoint);
         if let Some(vtep) = vtep {
             part.put(inside, Object::Fdb(self.vxlan(), endpoint.mac, vtep));
+        }
+        if vtep.is_none() {
+            // Addresses that an engine has given it are outside the subnets, and are answered by what is routed here.
+            for address in &endpoint.local_addresses {
+                part.put(inside, Object::Neighbour(bridge(), *address, endpoint.mac));
+                let way = NextHop { via: None, link: bridge() };
+                part.put(inside, Object::Route(super::MAIN_TABLE, IpNetwork::from(*address), way));
+            }
         }
         for address in &endpoint.addresses {
             // Static here too: learned neighbours of all namespaces share one small limit (gc_thresh3).

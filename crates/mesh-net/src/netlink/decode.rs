@@ -2,7 +2,9 @@
 
 use super::{
     Netlink,
-    encode::{PROTOCOL, addresses_on, get_link, get_link_at, own_routes_over, unicast_routes},
+    encode::{
+        GROUPS_FORWARDED, PROTOCOL, addresses_on, get_link, get_link_at, own_routes_over, unicast_routes,
+    },
 };
 use crate::{
     error::Result,
@@ -311,6 +313,7 @@ fn switches_of(info: &[LinkInfo]) -> bool {
         LinkInfo::Data(InfoData::Bridge(data)) => data.iter().all(|switch| match switch {
             InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
             InfoBridge::MulticastSnooping(on) => !on,
+            InfoBridge::GroupFwdMask(mask) => *mask == GROUPS_FORWARDED,
             _ => true,
         }),
         LinkInfo::Data(InfoData::Vxlan(data)) => !data.contains(&InfoVxlan::Learning(true)),

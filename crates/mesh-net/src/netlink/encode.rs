@@ -27,6 +27,10 @@ use std::{
 pub(super) const PROTOCOL: u8 = 109;
 /// Before the main table (32766), so that a mark or a source address decides first.
 const RULE_PRIORITY: u32 = 1000;
+/// Frames to the addresses that bridges keep for themselves (01:80:c2:00:00:00 to 0f, a bit each) are bridged like others,
+/// by the rules of the bridge: left to itself it would hand some of them to the IP stack past all rules. The first three
+/// can't be had; they pass the input hook.
+pub(super) const GROUPS_FORWARDED: u16 = 0xfff8;
 /// `NUD_NOARP | NUD_PERMANENT`: a forwarding entry that neither ages nor is learned over.
 const FDB_STATE: u16 = 0xc0;
 
@@ -230,6 +234,7 @@ fn switches(kind: LinkKind) -> Vec<LinkInfo> {
             LinkInfo::Data(InfoData::Bridge(vec![
                 InfoBridge::StpState(BridgeStpState::Disabled),
                 InfoBridge::MulticastSnooping(false),
+                InfoBridge::GroupFwdMask(GROUPS_FORWARDED),
             ])),
         ],
         LinkKind::Vxlan { .. } => vec![

@@ -52,17 +52,11 @@ impl Batch {
         }
     }
 
-    /// Turns a part of `current`, as it was last committed, from `before` into `after`, and notes in `current` what it is
-    /// then. Says whether that can be done; nothing is if not.
-    ///
-    /// A part is what some records make of a table: all of its base chains and sets, but of the other chains and of the
-    /// elements only some. A chain that `after` has no more stays behind, as other records may lead to it.
-    pub fn amend(&mut self, current: &mut Table, before: &Table, after: &Table) -> bool {
-        let part = current.part(before, after);
-        if !part.sets.keys().eq(after.sets.keys()) || !can_be_patched(&part, after) {
-            return false;
-        }
-        self.patch(&part, after);
+    /// Turns a part of `current`, as it was last committed, from what [`Table::part`] has of it into `after`, and notes in
+    /// `current` what it is then.
+    pub fn amend(&mut self, current: &mut Table, part: &Table, after: &Table) {
+        self.patch(part, after);
+        current.chains.retain(|name, _| !part.chains.contains_key(name) || after.chains.contains_key(name));
         for (name, chain) in after.chains.iter().filter(|(name, chain)| part.chains.get(*name) != Some(chain))
         {
             current.chains.insert(name.clone(), chain.clone());
@@ -72,7 +66,6 @@ impl Batch {
             part.sets[name].elements.keys().for_each(|key| drop(held.elements.remove(key)));
             held.elements.extend(set.elements.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
-        true
     }
 
     /// Removes a table, if it is there.
@@ -165,7 +158,7 @@ impl Batch {
 }
 
 /// Whether every chain and set that both tables have can stay.
-fn can_be_patched(current: &Table, desired: &Table) -> bool {
+pub(super) fn can_be_patched(current: &Table, desired: &Table) -> bool {
     current.family == desired.family
         && current.name == desired.name
         && current

@@ -98,7 +98,6 @@ impl Encoder<'_> {
             }
             Statement::SetEtherDaddr(mac) => self.set_ether_daddr(mac),
             Statement::SetForHost => self.set_for_host(),
-            Statement::Untrack => self.expression("notrack", |_| {}),
             Statement::Nat(kind, source) => {
                 self.load_source(source);
                 self.nat(*kind, source);

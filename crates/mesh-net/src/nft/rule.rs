@@ -232,8 +232,6 @@ pub enum Statement {
     SetEtherDaddr([u8; 6]),
     /// Has the packet be one for this host, whatever the frame's destination was (`PACKET_HOST`).
     SetForHost,
-    /// Has connection tracking leave the packet alone.
-    Untrack,
     /// Translates an address and, if the source has one, the port.
     Nat(NatKind, Source),
     /// Source NAT to the address of the interface the packet leaves by.
@@ -379,11 +377,6 @@ impl Rule {
     /// `meta pkttype set host ether daddr set …`: a bridge gives the frame to its own interface, which has this MAC address.
     pub fn hand_up(self, bridge: [u8; 6]) -> Self {
         self.with(Statement::SetForHost).with(Statement::SetEtherDaddr(bridge))
-    }
-
-    /// `notrack`. Before conntrack only (priority −200).
-    pub fn untrack(self) -> Self {
-        self.with(Statement::Untrack)
     }
 
     /// `dnat to …`.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::can_be_patched;
 use super::datum::{Data, Datum, Type};
 use super::rule::{Rule, Verdict};
 
@@ -55,9 +56,14 @@ impl Table {
         Table { family, name: name.to_owned(), chains: BTreeMap::new(), sets: BTreeMap::new() }
     }
 
-    /// What this table has of two parts: the chains of the second, and of the sets of both the elements of either.
-    pub(super) fn part(&self, before: &Table, after: &Table) -> Table {
-        let chains = after.chains.keys().filter_map(|name| self.chains.get_key_value(name));
+    /// What this table has of what some records make of it: of `before`, as they were, and `after`, as they are. Both are
+    /// all of its base chains and sets, but of the other chains and of the elements only some. None if it takes more than
+    /// a change of these to get there.
+    ///
+    /// A shared chain that is not in `after` is left out, as other records may lead to it.
+    pub fn part(&self, before: &Table, after: &Table) -> Option<Table> {
+        let going = before.chains.iter().filter(|(_, chain)| !chain.shared).map(|(name, _)| name);
+        let chains = after.chains.keys().chain(going).filter_map(|name| self.chains.get_key_value(name));
         let chains = chains.map(|(name, chain)| (name.clone(), chain.clone())).collect();
         let elements = |name: &String, set: &Set| {
             let keys = [before, after].into_iter().filter_map(|part| part.sets.get(name));
@@ -71,17 +77,23 @@ impl Table {
                 Set { key: set.key.clone(), kind: set.kind.clone(), elements: elements(name, set) },
             )
         });
-        Table { family: self.family, name: self.name.clone(), chains, sets: sets.collect() }
+        let part = Table { family: self.family, name: self.name.clone(), chains, sets: sets.collect() };
+        (part.sets.keys().eq(after.sets.keys()) && can_be_patched(&part, after)).then_some(part)
     }
 
     /// Adds a chain that a hook enters.
     pub fn hook(&mut self, name: &str, base: Base, rules: Vec<Rule>) {
-        self.chains.insert(name.to_owned(), Chain { base: Some(base), rules });
+        self.chains.insert(name.to_owned(), Chain { base: Some(base), rules, shared: false });
     }
 
     /// Adds a chain that is entered by `jump` or `goto` only.
     pub fn chain(&mut self, name: &str, rules: Vec<Rule>) {
-        self.chains.insert(name.to_owned(), Chain { base: None, rules });
+        self.chains.insert(name.to_owned(), Chain { base: None, rules, shared: false });
+    }
+
+    /// Adds one that several records lead to.
+    pub fn shared_chain(&mut self, name: &str, rules: Vec<Rule>) {
+        self.chains.insert(name.to_owned(), Chain { base: None, rules, shared: true });
     }
 
     /// Adds a named set or map.
@@ -97,6 +109,8 @@ pub struct Chain {
     pub base: Option<Base>,
     /// Its rules.
     pub rules: Vec<Rule>,
+    /// Whether elements that are made of different records may lead here: it does not go with one of them.
+    pub shared: bool,
 }
 
 /// How a base chain is attached.

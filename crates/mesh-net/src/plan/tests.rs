@@ -8,7 +8,8 @@ use crate::{
 use ipnetwork::IpNetwork;
 use mesh_model::{
     Availability, Balance, Change, Cluster, ClusterId, Endpoint, EndpointId, EndpointMode, MacAddr, Network,
-    NetworkId, Node, NodeId, Role, Service, ServiceId, ServiceNetwork, Snapshot, Subnet, Target,
+    NetworkId, Node, NodeId, Protocol, PublishMode, PublishedPort, Role, Service, ServiceId, ServiceNetwork,
+    Snapshot, Subnet, Target,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -211,7 +212,7 @@ fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endp
     }
 }
 
-fn service(number: u32, vip: u8) -> Service {
+fn service(number: u32, vip: u8, published: bool) -> Service {
     let on = ServiceNetwork {
         network: NetworkId::from_bits(number.into()),
         vips: vec![address(format!("10.{number}.0.{vip}")), address(format!("fd{number}::{vip}"))],
@@ -222,11 +223,23 @@ fn service(number: u32, vip: u8) -> Service {
         networks: vec![on],
         aliases: vec![],
         endpoint_mode: EndpointMode::Vip,
-        ports: vec![],
+        ports: published.then(port).into_iter().collect(),
         health: None,
         balance: Balance::Roundrobin,
         drain_timeout_ms: 0,
         created: 0,
+    }
+}
+
+/// One that leads into the service's network from every node.
+fn port() -> PublishedPort {
+    PublishedPort {
+        published: 80,
+        target: 80,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        ip: None,
+        proxy_protocol: None,
     }
 }
 
@@ -243,7 +256,8 @@ fn cluster_and_host() -> impl Strategy<Value = (Snapshot, Facts)> {
     let place = (1..=2u32, 1..=3u32, 0..2u8, any::<[bool; 2]>(), prop::bool::weighted(0.3));
     let endpoints = prop::collection::btree_map(0..6u32, place, 0..6);
     let networks = (any::<bool>(), prop::option::of(Just(1400)), any::<bool>());
-    (endpoints, networks, 0..2u8, prop::option::of(100..102u8), 1..=3u32).prop_map(
+    let vip = prop::option::of((100..102u8, any::<bool>()));
+    (endpoints, networks, 0..2u8, vip, 1..=3u32).prop_map(
         |(endpoints, (swap_vnis, mtu, internal), underlay, vip, nodes)| {
             let cluster = Cluster {
                 id: ClusterId::from_bits(1),
@@ -263,10 +277,12 @@ fn cluster_and_host() -> impl Strategy<Value = (Snapshot, Facts)> {
                 let network = network(number, vni, mtu, internal);
                 snapshot.networks.insert(network.id, Arc::new(network));
             }
-            snapshot.services.extend(vip.map(|vip| (ServiceId::from_bits(1), Arc::new(service(1, vip)))));
+            let service = vip.map(|(vip, published)| Arc::new(service(1, vip, published)));
+            snapshot.services.extend(service.map(|service| (service.id, service)));
             let mut facts = Facts { mtu: 1450, ..Facts::default() };
             for (number, (network, on, mac, [default_ipv4, default_ipv6], staged)) in endpoints {
-                let endpoint = endpoint(number, network, on, mac, if mac == 0 { "eth0" } else { "eth1" });
+                let mut endpoint = endpoint(number, network, on, mac, if mac == 0 { "eth0" } else { "eth1" });
+                endpoint.service = (network == 1 && number % 2 == 0).then_some(ServiceId::from_bits(1));
                 if endpoint.node == ME && staged {
                     facts.staged.insert(endpoint.id);
                 } else if endpoint.node == ME {

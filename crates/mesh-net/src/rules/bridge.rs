@@ -13,7 +13,7 @@ use crate::{
     desired::port,
     nft::{Base, ChainKind, Datum, Family, Field, Hook, Rule, Set, Source, Table, Type, ether_type, icmpv6},
 };
-use mesh_model::{Endpoint, MacAddr, Network};
+use mesh_model::{MacAddr, Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `IPPROTO_UDP`.
@@ -36,13 +36,12 @@ pub(super) fn table(rules: &Rules<'_>, network: &Network) -> Table {
     table.set("nodes", nodes);
     containers(&mut table, rules, network);
     replicas(&mut table, rules, network);
-    let mark = Source::Map { key: vec![Field::EtherSaddr], map: "nodes".into() };
     let of_container = || Rule::new().begins(Field::Iifname, "p");
     let of_node = || Rule::new().begins(Field::Iifname, "vx");
     table.hook(
         "prerouting",
         Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![of_container().goto("from_container"), of_node().set_mark(mark), of_node().goto("from_node")],
+        vec![of_container().goto("from_container"), of_node().goto("from_node")],
     );
     // Frames to some of the reserved group addresses come here without passing prerouting.
     let reserved =
@@ -87,17 +86,14 @@ fn ends(version: IpVersion) -> [&'static str; 2] {
     }
 }
 
-/// The endpoints that a VIP of the network may be balanced to, healthy or not, and the endpoints of this node.
+/// The endpoints that a VIP of the network is or was balanced to, and the endpoints of this node. A service that loses its
+/// VIP keeps its connections.
 fn replicas(table: &mut Table, rules: &Rules<'_>, network: &Network) {
-    let vips = |endpoint: &Endpoint| {
-        let service = endpoint.service.and_then(|service| rules.snapshot.services.get(&service));
-        service.is_some_and(|service| !service.vips(network.id).is_empty())
-    };
     for version in IpVersion::BOTH {
         let [mut replicas, mut here] = [(); 2].map(|()| Set::plain(&[version.address()]));
         for endpoint in rules.endpoints(network.id) {
             let own = endpoint.addresses.iter();
-            if vips(endpoint) {
+            if endpoint.service.is_some() {
                 own.clone().filter(|ip| version.is_of(ip)).for_each(|ip| replicas.add(vec![(*ip).into()]));
             }
             if endpoint.node == rules.me.id {
@@ -124,15 +120,20 @@ fn from_replica(version: IpVersion) -> Rule {
     Rule::new().is_in(&[version.saddr()], replicas).is_in(&[version.daddr()], here).goto("hand_up")
 }
 
-/// A packet that another node's bridge sends is one that it routed. If it is from no container, that node's ingress took
-/// the connection.
+/// A packet that another node's bridge sends is one that it routed. If it is from no container, that node itself sent it, or
+/// its ingress took the connection: it is marked with that node. A container's packets bear no mark: whether they are
+/// bridged or routed on their way depends on what they go to, and must make no difference to connection tracking.
 fn from_node(network: &Network, version: IpVersion) -> Vec<Rule> {
     let subnets = network.prefixes().filter(|cidr| version.is_of(&cidr.ip()));
-    let of_bridge = Rule::new().ne(Field::Mark, Datum::Number(0));
     let from_outside =
-        subnets.fold(of_bridge, |rule, cidr| rule.outside(version.saddr(), cidr.network(), cidr.mask()));
+        subnets.fold(Rule::new(), |rule, cidr| rule.outside(version.saddr(), cidr.network(), cidr.mask()));
+    let node = Source::Map { key: vec![Field::EtherSaddr], map: "nodes".into() };
     let [_, here] = ends(version);
-    vec![from_replica(version), from_outside.is_in(&[version.daddr()], here).goto("hand_up")]
+    vec![
+        from_replica(version),
+        from_outside.set_mark(node),
+        Rule::new().ne(Field::Mark, Datum::Number(0)).is_in(&[version.daddr()], here).goto("hand_up"),
+    ]
 }
 
 /// Neighbour discovery goes its own way: routed, it is not believed (RFC 4861, hop limit 255).

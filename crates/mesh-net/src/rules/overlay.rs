@@ -156,7 +156,7 @@ impl Vips {
                 let key = vec![self.version.daddr(), Field::NumgenRandom(count as u32)];
                 let choice = Source::Map { key, map: "slots".into() };
                 let stand_in = Source::Map { key: vec![self.version.daddr()], map: "stand_ins".into() };
-                table.chain(&name, vec![Rule::new().dnat(choice), Rule::new().dnat(stand_in)]);
+                table.shared_chain(&name, vec![Rule::new().dnat(choice), Rule::new().dnat(stand_in)]);
                 name
             }
             (balance, _) => {

@@ -340,6 +340,34 @@ fn nobody_is_talked_out_of_where_others_are() {
     }
 }
 
+/// Bridges keep some group addresses for themselves, and hand frames to some of them to the host past their rules.
+#[test]
+fn what_is_for_bridges_goes_no_other_way() {
+    let scene = Scene::new();
+    let own = scene.mac(scene.attacker);
+    let gateway = Ipv4Addr::new(10, 1, 0, 1);
+    let invented = |last: u8| Ipv4Addr::new(10, 1, 0, 200 + last);
+    // A question of somebody who is not there, to each of the addresses: who hears it remembers them.
+    let ask = |scene: &Scene| -> Vec<u8> {
+        let question = |last: u8| {
+            let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
+            let asks = [&fixed[..], &own, &invented(last).octets(), &[0; 6], &gateway.octets()].concat();
+            frame([1, 0x80, 0xc2, 0, 0, last], own, 0x0806, &asks)
+        };
+        let questions: Vec<Vec<u8>> = (0..16).map(question).chain([scene.marked()]).collect();
+        let sniffer = Sniffer::start(scene.lab.in_container(scene.victim));
+        send(scene.lab.in_container(scene.attacker), &questions);
+        sniffer.finish();
+        let known = scene.overlay().ip("-4 neigh show nud all");
+        (0..16).filter(|last| known.contains(&format!("{} ", invented(*last)))).collect()
+    };
+    assert_eq!(ask(&scene), [0; 0]);
+    // Left to themselves they do. The second and some others are for no host.
+    scene.overlay().ip("link set br0 type bridge group_fwd_mask 0");
+    scene.overlay().ok("nft delete table bridge mesh");
+    wait_until("the attack is a real one", || ask(&scene).contains(&0x0e));
+}
+
 #[test]
 fn a_listening_container_hears_what_is_its_own() {
     let scene = Scene::new();

@@ -394,10 +394,18 @@ impl Lab {
         change(Arc::make_mut(self.snapshot.endpoints.get_mut(&endpoint).expect("an endpoint")));
     }
 
-    /// A pass on every host; the work done.
+    /// A pass on every host; the work done. What a change is brought to by itself is what everything is brought to.
     pub(crate) fn reconcile(&mut self, pass: Pass) -> usize {
         let Self { hosts, snapshot, .. } = self;
-        hosts.iter_mut().map(|host| host.reconcile(snapshot, pass).steps).sum()
+        let mut steps = 0;
+        for host in hosts {
+            steps += host.reconcile(snapshot, pass).steps;
+            if pass == Pass::Changed {
+                let whole = host.reconcile(snapshot, Pass::Full);
+                assert_eq!(whole.firewalls, 0, "{}: a full pass finds other rules", host.space.name);
+            }
+        }
+        steps
     }
 
     pub(crate) fn in_container(&self, endpoint: EndpointId) -> &Space {

@@ -288,6 +288,7 @@ fn switches_that_others_turned_are_turned_back() {
         "ip link set vx4097 type vxlan learning".to_owned(),
         "ip link set br0 type bridge stp_state 1".to_owned(),
         "ip link set br0 type bridge mcast_snooping 1".to_owned(),
+        "ip link set br0 type bridge group_fwd_mask 0".to_owned(),
         "bridge link set dev vx4097 isolated on".to_owned(),
         "bridge link set dev vx4097 learning on".to_owned(),
         "bridge link set dev vx4097 neigh_suppress on".to_owned(),

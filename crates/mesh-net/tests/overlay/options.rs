@@ -105,6 +105,7 @@ fn containers_of_all_subnets_reach_each_other_and_the_vips_of_all() {
         }
         lab.reconcile(Pass::Changed);
         assert_eq!(lab.reconcile(Pass::Full), 0);
+        serve(lab.in_container(second[0]));
         let everybody = [
             "10.1.0.11",
             "fd1::11",
@@ -118,8 +119,8 @@ fn containers_of_all_subnets_reach_each_other_and_the_vips_of_all() {
         for from in first.into_iter().chain(second) {
             let from = lab.in_container(from);
             everybody.iter().for_each(|to| from.reaches(to));
-            for vip in ["10.1.0.100:80", "[fd1::100]:80"] {
-                ask(from, vip).unwrap_or_else(|e| panic!("{} to {vip}: {e}", from.name));
+            for to in ["10.1.0.100:80", "[fd1::100]:80", "10.1.0.12:80", "[fd1::12]:80", "10.101.0.21:80"] {
+                ask(from, to).unwrap_or_else(|e| panic!("{} to {to}: {e}", from.name));
             }
             assert_eq!(from.pings("10.77.0.11"), !internal, "the way out");
         }

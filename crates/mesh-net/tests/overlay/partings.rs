@@ -86,18 +86,23 @@ fn datagrams_go_to_another_backend_when_theirs_leaves() {
 
 #[test]
 fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
-    let (mut lab, replicas, client) = two_replicas(Protocol::Tcp);
+    let (mut lab, replicas, outside) = two_replicas(Protocol::Tcp);
+    let inside = [lab.container(0, 1, 20), lab.container(1, 1, 21)];
     lab.reconcile(Pass::Changed);
     replicas.iter().for_each(|replica| echo_streams(lab.in_container(*replica)));
     let echoes = |stream: &mut TcpStream| stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0]));
-    let connect = |to: &str| {
+    let connect = |client: &Space, to: &str| {
         let stream = client.within(|| TcpStream::connect(to)).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         stream
     };
-    // By turns, so that each replica has some by each way.
-    let ways = ["10.77.0.11:8080", "10.77.0.12:8080", "[fd77::11]:8080", "[fd77::12]:8080"];
-    let mut streams: Vec<TcpStream> = ways.iter().flat_map(|to| [connect(to), connect(to)]).collect();
+    // By turns, so that each replica has some by each way: by ports of both hosts, by the VIP on both.
+    let published = ["10.77.0.11:8080", "10.77.0.12:8080", "[fd77::11]:8080", "[fd77::12]:8080"];
+    let vips = ["10.1.0.100:80", "[fd1::100]:80"];
+    let within = inside.iter().flat_map(|client| vips.map(|vip| (lab.in_container(*client), vip)));
+    let ways = published.into_iter().map(|to| (&outside, to)).chain(within);
+    let mut streams: Vec<TcpStream> =
+        ways.flat_map(|(client, to)| [connect(client, to), connect(client, to)]).collect();
     streams.iter_mut().for_each(|stream| echoes(stream).expect("it answers"));
     lab.change(replicas[1], |endpoint| endpoint.draining = true);
     lab.reconcile(Pass::Changed);
@@ -106,7 +111,7 @@ fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     lab.reconcile(Pass::Changed);
     let ended = streams.iter_mut().filter_map(|stream| echoes(stream).err()).map(|error| error.kind());
     let ended: Vec<_> = ended.collect();
-    assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 4]);
+    assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 8]);
 }
 
 /// A daemon that starts forgets what is left to backends that went while it was away.

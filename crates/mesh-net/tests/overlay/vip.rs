@@ -132,6 +132,36 @@ fn datagrams_in_pieces_pass() {
     }
 }
 
+/// What a replica, or the way to it, says of a packet is said by the VIP.
+#[test]
+fn errors_come_from_the_vip() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [client, near, far] = [lab.container(0, 1, 20), lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    for replica in [near, far] {
+        lab.change(near, |endpoint| endpoint.service = None);
+        lab.service(1, &[replica], None);
+        lab.reconcile(Pass::Changed);
+        let client = lab.in_container(client);
+        for to in ["10.1.0.100:9", "[fd1::100]:9"] {
+            let to: SocketAddr = to.parse().expect("an address");
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+            let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            // A socket that is connected hears errors about packets to that address only.
+            let told =
+                socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut [0; 8]));
+            let told = told.expect_err("nobody listens there");
+            assert_eq!(
+                told.kind(),
+                std::io::ErrorKind::ConnectionRefused,
+                "{to} at {}",
+                lab.in_container(replica).name
+            );
+        }
+    }
+}
+
 /// A connection from a port of one's choice, which others may have as well.
 fn connect_from(space: &Space, port: u16, to: SocketAddr) -> TcpStream {
     let connect = || {

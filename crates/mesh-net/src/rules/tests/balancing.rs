@@ -4,7 +4,7 @@ use super::cluster::{add_replica, add_service, addresses, cluster, edit, network
 use crate::nft::{Batch, Data, Datum, Rule, Source, Statement, Table, Value, Verdict};
 use crate::rules::Rules;
 use crate::scope::Scope;
-use mesh_model::{Balance, Health, Protocol, PublishMode, Snapshot};
+use mesh_model::{Balance, Container, EndpointMode, Health, Protocol, PublishMode, Snapshot, Target};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,41 +14,87 @@ struct Replica {
     node: u32,
     health: Health,
     draining: bool,
+    weight: u32,
+    /// Whether it is a container of Docker's.
+    dockers: bool,
+    /// Whether it has a port of its own.
+    port: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Recipe {
     balance: Balance,
     mode: PublishMode,
+    protocol: Protocol,
+    /// Whether it has no VIP.
+    dnsrr: bool,
     replicas: Vec<Replica>,
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let health = prop::sample::select(vec![Health::Healthy, Health::Unhealthy, Health::Starting]);
-    let replica = (1u32..4, health, prop::bool::weighted(0.2)).prop_map(|(node, health, draining)| Replica {
+    let replica = (1u32..4, health, prop::bool::weighted(0.2));
+    let replica = replica.prop_map(|(node, health, draining)| Replica {
         node,
         health,
         draining,
+        weight: 1,
+        dockers: false,
+        port: false,
     });
     (
         prop::sample::select(vec![Balance::Roundrobin, Balance::Random]),
         prop::sample::select(vec![PublishMode::Ingress, PublishMode::Host]),
         prop::collection::vec(replica, 0..7),
     )
-        .prop_map(|(balance, mode, replicas)| Recipe { balance, mode, replicas })
+        .prop_map(|(balance, mode, replicas)| Recipe {
+            balance,
+            mode,
+            protocol: Protocol::Tcp,
+            dnsrr: false,
+            replicas,
+        })
+}
+
+/// The same with all that makes a difference.
+fn rich_recipe() -> impl Strategy<Value = Recipe> {
+    let extras = prop::collection::vec((0u32..4, any::<[bool; 2]>()), 7);
+    (recipe(), prop::bool::weighted(0.3), prop::bool::weighted(0.2), extras).prop_map(
+        |(mut recipe, udp, dnsrr, extras)| {
+            recipe.protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            recipe.dnsrr = dnsrr;
+            for (replica, (weight, [dockers, port])) in recipe.replicas.iter_mut().zip(extras) {
+                *replica = Replica { weight, dockers, port, ..replica.clone() };
+            }
+            recipe
+        },
+    )
 }
 
 /// Service `n` has VIP `200 + n`, port `80 + n`, and replicas from address `10 n` on.
 fn cook(recipes: &[Recipe]) -> Snapshot {
     let mut snapshot = cluster(3);
     for (number, recipe) in (1u8..).zip(recipes) {
-        let mut port = published(80 + u16::from(number), 8080, Protocol::Tcp);
+        let mut port = published(80 + u16::from(number), 8080, recipe.protocol);
         port.mode = recipe.mode;
         let service = add_service(&mut snapshot, number.into(), 200 + number, recipe.balance, vec![port]);
+        if recipe.dnsrr {
+            edit(snapshot.services.get_mut(&service), |service| {
+                service.endpoint_mode = EndpointMode::Dnsrr;
+                service.networks[0].vips.clear();
+            });
+        }
         for (host, replica) in (number * 10..).zip(&recipe.replicas) {
             add_replica(&mut snapshot, service, replica.node, host, replica.health);
             edit(snapshot.endpoints.values_mut().find(|e| e.addresses == addresses(host)), |endpoint| {
                 endpoint.draining = replica.draining;
+                endpoint.weight = replica.weight.try_into().expect("a weight");
+                if replica.dockers {
+                    endpoint.target = Target::Docker(Container { name: "c".into(), netns: None });
+                }
+                endpoint
+                    .ports
+                    .extend(replica.port.then(|| published(9000 + u16::from(host), 80, Protocol::Tcp)));
             });
         }
     }
@@ -149,7 +195,7 @@ proptest! {
 
     /// From state to state by what changed alone comes to what is made of everything.
     #[test]
-    fn parts_amend_the_whole(states in prop::collection::vec(prop::collection::vec(recipe(), 0..5), 2..5)) {
+    fn parts_amend_the_whole(states in prop::collection::vec(prop::collection::vec(rich_recipe(), 0..5), 2..5)) {
         let tables = |rules: Rules<'_>| -> Vec<Table> {
             let overlay = rules.overlay(&rules.snapshot.networks[&network_id()]);
             rules.host(&BTreeSet::new()).into_iter().chain(overlay).collect()
@@ -165,11 +211,16 @@ proptest! {
             let parts = [&before, &after].map(|state| tables(Rules::of(state, &me, &scope)));
             let whole = tables(Rules::new(&after, &me));
             for (at, held) in held.iter_mut().enumerate() {
-                prop_assert!(Batch::default().amend(held, &parts[0][at], &parts[1][at]));
-                prop_assert_eq!(&held.sets, &whole[at].sets);
-                for (name, chain) in &whole[at].chains {
-                    prop_assert_eq!(held.chains.get(name), Some(chain));
+                match held.part(&parts[0][at], &parts[1][at]) {
+                    Some(part) => Batch::default().amend(held, &part, &parts[1][at]),
+                    // The first or the last container of Docker's.
+                    None => *held = whole[at].clone(),
                 }
+                prop_assert_eq!(&held.sets, &whole[at].sets);
+                // Others may lead to a shared chain that is no longer needed.
+                let mut chains = held.chains.clone();
+                chains.retain(|name, chain| !chain.shared || whole[at].chains.contains_key(name));
+                prop_assert_eq!(&chains, &whole[at].chains);
             }
             before = after;
         }

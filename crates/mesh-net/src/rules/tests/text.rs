@@ -287,7 +287,8 @@ fn the_overlay_tables_word_for_word() {
 	}
 	chain ip6_from_node {
 		ip6 saddr @replicas6 ip6 daddr @here6 goto hand_up
-		meta mark != 0 ip6 saddr & ffff:ffff:ffff:ffff:: != fd78:: ip6 daddr @here6 goto hand_up
+		ip6 saddr & ffff:ffff:ffff:ffff:: != fd78:: meta mark set ether saddr map @nodes
+		meta mark != 0 ip6 daddr @here6 goto hand_up
 	}
 	chain ip_from_container {
 		iifname . ether saddr . ip saddr != @senders drop
@@ -297,7 +298,8 @@ fn the_overlay_tables_word_for_word() {
 	}
 	chain ip_from_node {
 		ip saddr @replicas ip daddr @here goto hand_up
-		meta mark != 0 ip saddr & 255.255.255.0 != 10.78.0.0 ip daddr @here goto hand_up
+		ip saddr & 255.255.255.0 != 10.78.0.0 meta mark set ether saddr map @nodes
+		meta mark != 0 ip daddr @here goto hand_up
 	}
 	chain nameless {
 		iifname . ether saddr != @stations drop
@@ -309,7 +311,6 @@ fn the_overlay_tables_word_for_word() {
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
 		iifname "p*" goto from_container
-		iifname "vx*" meta mark set ether saddr map @nodes
 		iifname "vx*" goto from_node
 	}
 }
