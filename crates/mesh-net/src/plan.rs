@@ -45,16 +45,13 @@ pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {
     let wanted: BTreeMap<&Key, &Object> = desired.parts.iter().flat_map(|part| part.objects.iter()).collect();
     let gone = Gone::new(actual, desired, &wanted);
     let stranded = stranded(actual, desired);
-    let mut works = deletions(actual, &wanted, &gone, &stranded);
+    let mut steps = deletions(actual, &wanted, &gone, &stranded);
     for part in &desired.parts {
-        let steps = make(part, actual, &gone);
-        match works.iter_mut().find(|work| work.owner == part.owner) {
-            // What is in an owner's own way is cleared before it is made whole.
-            Some(work) => work.steps.extend(steps),
-            None => works.push(Work { owner: part.owner, steps }),
-        }
+        // What is in an owner's own way is cleared before it is made whole.
+        steps.entry(part.owner).or_default().extend(make(part, actual, &gone));
     }
-    works.retain(|work| !work.steps.is_empty());
+    let works = steps.into_iter().map(|(owner, steps)| Work { owner, steps });
+    let mut works: Vec<Work> = works.filter(|work| !work.steps.is_empty()).collect();
     let built: BTreeSet<Owner> = desired.parts.iter().map(|part| part.owner).collect();
     works.sort_by_key(|work| (built.contains(&work.owner), work.owner));
     works
@@ -114,7 +111,7 @@ fn deletions(
     wanted: &BTreeMap<&Key, &Object>,
     gone: &Gone,
     stranded: &BTreeSet<PairEnd>,
-) -> Vec<Work> {
+) -> BTreeMap<Owner, Vec<Step>> {
     let mut by_owner: BTreeMap<Owner, Vec<Step>> = BTreeMap::new();
     for (key, object) in actual.iter() {
         let space = key.0;
@@ -132,7 +129,7 @@ fn deletions(
         // Rules before the routes that they lead to, links before their namespace.
         steps.reverse();
     }
-    by_owner.into_iter().map(|(owner, steps)| Work { owner, steps }).collect()
+    by_owner
 }
 
 /// Ends of pairs in targets whose port is not where it was made: somebody moved it, and it would not take them along.

@@ -193,6 +193,8 @@ fn forged(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
         |message: &[u8], word: &'static str| [message, &[1, 3, 0, 0, 0, 0, 0, 0], word.as_bytes()].concat();
     let advert = with(&advertisement(scene.v6(scene.client), own), "foreign advertisement");
     let router = with(&[134, 0, 0, 0, 64, 0, 0x70, 8, 0, 0, 0, 0, 0, 0, 0, 0], "router advertisement");
+    let redirect = with(&[137, 0, 0, 0, 0, 0, 0, 0], "redirect");
+    let query = with(&[130, 0, 0, 0, 0, 1, 0, 0], "listener query");
     let tagged = [&[0, 5, 8, 0][..], &plain("vlan tag", scene.v4(scene.attacker), [7, 7])].concat();
     vec![
         (
@@ -241,6 +243,15 @@ fn forged(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
         (
             "router advertisement",
             frame(to_all, own, 0x86dd, &icmpv6(scene.v6(scene.attacker), all_nodes, &router)),
+        ),
+        (
+            "redirect",
+            frame(victim, own, 0x86dd, &icmpv6(scene.v6(scene.attacker), scene.v6(scene.victim), &redirect)),
+        ),
+        ("listener query", frame(to_all, own, 0x86dd, &icmpv6(scene.v6(scene.attacker), all_nodes, &query))),
+        (
+            "VIP's IPv4",
+            frame(victim, own, 0x0800, &plain("VIP's IPv4", Ipv4Addr::new(10, 1, 0, 100), [7, 7])),
         ),
         ("vlan tag", frame(victim, own, 0x8100, &tagged)),
         (

@@ -1,0 +1,126 @@
+//! A replica that goes while it has connections: it serves them until they end, for as long as its service says.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Namespace, scenario, within};
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// Echoes on two hosts, which are the service `echo` at port 7 of every node.
+fn echoes(lab: &Lab) -> Result<(Cluster, [Container; 2])> {
+    let cluster = Cluster::three(lab)?;
+    let vm1 = cluster.vm1();
+    vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "blue"]).ok()?;
+    let timeout = format!("{}s", DRAIN.as_secs());
+    let service = ["service", "create", "--name", "echo", "--network", "blue", "--publish", "7:7"];
+    vm1.meshctl(&[&service[..], &["--drain-timeout", &timeout]].concat()).ok()?;
+    let containers = [lab.container("echo1")?, lab.container("echo2")?];
+    for (host, container) in [cluster.vm1(), cluster.vm2()].into_iter().zip(&containers) {
+        Echo::start(container, 7)?;
+        let connect = ["network", "connect", "--name", container.name(), "--service", "echo", "blue"];
+        host.meshctl(&[&connect[..], &[&container.target()]].concat()).ok()?;
+    }
+    cluster.endpoints("echo", "2/2")?;
+    Ok((cluster, containers))
+}
+
+fn connect(client: &Namespace, to: &str) -> Result<TcpStream> {
+    let stream = client.inside(|| Ok(TcpStream::connect(to)?)).with_context(|| to.to_owned())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
+}
+
+fn talk(mut stream: &TcpStream) -> io::Result<()> {
+    stream.write_all(b"hello\n")?;
+    stream.read_exact(&mut [0; 6])
+}
+
+/// Which of two connections is to the second replica, by that replica's own word.
+fn at_second(second: &Namespace, streams: &[TcpStream; 2]) -> Result<usize> {
+    let held = second.output(&["ss", "-Htn", "state", "established", "sport = :7"]).ok()?;
+    let ports = streams.iter().map(TcpStream::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let peer = |port: u16| held.split_whitespace().any(|word| word.ends_with(&format!(":{port}")));
+    let at = ports.iter().position(|own| peer(own.port()));
+    at.with_context(|| format!("{ports:?} in {held}"))
+}
+
+#[test]
+fn connections_have_until_the_timeout() {
+    scenario("drain", |lab| {
+        let (cluster, [_, second]) = echoes(lab)?;
+        let (client, vm2) = (lab.client("client")?, cluster.vm2());
+        let published = format!("{}:7", cluster.vm3().ip());
+        let inside = lab.container("inside")?;
+        cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
+        let vip = format!("{}:7", cluster.vip("echo")?);
+        let ways: [(&Namespace, &str); 2] = [(&client, &published), (&inside, &vip)];
+        let mut held = Vec::new();
+        for (from, to) in ways {
+            let pair = [connect(from, to)?, connect(from, to)?];
+            pair.iter().try_for_each(talk)?;
+            let leaving = at_second(&second, &pair)?;
+            held.push((to, pair, leaving));
+        }
+        let began = Instant::now();
+        thread::scope(|scope| -> Result<()> {
+            let gone = scope.spawn(|| vm2.meshctl(&["network", "disconnect", "blue", "echo2"]));
+            within(CONVERGES, "the drain begins", || {
+                ensure!(cluster.endpoint("echo2")?["draining"] == true);
+                Ok(())
+            })?;
+            while began.elapsed() < DRAIN / 2 {
+                ensure!(!gone.is_finished(), "the command ended after {:?}", began.elapsed());
+                held.iter().flat_map(|(_, pair, _)| pair).try_for_each(talk)?;
+                // New ones go to the other.
+                for (from, to) in ways {
+                    talk(&connect(from, to)?)?;
+                }
+            }
+            gone.join().ok().context("the command panicked")?.ok()?;
+            ensure!(began.elapsed() >= DRAIN, "it ended after {:?}", began.elapsed());
+            Ok(())
+        })?;
+        for (to, pair, leaving) in &held {
+            let ended = talk(&pair[*leaving]).err().map(|err| err.kind());
+            ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{to}: {ended:?}");
+            talk(&pair[1 - leaving]).with_context(|| format!("{to}: the other replica's"))?;
+        }
+        Ok(())
+    });
+}
+
+/// Nothing is waited for that nobody uses.
+#[test]
+fn a_drain_ends_with_the_last_connection() {
+    scenario("drained", |lab| {
+        let (cluster, [_, second]) = echoes(lab)?;
+        let client = lab.client("client")?;
+        cluster.vm1().meshctl(&["service", "update", "--drain-timeout", "10m", "echo"]).ok()?;
+        let to = format!("{}:7", cluster.vm3().ip());
+        let pair = [connect(&client, &to)?, connect(&client, &to)?];
+        pair.iter().try_for_each(talk)?;
+        let leaving = at_second(&second, &pair)?;
+        thread::scope(|scope| -> Result<()> {
+            let gone = scope.spawn(|| cluster.vm2().meshctl(&["network", "disconnect", "blue", "echo2"]));
+            within(CONVERGES, "the drain begins", || {
+                ensure!(cluster.endpoint("echo2")?["draining"] == true);
+                Ok(())
+            })?;
+            talk(&pair[leaving])?;
+            ensure!(!gone.is_finished());
+            pair[leaving].shutdown(std::net::Shutdown::Both)?;
+            within(Duration::from_secs(20), "the command ends", || {
+                ensure!(gone.is_finished());
+                Ok(())
+            })?;
+            gone.join().ok().context("the command panicked")?.ok()?;
+            Ok(())
+        })?;
+        Ok(talk(&pair[1 - leaving])?)
+    });
+}
