@@ -330,11 +330,13 @@ impl Objects {
         match key {
             (space, Name::Namespace) => self.0.retain(|(at, _), _| at != space),
             (space, Name::Link(link)) => {
-                let port_of = |object: &Object| object.bridge() == Some(*link);
                 // A port without its bridge is a link without its setting, so that it is set anew.
-                self.0.retain(|(at, _), object| {
-                    at != space || (object.link() != Some(*link) && !port_of(object))
-                });
+                let goes = |object: &Object| object.link() == Some(*link) || object.bridge() == Some(*link);
+                let inside = self.0.range((*space, Name::Namespace)..).take_while(|((at, _), _)| at == space);
+                let gone = inside.filter(|(_, object)| goes(object)).map(|(key, _)| key.clone());
+                for key in gone.collect::<Vec<_>>() {
+                    self.0.remove(&key);
+                }
             }
             other => drop(self.0.remove(other)),
         }
