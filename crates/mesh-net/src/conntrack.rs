@@ -46,6 +46,7 @@ const SEEN_REPLY: u32 = 1 << 1;
 const DST_NAT: u32 = 1 << 5;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
+
 /// Why a backend takes no more, the worst last: which entries of it go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Parting {

@@ -13,7 +13,7 @@ use crate::{
     nft::Table,
     object::{Ifname, Name, Objects, Space},
     partings::Partings,
-    plan::{Work, plan, record},
+    plan::{Work, plan, plan_part, record},
     rules::Rules,
     scope::Scope,
     targets,
@@ -99,8 +99,7 @@ struct Remembered {
     /// What the underlay leaves to overlays.
     room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
-    /// Endpoints that waited for their containers.
-    staged: BTreeSet<EndpointId>,
+    facts: Facts,
 }
 
 /// The rules of the records that a pass looks at: as they are, and as they were, if those are not all.
@@ -112,28 +111,17 @@ struct Views<'a> {
 /// What was made of the records that a pass looks at, when it was last brought to them.
 struct Earlier {
     snapshot: Arc<Snapshot>,
+    /// Whether there were networks on this node, and so still are.
+    has_networks: bool,
     desired: Desired,
 }
 
-impl Earlier {
-    /// What of all that is held is made of these records, or is to be.
-    fn held(&self, objects: &Objects, desired: &Desired) -> Objects {
-        let parts = self.desired.parts.iter().chain(&desired.parts);
-        objects.at(&parts.map(|part| &part.objects).collect::<Vec<_>>())
-    }
-}
-
 impl Remembered {
-    /// What was known of the host.
-    fn facts(&self) -> Facts {
-        let attachments = attachments(&self.targets, &Unread::new());
-        Facts { mtu: self.room.max(MTU_MIN), attachments, staged: self.staged.clone() }
-    }
-
     /// All that is held, and what of it was made of the records in a scope.
     fn of(self, me: &Node, scope: &Scope) -> (Objects, Option<Earlier>) {
-        let desired = desired(&self.snapshot, me, &self.facts(), scope);
-        (self.objects, Some(Earlier { snapshot: self.snapshot, desired }))
+        let desired = desired(&self.snapshot, me, &self.facts, scope);
+        let Self { snapshot, has_networks, objects, .. } = self;
+        (objects, Some(Earlier { snapshot, has_networks, desired }))
     }
 }
 
@@ -219,20 +207,17 @@ impl DataPlane {
         };
         let scope = match &remembered {
             Some(before) if unread.is_empty() => {
-                Scope::of_pass(me.id, (&before.snapshot, &before.facts()), (snapshot, &facts))
+                Scope::of_pass(me.id, (&before.snapshot, &before.facts), (snapshot, &facts))
             }
             _ => Scope::All,
         };
         let desired = desired(snapshot, me, &facts, &scope);
-        let has_networks = match &remembered {
-            Some(before) if scope != Scope::All => before.has_networks,
-            _ => !desired.parts.is_empty(),
-        };
         let (mut objects, earlier) = match remembered {
             Some(before) if scope != Scope::All => before.of(me, &scope),
             Some(before) => (self.arrivals(snapshot, &desired, before, &mut unread)?, None),
             None => (actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?, None),
         };
+        let has_networks = earlier.as_ref().map_or(!desired.parts.is_empty(), |earlier| earlier.has_networks);
         let unread = unread.into_iter().map(|(id, error)| {
             report.fail(Owner::Endpoint(id), error);
             id
@@ -249,7 +234,7 @@ impl DataPlane {
             Views { before: earlier.as_ref().map(|earlier| rules(&earlier.snapshot)), now: rules(snapshot) };
         report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);
         let mut works = match &earlier {
-            Some(earlier) => plan(&earlier.held(&objects, &desired), &desired),
+            Some(earlier) => plan_part(&objects, &earlier.desired, &desired),
             None => {
                 self.pass_docker(snapshot, &desired, pass, report);
                 plan(&objects, &desired)
@@ -274,8 +259,8 @@ impl DataPlane {
                 Space::Host | Space::Overlay(_) => true,
             });
         }
-        let (snapshot, staged) = (Arc::clone(snapshot), facts.staged);
-        self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, staged });
+        let snapshot = Arc::clone(snapshot);
+        self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, facts });
         Ok(())
     }
 
@@ -297,7 +282,7 @@ impl DataPlane {
         let mut objects = before.objects;
         for part in &desired.parts {
             let [(overlay, port), (Space::Target(id), _)] = part.pair else { continue };
-            if before.staged.contains(&id) {
+            if before.facts.staged.contains(&id) {
                 objects.remove(&(Space::Host, Name::Link(staged(id))));
                 actual::attached(&mut self.kernel, snapshot, part, id, &mut objects, unread);
                 let kernel = &mut self.kernel;

@@ -39,8 +39,7 @@ impl Firewall {
         let inode = kernel.inode(space)?;
         let mut before = self.written.remove(&space).filter(|written| written.inode == inode);
         let nft = kernel.nft(space)?;
-        let failed =
-            |source: NftError| Error::Firewall { place: space.to_string(), source: Box::new(source) };
+        let failed = |source| failed(space, source);
         if pass == Pass::Full
             && let Some(written) = &mut before
             && !written.is_untouched(nft).map_err(failed)?
@@ -94,8 +93,7 @@ impl Firewall {
         if wrote {
             let nft = kernel.nft(space)?;
             let committed = commit(nft, &batch);
-            written.generation = committed
-                .map_err(|source| Error::Firewall { place: space.to_string(), source: Box::new(source) })?;
+            written.generation = committed.map_err(|source| failed(space, source))?;
             written.fingerprints = None;
         }
         self.written.insert(space, written);
@@ -110,7 +108,7 @@ impl Firewall {
             return Ok(false);
         };
         let differs = written.was_changed(kernel.nft(space)?);
-        differs.map_err(|source| Error::Firewall { place: space.to_string(), source: Box::new(source) })
+        differs.map_err(|source| failed(space, source))
     }
 
     /// Removes the host's tables. Those of networks go with their namespaces.
@@ -119,10 +117,7 @@ impl Firewall {
         let nft = kernel.nft(Space::Host)?;
         for family in [Family::Ip, Family::Ip6] {
             let removed = nft.delete_table(family, HOST_TABLE);
-            removed.map_err(|source| Error::Firewall {
-                place: Space::Host.to_string(),
-                source: Box::new(source),
-            })?;
+            removed.map_err(|source| failed(Space::Host, source))?;
         }
         Ok(())
     }
@@ -131,6 +126,10 @@ impl Firewall {
     pub(crate) fn retain(&mut self, keep: impl Fn(Space) -> bool) {
         self.written.retain(|space, _| keep(*space));
     }
+}
+
+fn failed(space: Space, source: NftError) -> Error {
+    Error::Firewall { place: space.to_string(), source: Box::new(source) }
 }
 
 /// Commits, and says which generation that was unless another transaction came in between.

@@ -343,8 +343,8 @@ impl Objects {
     }
 
     /// Those of these that are at the keys of others.
-    pub fn at(&self, others: &[&Objects]) -> Objects {
-        let keys = others.iter().flat_map(|others| others.0.keys());
+    pub fn at<'a>(&self, others: impl Iterator<Item = &'a Objects>) -> Objects {
+        let keys = others.flat_map(|others| others.0.keys());
         let found = keys.filter_map(|key| self.0.get_key_value(key));
         Self(found.map(|(key, object)| (key.clone(), object.clone())).collect())
     }

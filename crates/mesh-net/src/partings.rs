@@ -39,10 +39,10 @@ impl Partings {
 
     /// Forgets their connections, but on networks whose rules are not as they should be yet: they would be made anew.
     pub(crate) fn settle(&mut self, kernel: &mut Kernel, unready: &BTreeSet<NetworkId>) {
-        let (later, leaving) =
-            std::mem::take(&mut self.leaving).into_iter().partition(|(id, _)| unready.contains(id));
+        let all = std::mem::take(&mut self.leaving).into_iter();
+        let (later, leaving): (BTreeMap<_, _>, BTreeMap<_, Leaving>) =
+            all.partition(|(network, _)| unready.contains(network));
         self.leaving = later;
-        let leaving: BTreeMap<NetworkId, Leaving> = leaving;
         let all: Leaving =
             leaving.values().flatten().map(|(address, parting)| (*address, *parting)).collect();
         let networks = leaving.into_iter().map(|(network, some)| (Space::Overlay(network), some));

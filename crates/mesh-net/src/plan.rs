@@ -57,6 +57,13 @@ pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {
     works
 }
 
+/// The same for what some records make: from what they made earlier. What else the kernel holds is left alone.
+pub fn plan_part(actual: &Objects, earlier: &Desired, desired: &Desired) -> Vec<Work> {
+    let parts = earlier.parts.iter().chain(&desired.parts);
+    let held = actual.at(parts.map(|part| &part.objects));
+    plan(&held, desired)
+}
+
 /// Spaces and links that are deleted, and all that lives on them with them.
 struct Gone {
     spaces: BTreeSet<Space>,

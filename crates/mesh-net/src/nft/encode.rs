@@ -197,10 +197,7 @@ impl Encoder<'_> {
                 let mut register = FIRST_WORD_REGISTER;
                 for datum in data {
                     let bytes = datum.bytes();
-                    self.expression("immediate", |b| {
-                        b.number(1, register);
-                        b.nested(2, |b| b.attr(nfta::DATA_VALUE, &bytes));
-                    });
+                    self.immediate(&bytes, register);
                     register += bytes.len().div_ceil(4) as u32;
                 }
             }
@@ -268,17 +265,17 @@ impl Encoder<'_> {
         });
     }
 
-    /// An immediate value in the first register.
-    fn immediate(&mut self, value: &[u8]) {
+    /// Loads a constant (`NFTA_IMMEDIATE_*`).
+    fn immediate(&mut self, value: &[u8], register: u32) {
         self.expression("immediate", |b| {
-            b.number(1, FIRST_REGISTER);
+            b.number(1, register);
             b.nested(2, |b| b.attr(nfta::DATA_VALUE, value));
         });
     }
 
     /// `NFTA_PAYLOAD_*`, without a checksum to put right.
     fn set_ether_daddr(&mut self, mac: &[u8; 6]) {
-        self.immediate(mac);
+        self.immediate(mac, FIRST_REGISTER);
         self.expression("payload", |b| {
             b.number(5, FIRST_REGISTER);
             b.number(2, LINK);
@@ -292,7 +289,7 @@ impl Encoder<'_> {
 
     /// `NFT_META_PKTTYPE`.
     fn set_for_host(&mut self) {
-        self.immediate(&[0]);
+        self.immediate(&[0], FIRST_REGISTER);
         self.expression("meta", |b| {
             b.number(2, 19);
             b.number(3, FIRST_REGISTER);

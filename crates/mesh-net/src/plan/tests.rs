@@ -372,12 +372,7 @@ proptest! {
             let whole = of(&after, &facts, &Scope::All);
             let works = match scope {
                 Scope::All => plan(&model.read(&whole), &whole),
-                Scope::Some(_) => {
-                    let earlier = of(&before, &known, &scope);
-                    let parts = earlier.parts.iter().chain(&wanted.parts);
-                    let held = model.objects.at(&parts.map(|part| &part.objects).collect::<Vec<_>>());
-                    plan(&held, &wanted)
-                }
+                Scope::Some(_) => plan_part(&model.objects, &of(&before, &known, &scope), &wanted),
             };
             model.apply(&works).map_err(TestCaseError::fail)?;
             forget_targets(&mut model, &whole);

@@ -1,8 +1,9 @@
 //! The bridge of a network's own namespace: who a frame is from.
 //!
 //! What another node itself sends, or its ingress took, is marked with that node. Frames from a container pass only if they
-//! are what that container may send, whatever it has made of its interface: its own MAC address, its own addresses (also in what ARP and neighbour
-//! discovery say), no routers and no address servers. All this before the bridge would learn anything.
+//! are what that container may send, whatever it has made of its interface: its own MAC address, its own addresses (also in
+//! what ARP and neighbour discovery say), no routers and no address servers. All this before the bridge would learn
+//! anything.
 //!
 //! What goes between containers is bridged and meets no connection tracking, but for what that has to see: on a container's
 //! node, whatever it exchanges with replicas, as that may go through a VIP; on a replica's node, connections that another

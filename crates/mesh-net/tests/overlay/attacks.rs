@@ -72,9 +72,13 @@ pub(crate) fn frame(to: [u8; 6], from: [u8; 6], ether_type: u16, payload: &[u8])
 }
 
 fn arp(from: [u8; 6], sender: [u8; 6], claimed: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
-    let fixed = [0, 1, 8, 0, 6, 4, 0, 2];
-    let payload = [&fixed[..], &sender, &claimed.octets(), &BROADCAST, &about.octets()].concat();
-    frame(BROADCAST, from, 0x0806, &payload)
+    frame(BROADCAST, from, 0x0806, &arp_packet(2, sender, claimed, about))
+}
+
+/// A question (operation 1) or an answer (2).
+fn arp_packet(operation: u8, sender: [u8; 6], claimed: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
+    let fixed = [0, 1, 8, 0, 6, 4, 0, operation];
+    [&fixed[..], &sender, &claimed.octets(), &BROADCAST, &about.octets()].concat()
 }
 
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
@@ -361,9 +365,7 @@ fn what_is_for_bridges_goes_no_other_way() {
     // A question of somebody who is not there, to each of the addresses: who hears it remembers them.
     let ask = |scene: &Scene| -> Vec<u8> {
         let question = |last: u8| {
-            let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
-            let asks = [&fixed[..], &own, &invented(last).octets(), &[0; 6], &gateway.octets()].concat();
-            frame([1, 0x80, 0xc2, 0, 0, last], own, 0x0806, &asks)
+            frame([1, 0x80, 0xc2, 0, 0, last], own, 0x0806, &arp_packet(1, own, invented(last), gateway))
         };
         let questions: Vec<Vec<u8>> = (0..16).map(question).chain([scene.marked()]).collect();
         let sniffer = Sniffer::start(scene.lab.in_container(scene.victim));

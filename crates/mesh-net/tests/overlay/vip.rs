@@ -1,11 +1,11 @@
 //! A VIP stands for every protocol, and for packets that come in pieces; without a backend it says so.
 
 use crate::lab::{Lab, Space, address, echo_datagrams, echo_streams, tracked, wait_until};
-use mesh_model::Protocol;
+use mesh_model::{EndpointId, Protocol};
 use mesh_net::Pass;
 use socket2::{Domain, Socket, Type};
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     thread,
@@ -95,6 +95,41 @@ fn protocols_without_ports_of_nat_pass_the_vip() {
     }
 }
 
+fn unspecified(of: SocketAddr) -> IpAddr {
+    match of {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A socket for datagrams to an address.
+fn datagrams_to(space: &Space, to: SocketAddr, patience: Duration) -> UdpSocket {
+    let socket = space.within(|| UdpSocket::bind((unspecified(to), 0))).expect("a socket");
+    socket.set_read_timeout(Some(patience)).expect("a timeout");
+    socket
+}
+
+/// What a client is told of a datagram that nobody answers. A socket that is connected hears errors about packets to that
+/// address only.
+fn told_of_a_datagram(space: &Space, to: SocketAddr) -> ErrorKind {
+    let socket = datagrams_to(space, to, Duration::from_secs(2));
+    let told = socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut [0; 8]));
+    told.expect_err("nobody is there").kind()
+}
+
+/// A client of the service, whose one replica is on the client's host, then on another: network, client, replica.
+fn with_a_replica_here_and_there(test: impl Fn(&Lab, &Space, EndpointId)) {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [client, near, far] = [lab.container(0, 1, 20), lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    for replica in [near, far] {
+        lab.change(near, |endpoint| endpoint.service = None);
+        lab.service(1, &[replica], None);
+        lab.reconcile(Pass::Changed);
+        test(&lab, lab.in_container(client), replica);
+    }
+}
+
 /// Longer than any link on the way takes: in pieces there and back, by the VIP and by published ports.
 #[test]
 fn datagrams_in_pieces_pass() {
@@ -121,9 +156,7 @@ fn datagrams_in_pieces_pass() {
         (&client, "[fd77::12]:8080"),
     ] {
         let to: SocketAddr = to.parse().expect("an address");
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-        let socket = from.within(|| UdpSocket::bind((any, 0))).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        let socket = datagrams_to(from, to, Duration::from_millis(200));
         let mut answer = vec![0; 1 << 16];
         wait_until(&format!("{to} sends {} bytes back to {}", datagram.len(), from.name), || {
             let answered = socket.send_to(&datagram, to).and_then(|_| socket.recv_from(&mut answer));
@@ -135,43 +168,20 @@ fn datagrams_in_pieces_pass() {
 /// What a replica, or the way to it, says of a packet is said by the VIP.
 #[test]
 fn errors_come_from_the_vip() {
-    let mut lab = Lab::new(2, false);
-    lab.network(1);
-    let [client, near, far] = [lab.container(0, 1, 20), lab.container(0, 1, 11), lab.container(1, 1, 12)];
-    for replica in [near, far] {
-        lab.change(near, |endpoint| endpoint.service = None);
-        lab.service(1, &[replica], None);
-        lab.reconcile(Pass::Changed);
-        let client = lab.in_container(client);
+    with_a_replica_here_and_there(|lab, client, replica| {
         for to in ["10.1.0.100:9", "[fd1::100]:9"] {
-            let to: SocketAddr = to.parse().expect("an address");
-            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-            let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-            // A socket that is connected hears errors about packets to that address only.
-            let told =
-                socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut [0; 8]));
-            let told = told.expect_err("nobody listens there");
-            assert_eq!(
-                told.kind(),
-                std::io::ErrorKind::ConnectionRefused,
-                "{to} at {}",
-                lab.in_container(replica).name
-            );
+            let told = told_of_a_datagram(client, to.parse().expect("an address"));
+            assert_eq!(told, ErrorKind::ConnectionRefused, "{to} at {}", lab.in_container(replica).name);
         }
-    }
+    });
 }
 
 /// A connection from a port of one's choice, which others may have as well.
 fn connect_from(space: &Space, port: u16, to: SocketAddr) -> TcpStream {
     let connect = || {
-        let (domain, any) = match to {
-            SocketAddr::V4(_) => (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-            SocketAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
-        };
-        let socket = Socket::new(domain, Type::STREAM, None)?;
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.bind(&SocketAddr::new(unspecified(to), port).into())?;
         socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
         Ok::<TcpStream, std::io::Error>(socket.into())
     };
@@ -184,36 +194,25 @@ fn connect_from(space: &Space, port: u16, to: SocketAddr) -> TcpStream {
 /// To the replica these would be one connection: one of them gets another port on the way.
 #[test]
 fn one_port_leads_to_a_vip_and_to_its_replica() {
-    let mut lab = Lab::new(2, false);
-    lab.network(1);
-    let [client, near, far] = [lab.container(0, 1, 20), lab.container(0, 1, 11), lab.container(1, 1, 12)];
-    for replica in [near, far] {
-        lab.change(near, |endpoint| endpoint.service = None);
-        lab.service(1, &[replica], None);
-        lab.reconcile(Pass::Changed);
+    with_a_replica_here_and_there(|lab, client, replica| {
         echo_streams(lab.in_container(replica));
-        let last = if replica == near { 11 } else { 12 };
-        for (vip, own) in
-            [("10.1.0.100:80", format!("10.1.0.{last}:80")), ("[fd1::100]:80", format!("[fd1::{last}]:80"))]
-        {
-            let client = lab.in_container(client);
-            let ways = [vip.to_owned(), own].map(|to| to.parse::<SocketAddr>().expect("an address"));
-            for [first, second] in [ways, [ways[1], ways[0]]] {
-                let port = if first == ways[0] { 5000 } else { 5001 };
+        let addresses = &lab.snapshot.endpoints[&replica].addresses;
+        for (vip, own) in ["10.1.0.100", "fd1::100"].map(address).into_iter().zip(addresses) {
+            let ways = [vip, *own].map(|to| SocketAddr::new(to, 80));
+            for ([first, second], port) in [(ways, 5000), ([ways[1], ways[0]], 5001)] {
                 let mut streams = [first, second].map(|to| connect_from(client, port, to));
                 for word in [b"one", b"two"] {
                     for stream in &mut streams {
                         stream.write_all(word).expect("it is sent");
                         let mut answer = [0; 3];
-                        stream
-                            .read_exact(&mut answer)
-                            .unwrap_or_else(|e| panic!("{first}, then {second}: {e}"));
+                        let answered = stream.read_exact(&mut answer);
+                        answered.unwrap_or_else(|e| panic!("{first}, then {second}: {e}"));
                         assert_eq!(answer, *word);
                     }
                 }
             }
         }
-    }
+    });
 }
 
 /// A packet between containers that have nothing to do with a service costs a bridge and a tunnel.
@@ -274,12 +273,8 @@ fn a_vip_without_a_backend_says_so() {
             String::from_utf8_lossy(&ping.stdout).contains(said)
         });
         let to = SocketAddr::new(address(vip), 80);
-        let refused = client.within(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
-        assert_eq!(refused.expect_err("nobody is there").kind(), std::io::ErrorKind::ConnectionRefused);
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-        let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-        let told = socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut [0; 8]));
-        assert_eq!(told.expect_err("nobody is there").kind(), std::io::ErrorKind::ConnectionRefused);
+        let refused = client.within(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+        assert_eq!(refused.expect_err("nobody is there").kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(told_of_a_datagram(client, to), ErrorKind::ConnectionRefused);
     }
 }
