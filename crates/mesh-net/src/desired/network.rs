@@ -185,7 +185,7 @@ impl Builder<'_> {
         if let Some(vtep) = vtep {
             part.put(inside, Object::Fdb(self.vxlan(), endpoint.mac, vtep));
         }
-        if vtep.is_none() {
+        if endpoint.node == self.me.id {
             // Addresses that an engine has given it are outside the subnets, and are answered by what is routed here.
             for address in &endpoint.local_addresses {
                 part.put(inside, Object::Neighbour(bridge(), *address, endpoint.mac));

@@ -394,6 +394,33 @@ proptest! {
     }
 }
 
+/// An address that an engine gave is good on its own host: elsewhere it may be another's.
+#[test]
+fn addresses_of_an_engine_are_routed_on_their_host_only() {
+    let mut snapshot = Snapshot::default();
+    snapshot.networks.insert(NetworkId::from_bits(1), Arc::new(network(1, 4097, None, false)));
+    for index in 1..=3 {
+        let mut node = node(index, 0);
+        if index == 3 {
+            // No frame of this node's gets there.
+            node.advertise = "[fd77::3]:7443".parse().expect("an address");
+        }
+        snapshot.nodes.insert(node.id, Arc::new(node));
+        let mut endpoint = endpoint(index, 1, index, 0, "eth0");
+        endpoint.local_addresses = vec![address(format!("172.18.0.{index}"))];
+        snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
+    }
+    let desired = of(&snapshot, &Facts { mtu: 1450, ..Facts::default() }, &Scope::All);
+    let objects = desired.parts.iter().flat_map(|part| part.objects.iter());
+    let routed: Vec<String> = objects
+        .filter_map(|(_, object)| match object {
+            Object::Route(_, to, _) => Some(to.to_string()).filter(|to| to.starts_with("172.")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(routed, ["172.18.0.1/32"]);
+}
+
 #[test]
 fn one_endpoint_elsewhere_costs_its_entries_only() {
     let state = |count: u32| {
