@@ -57,10 +57,7 @@ fn row(balance: Balance, services: u32, replicas: u32) -> Result<String> {
     for _ in 1..REPEATED {
         first.push(apart(|| {
             let mut plane = DataPlane::new(Config { run_dir: host()?, me })?;
-            let (state, start) = (Arc::new(snapshot.clone()), Instant::now());
-            let report = plane.reconcile(&state, Pass::Full);
-            ensure!(report.failures.is_empty(), "{:?}", report.failures);
-            Ok(start.elapsed().as_secs_f64() * 1e3)
+            Ok(timed(&mut plane, &snapshot, Pass::Full)?[0])
         })?);
     }
     apart(|| living(balance, services, snapshot, me, first))
@@ -76,17 +73,7 @@ fn living(
 ) -> Result<String> {
     let run_dir = host()?;
     let mut plane = DataPlane::new(Config { run_dir, me })?;
-    // Milliseconds of the pass, and of what follows it.
-    let mut pass = |snapshot: &Snapshot, pass| {
-        let snapshot = Arc::new(snapshot.clone());
-        let start = Instant::now();
-        let report = plane.reconcile(&snapshot, pass);
-        let reported = start.elapsed();
-        ensure!(report.failures.is_empty(), "{:?}", report.failures);
-        plane.settle();
-        let settled = start.elapsed() - reported;
-        Ok([reported, settled].map(|time| time.as_secs_f64() * 1e3))
-    };
+    let mut pass = |snapshot: &Snapshot, pass| timed(&mut plane, snapshot, pass);
     first.push(pass(&snapshot, Pass::Full)?[0]);
     let [mut changed, mut forgotten, mut full] = [(); 3].map(|()| Samples::default());
     let backends: Vec<Arc<Endpoint>> = snapshot.endpoints.values().take(CHANGES).cloned().collect();
@@ -107,6 +94,18 @@ fn living(
         "| {balance} | {services} | {endpoints} | {first:<22} | {changed:<22} | {forgotten:<22} | {full:<22} | {:.0} MB |",
         memory as f64 / 1024.0
     ))
+}
+
+/// Milliseconds of a pass, and of what follows it.
+fn timed(plane: &mut DataPlane, snapshot: &Snapshot, pass: Pass) -> Result<[f64; 2]> {
+    let snapshot = Arc::new(snapshot.clone());
+    let start = Instant::now();
+    let report = plane.reconcile(&snapshot, pass);
+    let reported = start.elapsed();
+    ensure!(report.failures.is_empty(), "{:?}", report.failures);
+    plane.settle();
+    let settled = start.elapsed() - reported;
+    Ok([reported, settled].map(|time| time.as_secs_f64() * 1e3))
 }
 
 /// Namespaces that stand for a host: an interface with the node's address, and a place for the overlay's namespaces.

@@ -49,6 +49,13 @@ fn at_second(second: &Namespace, streams: &[TcpStream; 2]) -> Result<usize> {
     at.with_context(|| format!("{ports:?} in {held}"))
 }
 
+fn begins(cluster: &Cluster) -> Result<()> {
+    within(CONVERGES, "the drain begins", || {
+        ensure!(cluster.endpoint("echo2")?["draining"] == true);
+        Ok(())
+    })
+}
+
 #[test]
 fn connections_have_until_the_timeout() {
     scenario("drain", |lab| {
@@ -69,10 +76,7 @@ fn connections_have_until_the_timeout() {
         let began = Instant::now();
         thread::scope(|scope| -> Result<()> {
             let gone = scope.spawn(|| vm2.meshctl(&["network", "disconnect", "blue", "echo2"]));
-            within(CONVERGES, "the drain begins", || {
-                ensure!(cluster.endpoint("echo2")?["draining"] == true);
-                Ok(())
-            })?;
+            begins(&cluster)?;
             while began.elapsed() < DRAIN / 2 {
                 ensure!(!gone.is_finished(), "the command ended after {:?}", began.elapsed());
                 held.iter().flat_map(|(_, pair, _)| pair).try_for_each(talk)?;
@@ -107,10 +111,7 @@ fn a_drain_ends_with_the_last_connection() {
         let leaving = at_second(&second, &pair)?;
         thread::scope(|scope| -> Result<()> {
             let gone = scope.spawn(|| cluster.vm2().meshctl(&["network", "disconnect", "blue", "echo2"]));
-            within(CONVERGES, "the drain begins", || {
-                ensure!(cluster.endpoint("echo2")?["draining"] == true);
-                Ok(())
-            })?;
+            begins(&cluster)?;
             talk(&pair[leaving])?;
             ensure!(!gone.is_finished());
             pair[leaving].shutdown(std::net::Shutdown::Both)?;
