@@ -59,7 +59,8 @@ pub struct HealthCheck {
 pub struct ServiceNetwork {
     /// The network.
     pub network: NetworkId,
-    /// One VIP for each family of the network; none with [`EndpointMode::Dnsrr`].
+    /// One VIP for each family of the network. With [`EndpointMode::Dnsrr`] there are none, unless the service had another
+    /// mode before: then its VIPs are no longer told, and go on for those who know them.
     pub vips: Vec<IpAddr>,
 }
 

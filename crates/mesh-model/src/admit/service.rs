@@ -67,7 +67,8 @@ pub fn service_update(
     updated.drain_timeout_ms = update.drain_timeout_ms.unwrap_or(service.drain_timeout_ms);
     if let Some(mode) = update.endpoint_mode.filter(|mode| *mode != service.endpoint_mode) {
         updated.endpoint_mode = mode;
-        for on in &mut updated.networks {
+        // Those that it has stay: somebody may still use them.
+        for on in updated.networks.iter_mut().filter(|on| on.vips.is_empty()) {
             let network = network_of(snapshot, on.network)?;
             on.vips = vips(snapshot, network, mode, now)?;
         }

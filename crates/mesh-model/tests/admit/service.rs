@@ -45,7 +45,9 @@ fn dnsrr_has_no_vip_until_it_is_vip() {
     assert_eq!(vip.networks[0].vips, [ip("10.60.0.3")]);
     let same = update(&mut mesh, "web", &to(EndpointMode::Vip)).unwrap();
     assert_eq!(same, vip, "an update to what is changes nothing");
-    assert!(update(&mut mesh, "web", &to(EndpointMode::Dnsrr)).unwrap().networks[0].vips.is_empty());
+    let back = update(&mut mesh, "web", &to(EndpointMode::Dnsrr)).unwrap();
+    assert_eq!(back.networks, vip.networks, "whoever has the VIP goes on");
+    assert_eq!(update(&mut mesh, "web", &to(EndpointMode::Vip)).unwrap().networks, vip.networks);
 }
 
 #[test]

@@ -87,8 +87,7 @@ fn ends(version: IpVersion) -> [&'static str; 2] {
     }
 }
 
-/// The endpoints that a VIP of the network is or was balanced to, and the endpoints of this node. A service that loses its
-/// VIP keeps its connections.
+/// The endpoints that a VIP of the network may be balanced to, and the endpoints of this node.
 fn replicas(table: &mut Table, rules: &Rules<'_>, network: &Network) {
     for version in IpVersion::BOTH {
         let [mut replicas, mut here] = [(); 2].map(|()| Set::plain(&[version.address()]));
