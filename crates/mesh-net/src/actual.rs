@@ -9,7 +9,10 @@ use crate::{
     sysctl, targets,
 };
 use mesh_model::{Endpoint, EndpointId, NetworkId, Snapshot};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Endpoints whose targets can't be looked at now, and why. A target is somebody else's, who may keep it changing or in
 /// what state they like: that is a failure of this endpoint, and of nobody else.
@@ -24,21 +27,40 @@ pub(crate) fn read(
     unread: &mut Unread,
 ) -> Result<Objects> {
     let mut objects = Objects::default();
-    host(&kernel.read(Space::Host)?, &mut objects);
-    for network in kernel.open_overlays()? {
+    let overlays = kernel.open_overlays()?;
+    reread(kernel, snapshot, desired, &overlays, &mut objects, unread)?;
+    Ok(objects)
+}
+
+/// Reads some overlays anew, and all else that the kernel says nothing of when it changes: the host, targets and settings.
+/// What is desired has to be all of these.
+pub(crate) fn reread(
+    kernel: &mut Kernel,
+    snapshot: &Snapshot,
+    desired: &Desired,
+    overlays: &BTreeSet<NetworkId>,
+    objects: &mut Objects,
+    unread: &mut Unread,
+) -> Result<()> {
+    objects.retain(|(space, _), object| match space {
+        Space::Host | Space::Target(_) => false,
+        Space::Overlay(network) => !overlays.contains(network) && sysctl::path(object).is_none(),
+    });
+    host(&kernel.read(Space::Host)?, objects);
+    for network in overlays.iter().copied() {
         let raw = kernel.read(Space::Overlay(network))?;
         objects.put(Space::Overlay(network), Object::Namespace);
-        overlay(&raw, network, &mut objects);
+        overlay(&raw, network, objects);
     }
     for part in &desired.parts {
         match part.pair[1] {
-            (Space::Host, _) => assume(part, &mut objects),
-            (Space::Target(id), _) => attached(kernel, snapshot, part, id, &mut objects, unread),
-            (Space::Overlay(_), _) => settings(kernel, part, &mut objects)?,
+            (Space::Host, _) => assume(part, objects),
+            (Space::Target(id), _) => attached(kernel, snapshot, part, id, objects, unread),
+            (Space::Overlay(_), _) => settings(kernel, part, objects)?,
         }
     }
-    leave_unread(desired, unread, &mut objects);
-    Ok(objects)
+    leave_unread(desired, unread, objects);
+    Ok(())
 }
 
 /// Takes targets that can't be looked at for unchanged.

@@ -30,8 +30,9 @@ impl Crowds {
         self.limited.values().flatten().copied().collect()
     }
 
-    /// Looks at every namespace that this node's containers connect through. Call it on full passes.
-    pub(crate) fn look(&mut self, kernel: &mut Kernel, snapshot: &Snapshot, me: NodeId) {
+    /// Looks at every namespace that this node's containers connect through. Call it on full passes. Whether those that are
+    /// limited are others than before.
+    pub(crate) fn look(&mut self, kernel: &mut Kernel, snapshot: &Snapshot, me: NodeId) -> bool {
         let own: Vec<&Arc<Endpoint>> = snapshot.endpoints.values().filter(|e| e.node == me).collect();
         let networks = own.iter().map(|endpoint| Space::Overlay(endpoint.network));
         let spaces: BTreeSet<Space> = networks.chain([Space::Host]).collect();
@@ -55,7 +56,9 @@ impl Crowds {
                 Err(_) => {}
             }
         }
-        tell(&own, &before, &self.limited());
+        let now = self.limited();
+        tell(&own, &before, &now);
+        before != now
     }
 }
 

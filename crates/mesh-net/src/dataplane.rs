@@ -26,8 +26,10 @@ use std::{
     sync::Arc,
 };
 
+mod extent;
 mod inspect;
 
+use extent::Extent;
 pub use inspect::{Difference, Inspection};
 
 /// Where the data plane works.
@@ -59,6 +61,8 @@ pub struct Report {
     pub steps: usize,
     /// Spaces whose nftables were written. A daemon's first pass writes all of them, as they are at best.
     pub firewalls: usize,
+    /// Networks of which everything was read that the kernel holds.
+    pub overlays_read: usize,
     /// The pass ended early, with the last of the failures: what it had not come to is not done, whoever it is for.
     pub ended_early: bool,
 }
@@ -88,6 +92,7 @@ pub struct DataPlane {
     /// Networks that failed in the last pass.
     unready: BTreeSet<NetworkId>,
     crowds: Crowds,
+    full_passes: u32,
 }
 
 struct Remembered {
@@ -100,6 +105,22 @@ struct Remembered {
     room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
     facts: Facts,
+}
+
+/// What a pass finds.
+struct Sight {
+    extent: Extent,
+    room: u32,
+    targets: BTreeMap<EndpointId, targets::Attached>,
+    /// Those of the pass before, if they still count.
+    known: BTreeMap<EndpointId, targets::Attached>,
+    facts: Facts,
+    scope: Scope,
+    desired: Desired,
+    objects: Objects,
+    earlier: Option<Earlier>,
+    unread: Unread,
+    overlays_read: usize,
 }
 
 /// The rules of the records that a pass looks at: as they are, and as they were, if those are not all.
@@ -145,6 +166,7 @@ impl DataPlane {
             partings: Partings::default(),
             unready: BTreeSet::new(),
             crowds: Crowds::default(),
+            full_passes: 0,
         })
     }
 
@@ -192,53 +214,32 @@ impl DataPlane {
     fn pass(&mut self, snapshot: &Arc<Snapshot>, pass: Pass, report: &mut Report) -> Result<()> {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
-        let remembered = self.remembered.take().filter(|_| pass == Pass::Changed);
-        let room = match &remembered {
-            Some(remembered) => remembered.room,
-            None => self.room_for_overlays(snapshot, me)?,
-        };
-        self.patience.renew(snapshot);
-        let known = remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
-        let (targets, mut unread) = self.find_targets(snapshot, &known, report);
-        let facts = Facts {
-            mtu: room.max(MTU_MIN),
-            attachments: attachments(&targets, &unread),
-            staged: self.staged(snapshot),
-        };
-        let scope = match &remembered {
-            Some(before) if unread.is_empty() => {
-                Scope::of_pass(me.id, (&before.snapshot, &before.facts), (snapshot, &facts))
-            }
-            _ => Scope::All,
-        };
-        let desired = desired(snapshot, me, &facts, &scope);
-        let (mut objects, earlier) = match remembered {
-            Some(before) if scope != Scope::All => before.of(me, &scope),
-            Some(before) => (self.arrivals(snapshot, &desired, before, &mut unread)?, None),
-            None => (actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?, None),
-        };
-        let has_networks = earlier.as_ref().map_or(!desired.parts.is_empty(), |earlier| earlier.has_networks);
-        let unread = unread.into_iter().map(|(id, error)| {
+        let mut sight = self.look(snapshot, me, pass, report)?;
+        report.overlays_read = sight.overlays_read;
+        let unread = std::mem::take(&mut sight.unread).into_iter().map(|(id, error)| {
             report.fail(Owner::Endpoint(id), error);
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
+        let Sight { extent, room, targets, known, facts, scope, desired, mut objects, earlier, .. } = sight;
+        let has_networks = earlier.as_ref().map_or(!desired.parts.is_empty(), |earlier| earlier.has_networks);
         if room < facts.mtu && has_networks {
             report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
         }
-        if pass == Pass::Full {
-            self.crowds.look(&mut self.kernel, snapshot, self.config.me);
-        }
-        let rules = |snapshot| Rules::of(snapshot, me, &scope).limiting(self.crowds.limited());
-        let rules =
-            Views { before: earlier.as_ref().map(|earlier| rules(&earlier.snapshot)), now: rules(snapshot) };
+        let limits_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
+        let of_rules = if limits_differ { &Scope::All } else { &scope };
+        let rules = |snapshot| Rules::of(snapshot, me, of_rules).limiting(self.crowds.limited());
+        let before = earlier.as_ref().filter(|_| !limits_differ).map(|earlier| rules(&earlier.snapshot));
+        let rules = Views { before, now: rules(snapshot) };
         report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);
+        if earlier.is_none() || pass == Pass::Full {
+            self.pass_docker(snapshot, &desired, pass, report);
+        }
         let mut works = match &earlier {
-            Some(earlier) => plan_part(&objects, &earlier.desired, &desired),
-            None => {
-                self.pass_docker(snapshot, &desired, pass, report);
-                plan(&objects, &desired)
+            Some(earlier) => {
+                plan_part(&objects, &earlier.desired, &desired, |space| extent.has_read_all(space))
             }
+            None => plan(&objects, &desired),
         };
         works.retain(|work| {
             !unread.iter().any(|id| work.owner == Owner::Endpoint(*id) && work.needs_target())
@@ -262,6 +263,62 @@ impl DataPlane {
         let snapshot = Arc::clone(snapshot);
         self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, facts });
         Ok(())
+    }
+
+    /// Finds out what there is and what should be.
+    fn look(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        me: &Node,
+        pass: Pass,
+        report: &mut Report,
+    ) -> Result<Sight> {
+        let remembered = self.remembered.take();
+        let extent = self.extent(pass, remembered.as_ref())?;
+        let changed = remembered.as_ref().filter(|_| pass == Pass::Changed);
+        let room = match changed {
+            Some(remembered) => remembered.room,
+            None => self.room_for_overlays(snapshot, me)?,
+        };
+        self.patience.renew(snapshot);
+        // What others made of the routes in a target meanwhile is seen on full passes.
+        let known = changed.map(|remembered| remembered.targets.clone()).unwrap_or_default();
+        let (targets, mut unread) = self.find_targets(snapshot, &known, report);
+        let facts = Facts {
+            mtu: room.max(MTU_MIN),
+            attachments: attachments(&targets, &unread),
+            staged: self.staged(snapshot),
+        };
+        let scope = match &remembered {
+            Some(before) if unread.is_empty() => extent.scope(me.id, before, (snapshot, &facts)),
+            _ => Scope::All,
+        };
+        let desired = desired(snapshot, me, &facts, &scope);
+        let (mut objects, earlier) = match remembered {
+            Some(before) if scope != Scope::All => before.of(me, &scope),
+            Some(before) if pass == Pass::Changed => {
+                (self.arrivals(snapshot, &desired, before, &mut unread)?, None)
+            }
+            _ => (actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?, None),
+        };
+        let mut overlays_read = if pass == Pass::Full { self.kernel.overlays() } else { 0 };
+        if let (Some(_), Extent::Changed(overlays)) = (&earlier, &extent) {
+            actual::reread(&mut self.kernel, snapshot, &desired, overlays, &mut objects, &mut unread)?;
+            overlays_read = overlays.len();
+        }
+        Ok(Sight {
+            extent,
+            room,
+            targets,
+            known,
+            facts,
+            scope,
+            desired,
+            objects,
+            earlier,
+            unread,
+            overlays_read,
+        })
     }
 
     /// This node's endpoints that wait for their containers.
@@ -327,6 +384,9 @@ impl DataPlane {
         let Views { before: Some(before), now } = rules else {
             return self.firewall.ensure(&mut self.kernel, space, tables(&rules.now), pass);
         };
+        if pass == Pass::Full && !self.firewall.holds(&mut self.kernel, space)? {
+            return self.firewall.ensure(&mut self.kernel, space, tables(&now.whole()), pass);
+        }
         match self.firewall.amend(&mut self.kernel, space, [&tables(before), &tables(now)])? {
             Some(wrote) => Ok(wrote),
             None => self.firewall.ensure(&mut self.kernel, space, tables(&now.whole()), pass),

@@ -23,7 +23,10 @@ struct Written {
     tables: Vec<Table>,
     /// The kernel's transaction count after ours; none if somebody else's came at the same moment.
     generation: Option<u32>,
-    /// What the kernel showed at that generation. Taken when it is first needed: it costs a dump.
+    /// Whether others have tables there as well.
+    shared: bool,
+    /// What the kernel showed at that generation, where others may move that on. Taken when it is first needed: it costs
+    /// a dump.
     fingerprints: Option<Vec<Option<u64>>>,
 }
 
@@ -56,6 +59,7 @@ impl Firewall {
             Some(written) if !wrote => written,
             _ => Written {
                 inode,
+                shared: space == Space::Host,
                 generation: commit(nft, &batch).map_err(failed)?,
                 tables,
                 fingerprints: None,
@@ -98,6 +102,15 @@ impl Firewall {
         }
         self.written.insert(space, written);
         Ok(Some(wrote))
+    }
+
+    /// Whether a space's tables are known to be what was written into them.
+    pub(crate) fn holds(&mut self, kernel: &mut Kernel, space: Space) -> Result<bool> {
+        let inode = kernel.inode(space)?;
+        match self.written.get_mut(&space).filter(|written| written.inode == inode) {
+            Some(written) => written.is_untouched(kernel.nft(space)?).map_err(|source| failed(space, source)),
+            None => Ok(false),
+        }
     }
 
     /// Whether a space's tables are no longer what was written into them. Nothing is known of a space that none were
@@ -145,7 +158,7 @@ impl Written {
     fn is_untouched(&mut self, nft: &mut Nft) -> Result<bool, NftError> {
         let now = nft.generation()?;
         if self.generation == Some(now) {
-            if self.fingerprints.is_none() {
+            if self.shared && self.fingerprints.is_none() {
                 let fingerprints = self.fingerprints(nft)?;
                 if nft.generation()? == now {
                     self.fingerprints = Some(fingerprints);
@@ -162,9 +175,11 @@ impl Written {
         Ok(same)
     }
 
-    /// Whether the kernel holds something else for certain. The first look after a write takes note of what was written.
+    /// Whether the kernel holds something else for certain. Where others have tables, the first look after a write takes note of
+    /// what was written.
     fn was_changed(&mut self, nft: &mut Nft) -> Result<bool, NftError> {
-        let noted = self.generation == Some(nft.generation()?) || self.fingerprints.is_some();
+        let Some(generation) = self.generation else { return Ok(false) };
+        let noted = !self.shared || self.fingerprints.is_some() || generation == nft.generation()?;
         Ok(noted && !self.is_untouched(nft)?)
     }
 

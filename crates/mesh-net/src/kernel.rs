@@ -4,7 +4,8 @@ use crate::{
     conntrack::Conntrack,
     error::{Error, Result},
     netlink::{
-        Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_route, link_named, read_links,
+        Monitor, Netlink, RawLink, RawSpace, Request, delete, get_configured_route, get_route, link_named,
+        read_links,
     },
     netns::{self, Namespace, TargetNamespace, within},
     nft::Nft,
@@ -36,12 +37,13 @@ struct Handle<N> {
     netlink: Netlink,
     nft: Option<Nft>,
     conntrack: Option<Conntrack>,
+    monitor: Option<Monitor>,
 }
 
 impl<N: AsFd> Handle<N> {
     fn new(namespace: N) -> Result<Self> {
         let netlink = within(&namespace, Netlink::open)??;
-        Ok(Self { namespace, netlink, nft: None, conntrack: None })
+        Ok(Self { namespace, netlink, nft: None, conntrack: None, monitor: None })
     }
 
     fn conntrack(&mut self) -> Result<&mut Conntrack> {
@@ -49,6 +51,19 @@ impl<N: AsFd> Handle<N> {
             Some(conntrack) => Ok(conntrack),
             none => Ok(none.insert(within(&self.namespace, Conntrack::open)?.map_err(Error::Socket)?)),
         }
+    }
+
+    /// Whether anything may have changed since the last call: at the first one, and where nobody can listen, it may have.
+    fn has_news(&mut self) -> bool {
+        if let Some(monitor) = &mut self.monitor {
+            return monitor.has_news();
+        }
+        match within(&self.namespace, Monitor::open) {
+            Ok(Ok(monitor)) => self.monitor = Some(monitor),
+            Ok(Err(err)) => tracing::debug!(%err, "changes are not told"),
+            Err(err) => tracing::debug!(%err, "changes are not told"),
+        }
+        true
     }
 
     fn nft(&mut self, space: Space) -> Result<&mut Nft> {
@@ -88,7 +103,7 @@ impl Kernel {
     /// Opens the overlay namespaces that are kept on this node, by whichever process made them, and names them. A file
     /// whose mount is gone (the run directory outlived a reboot) is no namespace and is made anew. One that can't be opened
     /// is neither cleared nor made a second time.
-    pub(crate) fn open_overlays(&mut self) -> Result<Vec<NetworkId>> {
+    pub(crate) fn open_overlays(&mut self) -> Result<BTreeSet<NetworkId>> {
         let mut kept = BTreeSet::new();
         for network in netns::kept(&self.run_dir)? {
             let namespace = match Namespace::open(&netns::namespace_of(&self.run_dir, network)) {
@@ -110,7 +125,18 @@ impl Kernel {
             }
             is_kept
         });
-        Ok(kept.into_iter().collect())
+        Ok(kept)
+    }
+
+    /// The overlays in which something may have changed since this was last asked, sysctls aside.
+    pub(crate) fn changed_overlays(&mut self) -> BTreeSet<NetworkId> {
+        let all = self.overlays.iter_mut();
+        all.filter_map(|(network, handle)| handle.has_news().then_some(*network)).collect()
+    }
+
+    /// How many overlays are open.
+    pub(crate) fn overlays(&self) -> usize {
+        self.overlays.len()
     }
 
     /// Makes the namespace of a network.

@@ -3,11 +3,14 @@
 
 mod decode;
 mod encode;
+mod monitor;
 
 pub(crate) use decode::{RawLink, RawSpace, link_named, read_defaults, read_links};
 pub(crate) use encode::{
     Place, add_pair, change_link, delete, get_configured_route, get_route, make, turn_switches,
 };
+
+pub(crate) use monitor::Monitor;
 
 use crate::error::{Error, Result};
 use netlink_packet_core::{

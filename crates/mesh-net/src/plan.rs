@@ -57,10 +57,18 @@ pub fn plan(actual: &Objects, desired: &Desired) -> Vec<Work> {
     works
 }
 
-/// The same for what some records make: from what they made earlier. What else the kernel holds is left alone.
-pub fn plan_part(actual: &Objects, earlier: &Desired, desired: &Desired) -> Vec<Work> {
+/// The same for what some records make: from what they made earlier. What else the kernel holds is left alone, but in spaces
+/// that these records make all of.
+pub fn plan_part(
+    actual: &Objects,
+    earlier: &Desired,
+    desired: &Desired,
+    is_whole: impl Fn(Space) -> bool,
+) -> Vec<Work> {
     let parts = earlier.parts.iter().chain(&desired.parts);
-    let held = actual.at(parts.map(|part| &part.objects));
+    let mut held = actual.at(parts.map(|part| &part.objects));
+    let whole = actual.iter().filter(|((space, _), _)| is_whole(*space));
+    whole.for_each(|((space, _), object)| held.put(*space, object.clone()));
     plan(&held, desired)
 }
 

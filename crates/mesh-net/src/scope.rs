@@ -55,6 +55,29 @@ impl Scope {
         scope
     }
 
+    /// The same, and all that is made of these networks on this node, and of this node's endpoints on any.
+    #[must_use]
+    pub fn with_overlays(
+        mut self,
+        me: NodeId,
+        states: [&Snapshot; 2],
+        overlays: &BTreeSet<NetworkId>,
+    ) -> Self {
+        let Self::Some(few) = &mut self else { return self };
+        for state in states {
+            few.networks.extend(state.networks_on(me));
+            let services = state.services.values();
+            let of_overlays =
+                services.filter(|service| service.networks.iter().any(|on| overlays.contains(&on.network)));
+            few.services.extend(of_overlays.map(|service| service.id));
+            let endpoints = state.endpoints.values();
+            let looked_at =
+                endpoints.filter(|endpoint| endpoint.node == me || overlays.contains(&endpoint.network));
+            few.endpoints.extend(looked_at.map(|endpoint| endpoint.id));
+        }
+        self
+    }
+
     /// What differs between two states. Nodes, their liveness and networks concern everything.
     pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
         let changes = after.changes_since(before);

@@ -372,7 +372,7 @@ proptest! {
             let whole = of(&after, &facts, &Scope::All);
             let works = match scope {
                 Scope::All => plan(&model.read(&whole), &whole),
-                Scope::Some(_) => plan_part(&model.objects, &of(&before, &known, &scope), &wanted),
+                Scope::Some(_) => plan_part(&model.objects, &of(&before, &known, &scope), &wanted, |_| false),
             };
             model.apply(&works).map_err(TestCaseError::fail)?;
             forget_targets(&mut model, &whole);

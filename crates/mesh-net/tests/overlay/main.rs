@@ -14,6 +14,7 @@ use mesh_model::{Balance, NodeStatus, Protocol};
 use mesh_net::{Error, PROBE_PORT, Pass, desired};
 use socket2::{Domain, Socket};
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
@@ -276,6 +277,82 @@ fn drift_is_repaired_by_a_full_pass() {
     lab.reconcile(Pass::Full);
     assert!(lab.hosts[0].space.ok("nft list ruleset").contains("table ip6 meshd"));
     assert_eq!(lab.reconcile(Pass::Full), 0);
+}
+
+/// A full pass reads the networks in which the kernel says that something has changed, and what it says nothing of.
+#[test]
+fn a_full_pass_reads_what_has_changed() {
+    let mut lab = Lab::new(2, false);
+    let networks = [lab.network(1), lab.network(2)];
+    let [one, two] = [lab.container(0, 1, 11), lab.container(0, 2, 11)];
+    lab.container(1, 1, 12);
+    let replica = lab.container(1, 2, 12);
+    lab.service(2, &[replica], Some(8080));
+    lab.reconcile(Pass::Changed);
+    let [passes, all] = [Cell::new(0), Cell::new(0)];
+    let read = |lab: &mut Lab| {
+        let Lab { hosts, snapshot, .. } = lab;
+        let report = hosts[0].reconcile(snapshot, Pass::Full);
+        // Now and then everything is read.
+        passes.set(passes.get() + 1);
+        all.set(all.get() + usize::from(report.overlays_read == 2));
+        [report.overlays_read % 2, report.steps, report.firewalls]
+    };
+    // What links said of themselves as they came up is heard.
+    wait_until("nothing changes any more", || read(&mut lab) == [0, 0, 0]);
+    let port = desired::port(two);
+    let in_overlay = [
+        "ip link del br0",
+        "ip link set br0 down",
+        "ip addr del fd2::100/128 dev br0",
+        "ip addr add 10.2.0.99/32 dev br0",
+        "ip neigh del 10.2.0.12 dev vx4098",
+        "ip neigh replace 10.2.0.12 lladdr 02:00:00:00:00:01 dev br0 nud permanent",
+        "bridge fdb append 02:00:00:00:00:01 dev vx4098 dst 10.77.0.13 self",
+        "ip rule flush",
+        "ip route del default",
+        "ip -6 route add fd99::/64 via fe80::1 dev up0 proto 109",
+        &format!("bridge link set dev {port} learning on"),
+        &format!("ip link set {port} netns 1"),
+    ];
+    for damage in in_overlay {
+        lab.hosts[0].overlay(networks[1]).ok(damage);
+        let [overlays, steps, _] = read(&mut lab);
+        assert!(overlays == 1 && steps > 0, "{damage}: {overlays} overlays read, {steps} steps");
+        wait_until("what was mended is heard", || read(&mut lab) == [0, 0, 0]);
+        assert_eq!(lab.hosts[0].inspect(&lab.snapshot), [] as [String; 0], "{damage}");
+        lab.in_container(two).reaches("10.2.0.100");
+    }
+    // Of the rest the kernel says nothing here.
+    let overlay = lab.hosts[0].overlay(networks[1]);
+    let elsewhere = [
+        (0, "sysctl -q net.ipv4.ip_forward=0", false),
+        (0, "nft flush ruleset", true),
+        (1, "ip route flush proto 109", false),
+        (1, "nft delete table ip meshd", true),
+        (2, "ip addr flush dev eth0 scope global", false),
+        (3, "ip route del default", false),
+    ];
+    for (place, damage, of_firewall) in elsewhere {
+        [&overlay, &lab.hosts[0].space, lab.in_container(one), lab.in_container(two)][place].ok(damage);
+        let [overlays, steps, firewalls] = read(&mut lab);
+        let mended = if of_firewall { firewalls } else { steps };
+        assert!(overlays == 0 && mended > 0, "{damage}: {overlays} overlays read, {steps} steps");
+        wait_until("what was mended is heard", || read(&mut lab) == [0, 0, 0]);
+        assert_eq!(lab.hosts[0].inspect(&lab.snapshot), [] as [String; 0], "{damage}");
+    }
+    assert!(all.get() <= passes.get() / 20 + 2, "{} of {} passes read everything", all.get(), passes.get());
+    // A change of the records comes with it.
+    lab.hosts[0].overlay(networks[1]).ok("ip neigh del 10.2.0.12 dev br0");
+    lab.container(0, 1, 13);
+    let new = lab.container(1, 1, 14);
+    let [overlays, ..] = read(&mut lab);
+    assert_eq!(overlays, 1);
+    lab.reconcile(Pass::Full);
+    lab.in_container(one).reaches("10.1.0.13");
+    lab.in_container(new).reaches("fd1::13");
+    lab.in_container(two).reaches("10.2.0.100");
+    assert_eq!(lab.hosts[0].inspect(&lab.snapshot), [] as [String; 0]);
 }
 
 /// Switches of links are as much part of the overlay as the links are.
