@@ -251,11 +251,15 @@ impl Snapshot {
         self.status.get(&node).copied().unwrap_or_default()
     }
 
-    /// Backends of every service on every network in one pass: what data planes start from.
-    pub fn backends_by_service(&self) -> BTreeMap<(ServiceId, NetworkId), Vec<&Arc<Endpoint>>> {
+    /// Backends of these services on every network in one pass: what data planes start from.
+    pub fn backends_by_service(
+        &self,
+        wanted: impl Fn(ServiceId) -> bool,
+    ) -> BTreeMap<(ServiceId, NetworkId), Vec<&Arc<Endpoint>>> {
         let mut backends: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for endpoint in self.endpoints.values().filter(|e| self.takes_traffic(e)) {
-            if let Some(service) = endpoint.service {
+        for endpoint in self.endpoints.values() {
+            let service = endpoint.service.filter(|service| wanted(*service));
+            if let Some(service) = service.filter(|_| self.takes_traffic(endpoint)) {
                 backends.entry((service, endpoint.network)).or_default().push(endpoint);
             }
         }

@@ -43,7 +43,7 @@ pub struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// Looks through the endpoints once.
+    /// What the rules are.
     pub fn new(snapshot: &'a Snapshot, me: &'a Node) -> Self {
         Self::of(snapshot, me, &Scope::All)
     }
@@ -51,27 +51,14 @@ impl<'a> Rules<'a> {
     /// What the rules are as far as these records go: all chains that hooks enter, and of the others, and of the elements of
     /// sets and maps, those that are made of these records.
     pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
-        let mut rules = Rules {
-            snapshot,
-            me,
-            scope,
-            backends: BTreeMap::new(),
-            dockers: BTreeSet::new(),
-            limited: BTreeSet::new(),
-        };
-        for endpoint in snapshot.endpoints.values() {
-            if endpoint.node == me.id && matches!(endpoint.target, Target::Docker(_)) {
-                rules.dockers.insert(endpoint.network);
-            }
-            let service = endpoint.service.filter(|service| scope.has_service(*service));
-            if let Some(service) = service.filter(|_| snapshot.takes_traffic(endpoint)) {
-                rules.backends.entry((service, endpoint.network)).or_default().push(endpoint);
-            }
-        }
-        for backends in rules.backends.values_mut() {
+        let mut backends = snapshot.backends_by_service(|service| scope.has_service(service));
+        for backends in backends.values_mut() {
             *backends = balance::turns(snapshot, std::mem::take(backends));
         }
-        rules
+        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
+        let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
+        let dockers = dockers.map(|endpoint| endpoint.network).collect();
+        Rules { snapshot, me, scope, backends, dockers, limited: BTreeSet::new() }
     }
 
     /// The same, with containers of these addresses getting no new connections.

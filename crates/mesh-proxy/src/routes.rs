@@ -59,7 +59,7 @@ impl Routes {
     /// The routes of node `me`.
     pub fn new(snapshot: &Snapshot, me: NodeId) -> Self {
         let node = snapshot.nodes.get(&me).map(Arc::as_ref);
-        let replicas = snapshot.backends_by_service();
+        let replicas = snapshot.backends_by_service(|_| true);
         let mut routes = Vec::new();
         for service in snapshot.services.values() {
             let Some(network) = service.ingress_network() else { continue };

@@ -100,7 +100,7 @@ fn traffic_goes_to_healthy_endpoints_that_stay() {
     mesh.put(Object::Endpoint(Arc::new(weighted(Weight::MAX))));
     assert_eq!(names(&mesh.snapshot, web), ["e2"]);
 
-    let of_all = mesh.snapshot.backends_by_service();
+    let of_all = mesh.snapshot.backends_by_service(|_| true);
     let by_service: Vec<usize> =
         [web, api].iter().map(|s| of_all.get(&(*s, blue)).map_or(0, Vec::len)).collect();
     assert_eq!(by_service, [1, 1], "one pass says the same");
