@@ -1,7 +1,13 @@
 //! Containers that are connected and disconnected, and what is left when everything is removed: nothing.
 
-use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Container, Nginx, Replica, ReplicaSpec, scenario, within};
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    Background, CONVERGES, Cluster, Container, Host, Nginx, Replica, ReplicaSpec, scenario, within,
+};
 
 /// Addresses, routes and rules of a container, without the numbers of its interfaces.
 fn inside(container: &Container) -> Result<String> {
@@ -141,5 +147,96 @@ fn a_host_that_can_do_nothing_says_so() {
         drop(owner);
         within(CONVERGES, "what was refused is done", || vm2.meshctl(&connect).ok())?;
         late.output(&["ping", "-c1", "-W2", &cluster.address("first")?]).ok().map(drop)
+    });
+}
+
+/// Starts `sleep` in a network namespace of its own, with this number of a process if one is given; the number.
+fn process(host: &Host, number: Option<u32>) -> Result<(Background, u32)> {
+    // The kernel gives the next process the number after the last, unless somebody else comes first.
+    let again = "while sleep 0.01; do echo $(($0 - 1)) >/proc/sys/kernel/ns_last_pid; unshare --net sleep 600 & \
+        [[ $! != $0 ]] || wait; kill $!; wait $!; done";
+    let (mut started, own) = match number {
+        None => (host.spawn(&["unshare", "--net", "sleep", "600"])?, None),
+        Some(number) => (host.spawn(&["bash", "-c", again, &number.to_string()])?, Some(number)),
+    };
+    let number = match own {
+        Some(number) => number,
+        None => {
+            let status = fs::read_to_string(format!("/proc/{}/status", started.pid()))?;
+            let line = status.lines().find(|line| line.starts_with("NSpid:")).context("no NSpid")?;
+            line.split_whitespace().last().context("no number")?.parse()?
+        }
+    };
+    let namespace = |process: &str| host.output(&["readlink", &format!("/proc/{process}/ns/net")]).ok();
+    within(CONVERGES, "the process has a namespace of its own", || {
+        ensure!(started.wait(Duration::ZERO).is_err(), "it has ended");
+        ensure!(namespace(&number.to_string())? != namespace("self")?);
+        Ok(())
+    })?;
+    Ok((started, number))
+}
+
+/// An endpoint of a process goes with it: at any moment, though its namespace stays, and whoever has its number next.
+#[test]
+fn an_endpoint_goes_with_its_process() {
+    scenario("processes", |lab| {
+        let host = lab.host("vm1")?;
+        let mut meshd = host.meshd()?;
+        host.meshctl(&["cluster", "init", "--advertise-addr", &host.ip().to_string()]).ok()?;
+        host.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
+        let connect = |number: u32| host.meshctl(&["network", "connect", "blue", &format!("pid:{number}")]);
+        let nobody = || {
+            within(CONVERGES, "its endpoint is gone", || {
+                let listed = host.meshctl(&["-q", "endpoint", "ls"]).ok()?;
+                ensure!(listed.is_empty(), "{listed}");
+                Ok(())
+            })
+        };
+        let container = lab.container("c")?;
+        let mut inside = container.spawn(&["sleep", "600"])?;
+        let number = host.output(&["ip", "netns", "pids", "c"]).ok()?.parse()?;
+        connect(number).ok()?;
+        container.address("eth0")?;
+        inside.kill()?;
+        nobody()?;
+        within(CONVERGES, "its interface is gone", || {
+            ensure!(container.address("eth0").is_err());
+            Ok(())
+        })?;
+        let before = host.kernel_objects()?;
+
+        for pause in 0..10 {
+            let (mut started, number) = process(&host, None)?;
+            let connected = thread::scope(|scope| {
+                let connecting = scope.spawn(|| connect(number));
+                thread::sleep(Duration::from_millis(3 * pause));
+                started.kill()?;
+                connecting.join().map_err(|_| anyhow::anyhow!("a call does not panic"))
+            })?;
+            // Too early, or too late.
+            ensure!(connected.code == Some(0) || connected.refused("").is_ok(), "{connected:?}");
+        }
+        nobody()?;
+        within(CONVERGES, "nothing is left", || {
+            let after = host.kernel_objects()?;
+            ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+            Ok(())
+        })?;
+
+        // While meshd does not run, another process gets the number.
+        let (mut first, number) = process(&host, None)?;
+        connect(number).ok()?;
+        meshd.kill()?;
+        first.kill()?;
+        let (_second, _) = process(&host, Some(number))?;
+        meshd.start()?;
+        nobody()?;
+        let target = number.to_string();
+        let look = ["nsenter", "--target", &target, "--net", "ip", "-brief", "link"];
+        let links = host.output(&look).ok()?;
+        ensure!(links.lines().count() == 1, "it was taken for the first: {links}");
+        connect(number).ok()?;
+        ensure!(host.output(&look).ok()?.contains("eth0"));
+        Ok(())
     });
 }

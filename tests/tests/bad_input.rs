@@ -93,6 +93,12 @@ fn endpoints() {
         cluster.vm1().meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
         cluster.vm1().meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
         vm2.meshctl(&["network", "connect", "--ip", "10.50.0.50", "--name", "first", "blue", &taken]).ok()?;
+        // Six usable addresses: the gateway's, and five VIPs.
+        cluster.vm1().meshctl(&["network", "create", "--subnet", "10.60.0.0/29", "tiny"]).ok()?;
+        for name in ["a", "b", "c", "d", "e"] {
+            cluster.vm1().meshctl(&["service", "create", "--name", name, "--network", "tiny"]).ok()?;
+        }
+        vm2.shell("mkfifo /run/lab/pipe; ln -s /run/netns/none /run/lab/dangling").ok()?;
         let commands = [
             (connect(&["--ip", "10.99.0.5", "blue", &free]), "outside"),
             (connect(&["--ip", "10.50.0.50", "blue", &free]), "taken"),
@@ -109,7 +115,16 @@ fn endpoints() {
             (connect(&["blue", "netns:/etc/hostname"]), "/etc/hostname"),
             (connect(&["blue", "pid:4194300"]), "4194300"),
             (connect(&["blue", "balloon:red"]), "balloon"),
-            (connect(&["blue", "netns:/proc/1/ns/mnt"]), "network namespace"),
+            (connect(&["blue", "netns:/proc/1/ns/mnt"]), "is no network namespace"),
+            (connect(&["blue", "netns:/run/lab"]), "is no network namespace"),
+            (connect(&["blue", "netns:/run/lab/pipe"]), "is no network namespace"),
+            (connect(&["blue", &format!("netns:{}", vm2.socket())]), "is no network namespace"),
+            (connect(&["blue", "netns:/run/lab/dangling"]), "there is no network namespace at"),
+            (connect(&["blue", "netns:/proc/self/ns/net"]), "the host's own network namespace"),
+            (
+                connect(&["tiny", &free]),
+                "network 'tiny' has no free address left in 10.60.0.0/29: add a subnet",
+            ),
             (vec!["network".into(), "rm".into(), "blue".into()], "in use"),
         ];
         let lines: Vec<(Vec<&str>, &str)> =

@@ -15,6 +15,7 @@ pub use target::TargetNamespace;
 use crate::error::{Error, Result};
 use mesh_model::NetworkId;
 use nix::{
+    fcntl::OFlag,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, fstatfs},
@@ -24,7 +25,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -72,7 +73,13 @@ impl Namespace {
     /// Nothing is there, or something that is no namespace.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Namespace { doing: "opening the namespace", path: path.into(), source };
-        let file = File::open(path).map_err(failed)?;
+        // A pipe would be waited for.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let file = file.map_err(|source| match source.raw_os_error() {
+            // As a socket answers.
+            Some(libc::ENXIO) => Error::NotANamespace { path: path.into() },
+            _ => failed(source),
+        })?;
         let kind = fstatfs(&file).map_err(|e| failed(e.into()))?.filesystem_type();
         if kind != NSFS_MAGIC {
             return Err(Error::NotANamespace { path: path.into() });
