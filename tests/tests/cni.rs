@@ -1,9 +1,10 @@
 //! The CNI plugin against the rules of the specification, with a real meshd behind it.
 
 use std::fs;
+use std::thread;
 
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Nginx, Plugin, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Nginx, Plugin, host::binary, scenario, within};
 use serde_json::json;
 
 const SUBNETS: [&str; 4] = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
@@ -86,11 +87,22 @@ fn the_rules_of_each_command() {
         };
 
         // ADD: what is wrong is refused with its code, and nothing is left of it.
-        let (nowhere, no_namespace) =
-            ([("CNI_NETNS", "/run/netns/none")], [("CNI_NETNS", "/run/lab/resolv.conf")]);
+        let nowhere = [("CNI_NETNS", "/run/netns/none")];
         plugin.call_with("ADD", "c", &nowhere)?.failed(3, "/run/netns/none")?;
-        plugin.call_with("ADD", "c", &no_namespace)?.failed(4, "CNI_NETNS")?;
-        plugin.call_with("ADD", "c", &[("CNI_NETNS", "/proc/self/ns/net")])?.failed(4, "CNI_NETNS")?;
+        vm2.shell("mkfifo /run/lab/pipe; ln -s /run/netns/none /run/lab/dangling").ok()?;
+        plugin
+            .call_with("ADD", "c", &[("CNI_NETNS", "/run/lab/dangling")])?
+            .failed(3, "/run/lab/dangling")?;
+        for wrong in [
+            "/run/lab/resolv.conf",
+            "/run/lab",
+            "/run/lab/pipe",
+            &vm2.socket(),
+            "/proc/1/ns/mnt",
+            "/proc/self/ns/net",
+        ] {
+            plugin.call_with("ADD", "c", &[("CNI_NETNS", wrong)])?.failed(4, "CNI_NETNS")?;
+        }
         plugin.with("network", json!("red")).call("ADD", "c")?.failed(7, "red")?;
         plugin.with("service", json!("none")).call("ADD", "c")?.failed(7, "none")?;
         plugin.call_with("ADD", "c", &[("CNI_ARGS", "IP=10.99.0.1")])?.failed(100, "10.99.0.1")?;
@@ -138,6 +150,16 @@ fn the_rules_of_each_command() {
         );
         moved.call_with("CHECK", "c", &nowhere)?.failed(3, "no network namespace")?;
 
+        // Who may not talk to meshd, as a runtime without root.
+        let unprivileged = "install -m 755 $0 /run/lab/mesh-cni && exec env -i CNI_COMMAND=DEL CNI_CONTAINERID=c \
+            CNI_IFNAME=eth0 setpriv --reuid=65534 --regid=65534 --clear-groups /run/lab/mesh-cni <<<$1";
+        let config = plugin.config.to_string();
+        let refused = vm2.output(&["bash", "-c", unprivileged, &binary("mesh-cni")?, &config]);
+        ensure!(
+            refused.code == Some(1) && refused.stdout.contains("rootless containers can't join"),
+            "{refused:?}"
+        );
+
         // GC keeps what is listed, in each configuration for itself.
         let other = plugin.with("name", json!("other")).with("network", json!("blue"));
         let valid = |ids: &[&str]| {
@@ -159,13 +181,31 @@ fn the_rules_of_each_command() {
         // STATUS, and what the others do, while meshd does not run, and while it is no member.
         plugin.call("STATUS", "")?.ok()?;
         plugin.with("network", json!("red")).call("STATUS", "")?.failed(50, "red")?;
+        // Each waits a while, so all at once.
+        lab.container("late")?;
+        let all_fail = |why: &str| {
+            thread::scope(|scope| {
+                let calls = [
+                    scope.spawn(|| plugin.call("ADD", "late")?.failed(11, why)),
+                    scope.spawn(|| plugin.call("DEL", "d")?.failed(11, why)),
+                    scope.spawn(|| gc(&plugin, &[])?.failed(11, why)),
+                ];
+                calls.into_iter().try_for_each(|call| call.join().expect("a call does not panic"))
+            })
+        };
         cluster.daemons[1].kill()?;
         plugin.call("STATUS", "")?.failed(50, "meshd")?;
-        plugin.call("ADD", "c")?.failed(11, "meshd")?;
-        plugin.call("DEL", "d")?.failed(11, "meshd")?;
-        gc(&plugin, &[])?.failed(11, "meshd")?;
+        all_fail("meshd")?;
         cluster.daemons[1].start()?;
         within(CONVERGES, "meshd is ready again", || plugin.call("STATUS", "")?.ok().map(drop))?;
+        // No manager: as above, and what was asked for is not done later.
+        cluster.daemons[0].kill()?;
+        within(CONVERGES, "vm2 knows", || plugin.call("STATUS", "")?.failed(50, "no manager answers"))?;
+        all_fail("no manager answers")?;
+        ensure!(vm2.output(&["ip", "-netns", "late", "link", "show", "eth0"]).code != Some(0), "half made");
+        cluster.daemons[0].start()?;
+        within(CONVERGES, "a manager answers again", || plugin.call("STATUS", "")?.ok().map(drop))?;
+        ensure!(names()? == ["cni:blue/d/eth0"], "{:?}", names()?);
         let stranger = lab.host("stranger")?;
         let _unclustered = stranger.meshd()?;
         let nowhere = Plugin::new(&stranger, "blue", "1.1.0");
@@ -290,6 +330,15 @@ fn containers_that_vanish_half_way() {
             // Every other time the runtime does not even ask: meshd sees it by itself.
             if round % 2 == 0 {
                 plugin.call("DEL", "gone")?.ok()?;
+            }
+        }
+        // The kernel gives out the numbers of namespaces again: the next container is not taken for the one that went.
+        for round in 0..10 {
+            let (gone, next) = (format!("gone{round}"), format!("next{round}"));
+            for name in [&gone, &next] {
+                lab.container(name)?;
+                plugin.call("ADD", name)?.ok()?;
+                host.output(&["ip", "netns", "delete", name]).ok()?;
             }
         }
         within(CONVERGES, "only the first is left", || {

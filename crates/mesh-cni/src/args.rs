@@ -3,13 +3,14 @@
 use crate::{failure::Failure, request::invalid};
 
 /// What is done something with, or known to mean nothing here.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "IgnoreUnknown",
     "IP",
     "MAC",
     "MESH_SERVICE",
     "MESH_NAME",
     "MESH_ALIASES",
+    "MESH_WEIGHT",
     "K8S_POD_NAME",
     "K8S_POD_NAMESPACE",
     "K8S_POD_INFRA_CONTAINER_ID",

@@ -62,7 +62,12 @@ impl Failure {
             Error::Permission(_) => Code::Io,
             Error::Answer(_) => Code::Decoding,
         };
-        Self::new(code, doing).because(error)
+        let details = match error {
+            // Of a runtime without root, which is told that it is root: of its own user namespace.
+            Error::Permission(_) => format!("{error}; rootless containers can't join"),
+            _ => error.to_string(),
+        };
+        Self::new(code, doing).because(details)
     }
 
     /// For programs (`code`) and people (`msg`, `details`).

@@ -8,6 +8,8 @@ use crate::{
 use ipnetwork::IpNetwork;
 use mesh_model::MacAddr;
 use nix::{
+    errno::Errno,
+    fcntl::OFlag,
     ifaddrs::getifaddrs,
     net::if_::InterfaceFlags,
     sched::{CloneFlags, setns},
@@ -20,7 +22,7 @@ use std::{
     fs::{self, File},
     io,
     net::IpAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     thread,
 };
@@ -50,40 +52,53 @@ impl Namespace {
     /// A path where nothing is means that the container is gone; the host's own namespace is no container's.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
-        let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Failure::new(
+        // A pipe would be waited for.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let none = || invalid("CNI_NETNS", &format!("{shown} is no network namespace"));
+        let file = file.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => Failure::new(
                 Code::UnknownContainer,
                 format!("the container has no network namespace at {shown}"),
             ),
+            // As a socket answers.
+            Some(Errno::ENXIO) => none(),
             _ => Failure::new(Code::Io, format!("cannot open {shown}")).because(error),
         })?;
         let failed =
             |error: io::Error| Failure::new(Code::Io, format!("cannot look at {shown}")).because(error);
         let kind = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
         if kind != NSFS_MAGIC {
-            return Err(invalid("CNI_NETNS", &format!("{shown} is no network namespace")));
+            return Err(none());
         }
         let own = fs::metadata(OWN).map_err(failed)?.ino();
         if file.metadata().map_err(failed)?.ino() == own {
             return Err(invalid("CNI_NETNS", &format!("{shown} is the host's own namespace")));
         }
-        Ok(Self(file))
+        let namespace = Self(file);
+        match namespace.within(|| Ok(())) {
+            // A namespace of another kind, of mounts or processes.
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => Err(none()),
+            entered => entered.map(|()| namespace).map_err(failed),
+        }
     }
 
-    /// Looks at one interface, on a thread of its own; `None` if there is none of this name.
+    /// Looks at one interface; `None` if there is none of this name.
     pub(crate) fn interface(&self, name: &str) -> Result<Option<Interface>, Failure> {
-        let looked = thread::scope(|scope| {
-            scope
-                .spawn(|| -> io::Result<Option<Interface>> {
-                    setns(&self.0, CloneFlags::CLONE_NEWNET)?;
-                    look(name)
-                })
-                .join()
-        });
-        let failed = |error: io::Error| {
+        self.within(|| look(name)).map_err(|error| {
             Failure::new(Code::Io, format!("cannot look at {name} in the container")).because(error)
-        };
-        looked.unwrap_or_else(|_| Err(io::Error::other("the look failed"))).map_err(failed)
+        })
+    }
+
+    /// Works inside it, on a thread of its own.
+    fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let worked = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.0, CloneFlags::CLONE_NEWNET)?;
+                work()
+            });
+            thread.join()
+        });
+        worked.unwrap_or_else(|_| Err(io::Error::other("the look failed")))
     }
 }
 

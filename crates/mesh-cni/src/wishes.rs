@@ -8,7 +8,7 @@ use crate::{
 use ipnetwork::IpNetwork;
 use mesh_model::{
     MacAddr, Name, Protocol, PublishMode, PublishedPort, Weight,
-    labels::{NAME, SERVICE, WEIGHT},
+    labels::{ALIASES, NAME, SERVICE, WEIGHT},
 };
 use serde_json::Value;
 use std::net::IpAddr;
@@ -46,13 +46,15 @@ impl Wishes {
     }
 
     fn take_args(&mut self, args: &Args) -> Result<(), Failure> {
-        for (variable, key) in [("MESH_SERVICE", SERVICE), ("MESH_NAME", NAME), ("MESH_WEIGHT", WEIGHT)] {
+        for (variable, key) in [
+            ("MESH_SERVICE", SERVICE),
+            ("MESH_NAME", NAME),
+            ("MESH_ALIASES", ALIASES),
+            ("MESH_WEIGHT", WEIGHT),
+        ] {
             if let Some(value) = args.get(variable) {
                 self.take(key, value)?;
             }
-        }
-        for alias in args.get("MESH_ALIASES").into_iter().flat_map(|list| list.split(',')) {
-            self.take_alias(alias)?;
         }
         Ok(())
     }
@@ -75,9 +77,13 @@ impl Wishes {
         {
             return Ok(());
         }
-        let alias: Name = parse_name(alias)?;
-        if !self.aliases.iter().any(|known| known.same(&alias)) {
-            self.aliases.push(alias);
+        self.add_name(alias)
+    }
+
+    fn add_name(&mut self, name: &str) -> Result<(), Failure> {
+        let name: Name = parse_name(name)?;
+        if !self.aliases.iter().any(|known| known.same(&name)) {
+            self.aliases.push(name);
         }
         Ok(())
     }
@@ -85,8 +91,14 @@ impl Wishes {
     /// Takes what a key of meshd's says; whether it is one.
     fn take(&mut self, key: &str, value: &str) -> Result<bool, Failure> {
         match key {
+            // As one that isn't there.
+            SERVICE | NAME | ALIASES | WEIGHT if value.is_empty() => {}
             SERVICE => self.service = Some(value.to_owned()),
             NAME => self.name = Some(parse_name(value)?),
+            ALIASES => {
+                let mut names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+                names.try_for_each(|name| self.add_name(name))?;
+            }
             WEIGHT => self.weight = parse_weight(value)?,
             _ => return Ok(false),
         }
@@ -198,6 +210,28 @@ mod tests {
     }
 
     #[test]
+    fn every_variable_of_the_mesh_is_known_and_taken() {
+        let args = "MESH_SERVICE=web;MESH_NAME=web-1;MESH_ALIASES=a, b,,A;MESH_WEIGHT=3";
+        let expected = Wishes {
+            service: Some("web".to_owned()),
+            name: Some("web-1".parse().unwrap()),
+            aliases: vec!["a".parse().unwrap(), "b".parse().unwrap()],
+            weight: "3".parse().unwrap(),
+            ..Wishes::default()
+        };
+        assert_eq!(wishes(json!({}), args).unwrap(), expected);
+        let label = |key: &str, value: &str| json!({ "key": key, "value": value });
+        let labels = [
+            label("mesh.service", "web"),
+            label("mesh.name", "web-1"),
+            label("mesh.aliases", "a,b"),
+            label("mesh.weight", "3"),
+            label("mesh.service", ""),
+        ];
+        assert_eq!(wishes(json!({ "args": { "cni": { "labels": labels } } }), "").unwrap(), expected);
+    }
+
+    #[test]
     fn the_nearer_place_counts() {
         let args = "MESH_SERVICE=args;IP=10.1.0.3";
         let config = json!({ "service": "config", "args": { "cni": { "ips": ["10.1.0.2/24"] } } });
@@ -231,6 +265,8 @@ mod tests {
             (json!({ "args": { "cni": { "ips": [7] } } }), "", Code::Config),
             (json!({}), "IP=x", Code::Config),
             (json!({}), "MESH_NAME=-", Code::Config),
+            (json!({}), "MESH_ALIASES=a,-", Code::Config),
+            (json!({}), "MESH_WEIGHT=257", Code::Config),
         ] {
             assert_eq!(wishes(config.clone(), args).unwrap_err().code, code, "{config} {args}");
         }
