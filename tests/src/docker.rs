@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::cluster::CONVERGES;
 use crate::host::Host;
 use crate::namespace::Namespace;
 use crate::probe::within;
@@ -48,6 +49,16 @@ impl Docker {
             self.process = Some(self.host.spawn_into(&line, log.try_clone()?.into(), log.into())?);
         }
         within(DEADLINE, "dockerd answers", || self.run(&["version"]).ok().map(drop))
+    }
+
+    /// Waits until meshd has put all its rules where Docker drops what the host forwards: for both ways through the uplink, and
+    /// for two names of Docker's bridges.
+    pub fn let_pass(&self) -> Result<()> {
+        within(CONVERGES, "meshd has its rules in Docker's chain", || {
+            let rules = self.host.output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
+            ensure!(rules.matches("--comment meshd").count() == 4, "{rules}");
+            Ok(())
+        })
     }
 
     /// Kills it (SIGKILL). Its containers go on.

@@ -1,7 +1,7 @@
 //! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Docker, Host, Lab, Objects, scenario, shares, unchanged, within};
+use mesh_tests::{CONVERGES, Cluster, Docker, Lab, Objects, scenario, shares, unchanged, within};
 
 const SERVICE: &str = "mesh.service=nginx_service";
 
@@ -15,18 +15,8 @@ fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
     vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
     let dockers: Result<Vec<_>> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
     let dockers = dockers?;
-    dockers.iter().try_for_each(|docker| let_pass(docker.host()))?;
+    dockers.iter().try_for_each(Docker::let_pass)?;
     Ok((cluster, dockers))
-}
-
-/// Waits until meshd has put all its rules where Docker drops what the host forwards: for both ways through the uplink, and
-/// for two names of Docker's bridges.
-fn let_pass(host: &Host) -> Result<()> {
-    within(CONVERGES, "meshd has its rules in Docker's chain", || {
-        let rules = host.output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
-        ensure!(rules.matches("--comment meshd").count() == 4, "{rules}");
-        Ok(())
-    })
 }
 
 fn net1(docker: &Docker) -> Result<()> {
@@ -79,7 +69,7 @@ fn containers_of_three_dockers_are_one_service() {
             net1(docker)?;
             // What Docker sets on a host that did not forward before it came; its own rule in that chain does nothing.
             docker.host().shell("iptables -P FORWARD DROP && iptables -F DOCKER-USER").ok()?;
-            let_pass(docker.host())?;
+            docker.let_pass()?;
         }
         use_bridge(&dockers[1])?;
         let before = held(&cluster)?;
