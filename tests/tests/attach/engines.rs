@@ -70,7 +70,7 @@ impl Scene {
         };
         let done = |kind, succeeded| Ok(Step { kind, container: one.name.clone(), succeeded });
         let docker = &self.docker;
-        match rng.random_range(0..20) {
+        match rng.random_range(0..40) {
             _ if self.halves.contains(&one.name) => {
                 docker.run(&["rm", "--force", &one.name]).ok()?;
                 done("docker rm of what is half made", true)
@@ -79,21 +79,21 @@ impl Scene {
                 docker.run(&["start", &one.name]).ok()?;
                 done("docker start", one.connected)
             }
-            0..8 if one.connected => {
+            0..12 if one.connected => {
                 docker.run(&["network", "disconnect", "net1", &one.name]).ok()?;
                 done("docker network disconnect", one.runs)
             }
-            0..8 => {
+            0..30 if !one.connected => {
                 docker.run(&["network", "connect", "net1", &one.name]).ok()?;
                 done("docker network connect", one.runs)
             }
-            8..12 if one.runs => {
+            12..20 if one.runs => {
                 let pid = docker.inspect(&one.name)?["State"]["Pid"].to_string();
                 docker.host().output(&["kill", "-KILL", &pid]).ok()?;
                 docker.run(&["wait", &one.name]).ok()?;
                 done("a process of Docker's is killed", true)
             }
-            12 => {
+            39 => {
                 // Its containers end with the next.
                 self.docker.kill()?;
                 self.docker.restart()?;

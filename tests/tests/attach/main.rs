@@ -14,5 +14,5 @@ fn attached_and_detached_in_random_order() {
 
 #[test]
 fn engines_attach_and_detach_in_random_order() {
-    scenario("attach by engines", |lab| walk::through(&mut engines::Scene::new(lab)?, 40));
+    scenario("attach by engines", |lab| walk::through(&mut engines::Scene::new(lab)?, 30));
 }
