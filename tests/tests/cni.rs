@@ -306,7 +306,7 @@ fn ports_and_full_networks() {
 fn containers_that_vanish_half_way() {
     scenario("cni vanishing", |lab| {
         let host = lab.host("vm1")?;
-        let _meshd = host.meshd()?;
+        let mut meshd = host.meshd()?;
         host.meshctl(&["cluster", "init", "--advertise-addr", &host.ip().to_string()]).ok()?;
         host.meshctl(&["network", "create", "--subnet", "10.50.0.0/24", "blue"]).ok()?;
         let plugin = Plugin::new(&host, "blue", "1.1.0");
@@ -332,15 +332,25 @@ fn containers_that_vanish_half_way() {
                 plugin.call("DEL", "gone")?.ok()?;
             }
         }
-        // The kernel gives out the numbers of namespaces again: the next container is not taken for the one that went.
-        for round in 0..10 {
-            let (gone, next) = (format!("gone{round}"), format!("next{round}"));
-            for name in [&gone, &next] {
-                lab.container(name)?;
-                plugin.call("ADD", name)?.ok()?;
-                host.output(&["ip", "netns", "delete", name]).ok()?;
-            }
-        }
+        // As after a restart of the host: nobody asked for DEL, and the namespace that the container has now has another
+        // path, and may well have the number of the one of before.
+        let mapping = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
+        let published = plugin.with("runtimeConfig", json!({ "portMappings": mapping }));
+        let number = |name: &str| host.output(&["stat", "--dereference", "--format=%i", name]).ok();
+        lab.container("first")?;
+        published.call("ADD", "first")?.ok()?;
+        let of_first = number("/run/netns/first")?;
+        meshd.terminate()?;
+        let _seldom_another = host.shell(&format!(
+            "ip netns delete first; for try in {{1..60}}; do ip netns add second; \
+             [[ $(stat -L -c %i /run/netns/second) != {of_first} ]] || exit 0; \
+             [[ $try == 60 ]] || ip netns delete second; sleep 0.05; done"
+        ));
+        meshd.start()?;
+        let second = [("CNI_NETNS", "/run/netns/second")];
+        published.call_with("ADD", "first", &second)?.ok()?;
+        published.call_with("DEL", "first", &second)?.ok()?;
+        host.output(&["ip", "netns", "delete", "second"]).ok()?;
         within(CONVERGES, "only the first is left", || {
             let left = host.meshctl(&["-o", "json", "endpoint", "ls"]).json()?;
             ensure!(left.as_array().map(Vec::len) == Some(1), "{left}");

@@ -510,9 +510,7 @@ impl DataPlane {
         for endpoint in own.filter(|endpoint| !endpoint.is_staged()) {
             match targets::check(endpoint) {
                 Ok(namespace) => by_inode.entry(namespace.inode()).or_default().push(endpoint),
-                Err(Error::TargetGone { .. } | Error::NotANamespace { .. }) => {
-                    report.vanished.push(endpoint.id)
-                }
+                Err(error) if targets::says_vanished(&error) => report.vanished.push(endpoint.id),
                 Err(error) => drop(unread.insert(endpoint.id, error)),
             }
         }

@@ -48,3 +48,4 @@ pub use error::{Error, Result};
 pub use probe::{Missing, probe_kernel};
 pub use rules::PROBE_PORT;
 pub use scope::Scope;
+pub use targets::has_vanished;

@@ -35,6 +35,16 @@ pub(crate) fn check(endpoint: &Endpoint) -> Result<TargetNamespace> {
     Ok(namespace)
 }
 
+/// Whether the namespace that an endpoint's record means is gone.
+pub fn has_vanished(endpoint: &Endpoint) -> bool {
+    check(endpoint).is_err_and(|error| says_vanished(&error))
+}
+
+/// The same of an error of [`check`]; all others say only that it could not be looked at now.
+pub(crate) fn says_vanished(error: &Error) -> bool {
+    matches!(error, Error::TargetGone { .. } | Error::NotANamespace { .. })
+}
+
 /// Makes an endpoint's target usable, until it is closed.
 pub(crate) fn open(kernel: &mut Kernel, endpoint: &Endpoint) -> Result<()> {
     let namespace = check(endpoint)?;

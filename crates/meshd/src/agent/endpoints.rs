@@ -67,14 +67,11 @@ impl Agent {
         let opened = tokio::task::spawn_blocking(move || TargetNamespace::open(&target)).await;
         let opened = opened.map_err(|e| Failure::internal(e.to_string()))?;
         spec.namespace_inode = opened.map_err(|e| Failure::bad_request(e.to_string()))?.inode();
+        // What is gone may have the same ports.
+        for id in self.disowned.of(spec.namespace_inode).into_iter().chain(self.superseded_by(&spec).await?) {
+            self.forget(id).await?;
+        }
         let _held = self.hold_ports(&spec).await?;
-        for id in self.disowned.of(spec.namespace_inode) {
-            self.forget(id).await?;
-        }
-        // Who attaches the same in another namespace says that the one of before is gone, though its file may be kept.
-        for id in self.superseded_by(&spec) {
-            self.forget(id).await?;
-        }
         let committed = self.link.put::<CommittedEndpoint>(&format!("/v1/agent/endpoints/{id}"), &spec).await;
         let committed = committed.inspect_err(|failure| {
             if failure.is_unavailable() {
@@ -91,13 +88,22 @@ impl Agent {
         Ok(committed.value)
     }
 
-    fn superseded_by(&self, spec: &EndpointSpec) -> Vec<EndpointId> {
+    /// Endpoints that are gone, though nobody has noticed yet. Who attaches the same in another namespace says that the one of
+    /// before is gone, though its file may be kept. And the kernel gives out the numbers of namespaces again, after a restart
+    /// of the host from the first on: the one that has this number now need not be the one that a record means.
+    async fn superseded_by(&self, spec: &EndpointSpec) -> Result<Vec<EndpointId>, Failure> {
         let snapshot = self.snapshot();
         let own = snapshot.endpoints.values().filter(|e| e.node == self.identity.node);
-        let superseded = own.filter(|e| {
-            e.owner.is_some() && e.owner == spec.owner && e.namespace_inode != spec.namespace_inode
+        let (same, others): (Vec<_>, Vec<_>) = own.partition(|e| e.namespace_inode == spec.namespace_inode);
+        let mut superseded: Vec<EndpointId> =
+            others.iter().filter(|e| e.owner.is_some() && e.owner == spec.owner).map(|e| e.id).collect();
+        let elsewhere = same.into_iter().filter(|e| e.target != spec.target).cloned();
+        let elsewhere: Vec<Arc<Endpoint>> = elsewhere.collect();
+        let vanished = tokio::task::spawn_blocking(move || {
+            elsewhere.iter().filter(|e| mesh_net::has_vanished(e)).map(|e| e.id).collect::<Vec<_>>()
         });
-        superseded.map(|e| e.id).collect()
+        superseded.extend(vanished.await.map_err(|e| Failure::internal(e.to_string()))?);
+        Ok(superseded)
     }
 
     /// Holds the ports that an endpoint is to publish until it does. Whoever has one by right is told by its name; what
