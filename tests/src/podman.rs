@@ -33,10 +33,11 @@ impl Podman {
             "[storage]\ndriver = \"vfs\"\ngraphroot = \"{directory}/root\"\nrunroot = \"{directory}/run\"\n"
         );
         fs::write(host.file(format!("{directory}/storage.conf")), storage)?;
+        // `static_dir` is where the monitors of containers, who are told of the storage only, look for what Podman knows.
         let containers = format!(
             "[containers]\nlog_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\n\
              events_logger = \"none\"\nruntime = \"runc\"\ntmp_dir = \"{directory}/tmp\"\n\
-             static_dir = \"{directory}/static\"\nvolume_path = \"{directory}/volumes\"\n\
+             static_dir = \"{directory}/root/libpod\"\nvolume_path = \"{directory}/volumes\"\n\
              [network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{directory}/bin\", \"/usr/lib/cni\"]\n\
              network_config_dir = \"{directory}/net.d\"\n"
         );
@@ -109,6 +110,21 @@ impl Podman {
     /// What a command in a container prints.
     pub fn exec(&self, container: &str, command: &[&str]) -> Outcome {
         self.podman(&[&["exec", container], command].concat())
+    }
+
+    /// Kills processes of a container (SIGKILL): `Pid`, its own, and `ConmonPid`, the one that watches it for Podman.
+    pub fn kill(&self, container: &str, which: &[&str]) -> Result<()> {
+        let format: Vec<String> = which.iter().map(|which| format!("{{{{.State.{which}}}}}")).collect();
+        let pids = self.podman(&["inspect", "--format", &format.join(" "), container]).ok()?;
+        let pids: Vec<&str> = pids.split_whitespace().collect();
+        self.host.output(&[&["kill", "-KILL"], &pids[..]].concat()).ok().map(drop)
+    }
+
+    /// Removes what Podman keeps in memory for as long as the host runs, after all processes of containers have ended.
+    pub fn forget_what_a_reboot_takes(&self) -> Result<()> {
+        let script = "for place in $(findmnt --noheadings --raw --output TARGET | grep -e ^$0/ -e ^/run/netns/netns-); do \
+            umount --lazy $place; done; rm -rf $0/tmp $0/run /run/netns/netns-* /run/runc";
+        self.host.output(&["bash", "-c", script, &self.directory]).ok().map(drop)
     }
 
     /// Forgets about every container.

@@ -1,7 +1,8 @@
 //! Real Podman on two hosts of a cluster, its containers on a network of the mesh through the CNI plugin.
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Podman, field, host::binary, podman::IMAGE, scenario, within};
+use serde_json::json;
 
 #[test]
 fn containers_of_podman() {
@@ -139,6 +140,119 @@ fn containers_of_podman() {
             let listed = cluster.list(&["endpoint", "ls"])?;
             ensure!(listed.is_empty(), "{listed:?}");
             let after = (vm2.kernel_objects()?, namespaces(&vm2)?);
+            ensure!(before == after, "before:\n{}\n{}\nafter:\n{}\n{}", before.0, before.1, after.0, after.1);
+            Ok(())
+        })
+    });
+}
+
+/// What Podman is asked for beside the everyday: both families, addresses and MACs, two networks, pods; and its containers'
+/// processes, monitors and namespaces vanish as they do in a crash.
+#[test]
+fn containers_of_podman_in_both_families_and_after_crashes() {
+    scenario("podman crashes", |lab| {
+        let vm1 = lab.host("vm1")?;
+        let mut meshd = vm1.meshd()?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
+        let subnets = ["--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"];
+        vm1.meshctl(&[&["network", "create"], &subnets[..], &["net1"]].concat()).ok()?;
+        vm1.meshctl(&["network", "create", "--subnet", "fd00:51::/64", "six"]).ok()?;
+        vm1.meshctl(&["service", "create", "--name", "web", "--network", "net1"]).ok()?;
+        let podman = Podman::new(&vm1)?;
+        podman.network("net1")?;
+        podman.network("six")?;
+        let client = lab.client("client")?;
+        let names = || -> Result<Vec<String>> {
+            let listed = vm1.meshctl(&["-o", "json", "endpoint", "ls"]).json()?;
+            Ok(listed.as_array().into_iter().flatten().map(|e| field(e, "name")).collect())
+        };
+        let are = |expected: &[&str]| {
+            within(CONVERGES, &format!("{expected:?} are the endpoints"), || {
+                let found = names()?;
+                ensure!(found == expected, "{found:?}");
+                Ok(())
+            })
+        };
+        let namespaces = || vm1.shell("ls /run/netns | sort").ok();
+        podman.podman(&["run", "--rm", "--network", "net1", "--network", "six", IMAGE, "ip", "link"]).ok()?;
+        let before = (vm1.kernel_objects()?, namespaces()?);
+
+        let server = || {
+            let places = ["--ip", "10.50.0.77", "--ip6", "fd00:50::77", "--mac-address", "0a:11:22:33:44:55"];
+            let more = ["--network", "net1", "--network-alias", "db", "--network-alias", "mesh.service=web"];
+            podman.server("web1", &[&places[..], &more[..], &["--publish", "8080:80"]].concat())
+        };
+        server()?;
+        // On two networks, one of them of IPv6 alone.
+        podman.sleeper("both", &["--network", "net1:alias=mesh.name=first", "--network", "six"])?;
+        are(&["first", "web1", "both"])?;
+        let addresses = podman.exec("web1", &["ip", "address", "show", "eth0"]).ok()?;
+        for place in ["10.50.0.77/24", "fd00:50::77/64", "0a:11:22:33:44:55"] {
+            ensure!(addresses.contains(place), "{addresses}");
+        }
+        for url in [format!("http://{}:8080/", vm1.ip()), format!("http://[{}]:8080/", vm1.ip6())] {
+            within(CONVERGES, &url, || {
+                ensure!(client.curl(&url)? == "web1");
+                Ok(())
+            })?;
+        }
+        for (family, name) in
+            [("-4", "web"), ("-6", "web"), ("-6", "db"), ("-6", "web1"), ("-6", "fd00:51::1")]
+        {
+            within(CONVERGES, name, || {
+                podman.exec("both", &["ping", family, "-c1", "-W2", name]).ok().map(drop)
+            })?;
+        }
+        podman.podman(&["network", "disconnect", "six", "both"]).ok()?;
+        podman.exec("both", &["ping", "-6", "-c1", "-W2", "web"]).ok()?;
+        are(&["first", "web1"])?;
+        podman.podman(&["network", "connect", "--ip6", "fd00:51::9", "six", "both"]).ok()?;
+        podman.exec("both", &["ping", "-6", "-c1", "-W2", "fd00:51::1"]).ok()?;
+        podman.podman(&["rm", "--force", "--time", "0", "both"]).ok()?;
+
+        // A pod is one endpoint, whatever its containers do.
+        let pod = ["pod", "create", "--name", "pod", "--infra-image", IMAGE, "--infra-command", "sleep 600"];
+        podman.podman(&[&pod[..], &["--network", "net1"]].concat()).ok()?;
+        podman.sleeper("member", &["--pod", "pod"])?;
+        are(&["pod", "web1"])?;
+        podman.exec("web1", &["ping", "-c1", "-W2", "pod"]).ok()?;
+        podman.podman(&["restart", "--time", "0", "member"]).ok()?;
+        podman.exec("web1", &["ping", "-c1", "-W2", "pod"]).ok()?;
+        podman.podman(&["pod", "rm", "--force", "--time", "0", "pod"]).ok()?;
+        are(&["web1"])?;
+
+        // Its process is killed; with its monitor, after which Podman can only remove it; and all that a reboot takes along.
+        let answers = || -> Result<()> {
+            are(&["web1"])?;
+            within(CONVERGES, "it answers as before", || {
+                ensure!(client.curl(&format!("http://{}:8080/", vm1.ip()))? == "web1");
+                Ok(())
+            })?;
+            let listed = vm1.meshctl(&["-o", "json", "endpoint", "ls"]).json()?;
+            ensure!(listed[0]["addresses"] == json!(["10.50.0.77", "fd00:50::77"]), "{listed}");
+            Ok(())
+        };
+        podman.kill("web1", &["Pid"])?;
+        are(&[])?;
+        // Podman may not be done yet with what ended.
+        within(CONVERGES, "it starts again", || podman.podman(&["start", "web1"]).ok())?;
+        answers()?;
+        podman.kill("web1", &["ConmonPid", "Pid"])?;
+        podman.podman(&["rm", "--force", "--time", "0", "web1"]).ok()?;
+        are(&[])?;
+        server()?;
+        answers()?;
+        meshd.terminate()?;
+        podman.kill("web1", &["ConmonPid", "Pid"])?;
+        podman.forget_what_a_reboot_takes()?;
+        meshd.start()?;
+        podman.podman(&["start", "web1"]).ok()?;
+        answers()?;
+
+        podman.remove_all()?;
+        within(CONVERGES, "nothing is left", || {
+            ensure!(names()?.is_empty(), "{:?}", names()?);
+            let after = (vm1.kernel_objects()?, namespaces()?);
             ensure!(before == after, "before:\n{}\n{}\nafter:\n{}\n{}", before.0, before.1, after.0, after.1);
             Ok(())
         })
