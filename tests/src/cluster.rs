@@ -53,8 +53,7 @@ impl Cluster {
     /// A manager and two workers that know each other by their IPv6 addresses only.
     pub fn three_over_ipv6(lab: &Lab) -> Result<Self> {
         let daemons = ["vm1", "vm2", "vm3"].map(|name| lab.host(name)?.meshd());
-        let daemons = daemons.into_iter().collect::<Result<_>>()?;
-        Self::joined(daemons, "worker", &[], |host| host.ip6().into())
+        Self::of_over_ipv6(daemons.into_iter().collect::<Result<_>>()?)
     }
 
     /// Three managers with an etcd each, of daemons that were started before.
@@ -65,6 +64,11 @@ impl Cluster {
     /// Joins three daemons, the first as the manager.
     pub fn of(daemons: Vec<Meshd>) -> Result<Self> {
         Self::joined(daemons, "worker", &[], |host| host.ip().into())
+    }
+
+    /// The same, by their IPv6 addresses only.
+    pub fn of_over_ipv6(daemons: Vec<Meshd>) -> Result<Self> {
+        Self::joined(daemons, "worker", &[], |host| host.ip6().into())
     }
 
     fn joined(

@@ -1,6 +1,7 @@
 //! A look at the namespace of the calling thread: what of the host concerns the mesh, whoever set it up.
 
 use crate::{
+    conntrack::Conntrack,
     error::{Error, Result},
     netlink::{Netlink, RawLink, RawSpace},
     nft::{ForwardChain, Nft},
@@ -30,6 +31,8 @@ pub struct Usage {
     pub used: u64,
     /// Entries that fit.
     pub max: u64,
+    /// Who has asked for most of them, and for how many; looked for only where they are more than half of what fits.
+    pub most: Option<(IpAddr, u64)>,
 }
 
 /// What of the host concerns the mesh.
@@ -37,6 +40,8 @@ pub struct Usage {
 pub struct Survey {
     /// Its addresses, those of uplinks and of loopback aside.
     pub addresses: Vec<HostAddress>,
+    /// Uplinks of networks, also of those that a meshd with other directories made.
+    pub uplinks: Vec<String>,
     /// Connections that are tracked.
     pub conntrack: Option<Usage>,
     /// Whether it forwards IPv4.
@@ -64,6 +69,7 @@ pub fn survey() -> Result<Survey> {
         _ => None,
     };
     let uplinks = raw.links.values().filter(|link| uplink(link)).map(|link| link.name.to_string());
+    let uplinks: Vec<String> = uplinks.collect();
     let chains = Nft::open().and_then(|mut nft| nft.forward_chains());
     let chains =
         chains.map_err(|source| Error::Firewall { place: "the host".into(), source: Box::new(source) })?;
@@ -72,15 +78,22 @@ pub fn survey() -> Result<Survey> {
         conntrack: conntrack(),
         forwards_ipv4: sysctl::get("ipv4/ip_forward").as_deref() == Some("1"),
         forwards_ipv6: sysctl::get("ipv6/conf/all/forwarding").is_none_or(|value| value != "0"),
-        strict_uplinks: uplinks.filter(|name| is_strict(name)).collect(),
+        strict_uplinks: uplinks.iter().filter(|name| is_strict(name)).cloned().collect(),
+        uplinks,
         forward_chains: chains.into_iter().chain(legacy::forward_chains()).collect(),
     })
 }
 
-/// How many connections are tracked in the calling thread's namespace; none if the kernel does not say.
+/// How many connections are tracked in the calling thread's namespace; none if the kernel does not say. Blocks, for a
+/// second where they are hundreds of thousands.
 pub fn conntrack() -> Option<Usage> {
     let number = |name: &str| sysctl::get(&format!("netfilter/{name}"))?.parse().ok();
-    Some(Usage { used: number("nf_conntrack_count")?, max: number("nf_conntrack_max")? })
+    let (used, max): (u64, u64) = (number("nf_conntrack_count")?, number("nf_conntrack_max")?);
+    let most = || {
+        let askers = Conntrack::open().and_then(|mut conntrack| conntrack.askers()).ok()?;
+        askers.into_iter().map(|(asker, count)| (asker, count.into())).max_by_key(|(_, count)| *count)
+    };
+    Some(Usage { used, max, most: (used > max / 2).then(most).flatten() })
 }
 
 /// The interface that has an address, of those of a host.

@@ -1,11 +1,11 @@
 //! What other people's tables do with packets that the host forwards: the base chains at the forward hook, and whether
 //! what goes into or out of the networks passes them.
 //!
-//! An `accept` ends one base chain only, a `drop` ends all: a chain whose policy is to drop must let our packets through by
-//! a rule of its own. Rules are anybody's; what is looked for are those that people and their firewalls write: an interface
-//! named `up…`, `ct status dnat`, or no condition at all.
+//! An `accept` ends one base chain only, a `drop` ends all: a chain that drops what is left, by its policy or by a rule for
+//! everything, must let our packets through by a rule before that. Rules are anybody's; what is looked for are those that
+//! people and their firewalls write: an interface named `up…`, `ct status dnat`, or no condition at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::attr::Attributes;
 use super::error::NftError;
@@ -15,13 +15,18 @@ use crate::rules::HOST_TABLE;
 
 /// `NF_INET_FORWARD`.
 const FORWARD: u32 = 2;
-/// `NF_DROP` and `NF_ACCEPT`.
+/// `NF_DROP`, `NF_ACCEPT` and `NFT_RETURN`.
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
-/// `NFTA_IMMEDIATE_DATA`, `NFTA_CMP_DATA`, `NFTA_CT_KEY`.
+const RETURN: u32 = -5i32 as u32;
+/// `NFTA_IMMEDIATE_DATA`, `NFTA_CMP_OP`, `NFTA_CMP_DATA`, `NFTA_CT_KEY`, `NFTA_TARGET_NAME`.
 const IMMEDIATE_DATA: u16 = 2;
+const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;
 const CT_KEY: u16 = 2;
+const TARGET_NAME: u16 = 1;
+/// `NFT_CMP_EQ`.
+const EQUAL: u32 = 0;
 /// `NFT_CT_STATE` and `NFT_CT_STATUS`.
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
@@ -40,9 +45,9 @@ pub struct ForwardChain {
 pub enum Passage {
     /// They do.
     Open,
-    /// Its policy drops them, and no rule lets them through.
+    /// They are dropped or refused.
     Shut,
-    /// Its policy drops, and there are rules that only packets can tell the effect of.
+    /// They are, unless a rule lets them through whose effect only packets can tell.
     Unclear,
 }
 
@@ -54,7 +59,9 @@ type TableKey = (u8, String);
 struct RuleSeen {
     verdict: Option<u32>,
     leads_to: Option<String>,
-    /// Values that fields are compared with.
+    /// Refuses packets instead of dropping them.
+    refuses: bool,
+    /// Values that fields have to equal.
     compared: Vec<Vec<u8>>,
     /// Looks something up in a set or map.
     looks_up: bool,
@@ -111,23 +118,58 @@ fn family_name(number: u8) -> Option<&'static str> {
 }
 
 fn passage<'a>(policy: u32, chain: &str, rules: impl Fn(&str) -> &'a [RuleSeen]) -> Passage {
-    if policy != DROP {
-        return Passage::Open;
+    let mut walk = Walk { rules, known: BTreeMap::new(), unclear: false };
+    match walk.chain(chain) {
+        Some(Passage::Open) => Passage::Open,
+        None if policy != DROP => Passage::Open,
+        _ if walk.unclear => Passage::Unclear,
+        _ => Passage::Shut,
     }
-    let (mut unclear, mut known) = (false, BTreeSet::new());
-    let mut waiting = vec![chain.to_owned()];
-    while let Some(chain) = waiting.pop() {
-        for rule in rules(&chain) {
+}
+
+/// Follows our packets through chains, rule by rule.
+struct Walk<F> {
+    rules: F,
+    /// What chains do with them. Chains do not lead back to themselves; if they did, it would be seen as no end.
+    known: BTreeMap<String, Option<Passage>>,
+    /// A rule on the way may let them through.
+    unclear: bool,
+}
+
+impl<'a, F: Fn(&str) -> &'a [RuleSeen]> Walk<F> {
+    /// Where packets end: let through by the base chain, or stopped; nowhere, if they come out of the chain again.
+    fn chain(&mut self, chain: &str) -> Option<Passage> {
+        if let Some(known) = self.known.get(chain) {
+            return *known;
+        }
+        self.known.insert(chain.to_owned(), None);
+        let end = self.rules(chain);
+        self.known.insert(chain.to_owned(), end);
+        end
+    }
+
+    fn rules(&mut self, chain: &str) -> Option<Passage> {
+        for rule in (self.rules)(chain) {
             match rule.lets_through() {
-                Passage::Open => return Passage::Open,
-                Passage::Unclear => unclear = true,
+                Passage::Open => return Some(Passage::Open),
+                Passage::Unclear => self.unclear = true,
                 Passage::Shut => {}
             }
-            waiting.extend(rule.leads_to.clone().filter(|next| known.insert(next.clone())));
+            let led_to = rule.leads_to.as_deref().and_then(|next| self.chain(next));
+            match led_to {
+                Some(Passage::Open) => return led_to,
+                Some(_) if rule.is_for_ours() => return led_to,
+                _ if rule.is_for_ours() && rule.stops() => return Some(Passage::Shut),
+                _ if rule.conditions == 0 && rule.verdict == Some(RETURN) => return None,
+                _ => {}
+            }
         }
+        None
     }
-    if unclear { Passage::Unclear } else { Passage::Shut }
 }
+
+/// The expressions of a condition on an interface's name: to load it, and to compare it.
+const ONE_COMPARISON: usize = 2;
 
 impl RuleSeen {
     /// Whether it lets new connections into the networks through.
@@ -137,12 +179,25 @@ impl RuleSeen {
             return Passage::Shut;
         }
         let accepts = self.verdict == Some(ACCEPT);
-        let ours = self.compared.iter().any(|value| is_uplink(value)) || self.ct_keys.contains(&CT_STATUS);
+        let ours = self.names_uplinks() || self.ct_keys.contains(&CT_STATUS);
         match (accepts, ours || self.conditions == 0) {
             (true, true) => Passage::Open,
             _ if self.looks_up && (accepts || self.verdict.is_none()) => Passage::Unclear,
             _ => Passage::Shut,
         }
+    }
+
+    fn names_uplinks(&self) -> bool {
+        self.compared.iter().any(|value| is_uplink(value))
+    }
+
+    /// Whether all packets of ours meet it, or all that come or go.
+    fn is_for_ours(&self) -> bool {
+        self.conditions == 0 || self.conditions == ONE_COMPARISON && self.names_uplinks()
+    }
+
+    fn stops(&self) -> bool {
+        self.refuses || self.verdict == Some(DROP)
     }
 }
 
@@ -162,13 +217,18 @@ fn seen(rule: Attributes<'_>) -> RuleSeen {
             "immediate" => seen.verdict(data),
             "cmp" => {
                 let value = Attributes(data.get(CMP_DATA).unwrap_or_default()).get(nfta::DATA_VALUE);
-                seen.compared.extend(value.map(<[u8]>::to_vec));
+                let equal = number(data, CMP_OP) == Some(EQUAL);
+                seen.compared.extend(value.filter(|_| equal).map(<[u8]>::to_vec));
             }
+            "reject" => seen.refuses = true,
+            // As iptables writes it.
+            "target" if data.text(TARGET_NAME) == Some("REJECT") => seen.refuses = true,
             "lookup" => seen.looks_up = true,
             "ct" => seen.ct_keys.extend(number(data, CT_KEY)),
             _ => {}
         }
-        seen.conditions += usize::from(!matches!(name, "immediate" | "counter" | "log"));
+        let is_condition = !matches!(name, "immediate" | "counter" | "log" | "reject" | "target");
+        seen.conditions += usize::from(is_condition);
     }
     seen
 }
@@ -229,6 +289,30 @@ mod tests {
             assert_eq!(with("drop", opens), Passage::Open, "{opens}");
         }
         assert_eq!(with("drop", "oifname { eth7, up4096 } accept"), Passage::Unclear);
+        assert_eq!(with("drop", "oifname != \"up*\" accept"), Passage::Shut);
+    }
+
+    #[test]
+    fn a_rule_for_everything_shuts_unless_one_before_it_opens() {
+        for stops in ["drop", "counter drop", "reject", "log prefix \"no: \" reject", "iifname \"up*\" drop"]
+        {
+            assert_eq!(with("accept", stops), Passage::Shut, "{stops}");
+            let opened = format!("oifname \"up*\" accept; {stops}");
+            assert_eq!(with("accept", &opened), Passage::Open, "{opened}");
+            let late = format!("{stops}; oifname \"up*\" accept");
+            assert_eq!(with("accept", &late), Passage::Shut, "{late}");
+            let unclear = format!("oifname {{ eth7, up4096 }} accept; {stops}");
+            assert_eq!(with("accept", &unclear), Passage::Unclear, "{unclear}");
+        }
+        for of_others in [
+            "oifname docker0 drop",
+            "ct state invalid drop",
+            "oifname != \"up*\" drop",
+            "iifname \"up*\" tcp dport 25 reject",
+            "return; drop",
+        ] {
+            assert_eq!(with("accept", of_others), Passage::Open, "{of_others}");
+        }
     }
 
     #[test]

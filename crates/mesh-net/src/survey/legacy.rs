@@ -28,11 +28,15 @@ pub(super) fn forward_chains() -> Vec<ForwardChain> {
 
 /// Reads `iptables -S`.
 fn passage(rules: &str) -> Passage {
-    if !rules.lines().any(|line| line == "-P FORWARD DROP") {
+    let end = rules.lines().position(stops_everything);
+    if end.is_none() && !rules.lines().any(|line| line == "-P FORWARD DROP") {
         return Passage::Open;
     }
+    // What follows such a rule is met by no packet.
+    let is_met = |at: usize, line: &str| !line.starts_with("-A FORWARD ") || end.is_none_or(|end| at < end);
+    let rules = rules.lines().enumerate().filter(|(at, line)| is_met(*at, line)).map(|(_, line)| line);
     let mut passage = Passage::Shut;
-    for rule in rules.lines().filter(|line| line.starts_with("-A ") && line.ends_with("-j ACCEPT")) {
+    for rule in rules.filter(|line| line.starts_with("-A ") && line.ends_with("-j ACCEPT")) {
         let words: Vec<&str> = rule.split(' ').collect();
         let of_uplinks = |pair: &[&str]| matches!(pair[0], "-i" | "-o") && is_uplinks(pair[1]);
         let of_dnat =
@@ -47,6 +51,10 @@ fn passage(rules: &str) -> Passage {
         }
     }
     passage
+}
+
+fn stops_everything(rule: &str) -> bool {
+    rule.strip_prefix("-A FORWARD -j ").is_some_and(|to| to == "DROP" || to.starts_with("REJECT"))
 }
 
 /// `up+`, or one of them.
@@ -77,6 +85,14 @@ mod tests {
         for shut in ["-A FORWARD -o uplink0 -j ACCEPT", "-A INPUT -j ACCEPT", "-A FORWARD -o up+ -j DROP"] {
             assert_eq!(passage(&format!("{docker}{shut}\n")), Passage::Shut, "{shut}");
         }
+        // As Red Hat's are.
+        let red_hat = "-P FORWARD ACCEPT\n-A FORWARD -m state --state RELATED,ESTABLISHED -j ACCEPT\n";
+        let last = "-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n";
+        let opens = "-A FORWARD -o up+ -j ACCEPT\n";
+        assert_eq!(passage(red_hat), Passage::Open);
+        assert_eq!(passage(&format!("{red_hat}{last}")), Passage::Shut);
+        assert_eq!(passage(&format!("{red_hat}{opens}{last}")), Passage::Open);
+        assert_eq!(passage(&format!("{red_hat}{last}{opens}")), Passage::Shut);
         let set = format!("{docker}-A FORWARD -m set --match-set known dst -j ACCEPT\n");
         assert_eq!(passage(&set), Passage::Unclear);
     }

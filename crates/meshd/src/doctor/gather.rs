@@ -42,13 +42,15 @@ const LASTS: Duration = Duration::from_millis(1200);
 pub(super) async fn of_host(run_dir: &Path) -> Evidence {
     let (missing, survey) = host().await;
     let kept = netns::kept(run_dir).unwrap_or_default();
-    let leftovers =
+    let namespaces =
         kept.iter().map(|network| format!("namespace {}", netns::namespace_of(run_dir, *network).display()));
+    let uplinks = survey.iter().flat_map(|survey| &survey.uplinks).map(|name| format!("interface {name}"));
+    let leftovers = namespaces.chain(uplinks).collect();
     let no_member = || Some("this node belongs to no cluster".to_owned());
     Evidence {
         missing,
         survey: Some(survey),
-        leftovers: leftovers.collect(),
+        leftovers,
         state: KernelState { unknown: no_member(), ..KernelState::default() },
         duplicates: Duplicates { unknown: no_member(), ..Duplicates::default() },
         ..Evidence::default()
@@ -305,7 +307,9 @@ impl<'a> Gather<'a> {
             Some((gateway, why))
         });
         let mute = join_all(asked).await.into_iter().flatten().collect();
-        let conntrack = self.sockets.within(network.id, || Ok(survey::conntrack())).ok().flatten();
+        let (sockets, id) = (self.sockets.clone(), network.id);
+        let conntrack = spawn_blocking(move || sockets.within(id, || Ok(survey::conntrack())).ok().flatten());
+        let conntrack = conntrack.await.ok().flatten();
         NetworkSeen {
             name: network.name.to_string(),
             subnets: network.prefixes().collect(),

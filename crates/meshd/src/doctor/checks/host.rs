@@ -107,13 +107,14 @@ pub(super) fn conntrack(evidence: &Evidence) -> Vec<Found> {
     or_fine(found, || Found::ok(here(evidence), "room for connections in the host and in its networks"))
 }
 
-fn full(place: String, Usage { used, max }: Usage) -> Option<Found> {
+fn full(place: String, Usage { used, max, most }: Usage) -> Option<Found> {
     // A limit of 0 is none.
     let percent = used.saturating_mul(100).checked_div(max)?;
-    let result =
-        format!("{used} of {max} tracked connections ({percent} %): new ones are dropped when it is full");
-    let remedy =
-        "raise net.netfilter.nf_conntrack_max in the host, or find who opens so many ('conntrack -L')";
+    let by = most.map(|(asker, count)| format!(", {count} of them by {asker}")).unwrap_or_default();
+    let result = format!(
+        "{used} of {max} tracked connections ({percent} %){by}: new ones are dropped when it is full"
+    );
+    let remedy = "raise net.netfilter.nf_conntrack_max of the machine, or stop who opens so many ('conntrack -L' lists them)";
     match percent {
         0..NEARLY_FULL => None,
         NEARLY_FULL..FULL => Some(Found::warning(place, result, remedy)),
@@ -121,10 +122,10 @@ fn full(place: String, Usage { used, max }: Usage) -> Option<Found> {
     }
 }
 
-/// What is there though this node belongs to no cluster.
+/// What is there though this node belongs to no cluster: nobody repairs it, and published ports lead there still.
 pub(super) fn leftovers(evidence: &Evidence) -> Vec<Found> {
     let left = evidence.leftovers.iter().map(|left| {
-        Found::warning(
+        Found::failed(
             here(evidence),
             format!("{left} is left of an earlier life"),
             "'meshctl cluster init' or 'join' takes it over or removes it; a restart of the host does as well",

@@ -165,23 +165,19 @@ pub(super) fn ports(evidence: &Evidence) -> Vec<Found> {
 
 /// Whether published ports answer through the other nodes.
 pub(super) fn reach(evidence: &Evidence) -> Vec<Found> {
-    let mut silent: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut troubles: BTreeMap<(&str, Trouble), Vec<String>> = BTreeMap::new();
     let answers = |peer: &str| {
         let peer = evidence.peers.iter().find(|known| known.name == peer);
         peer.is_some_and(|peer| peer.host_answers(&evidence.links))
     };
-    for ingress in
-        evidence.ingress.iter().filter(|ingress| ingress.answer == Port::Silent && answers(&ingress.peer))
-    {
-        silent.entry(&ingress.peer).or_default().push(format!("{} ({})", ingress.port, ingress.service));
+    for ingress in evidence.ingress.iter().filter(|ingress| answers(&ingress.peer)) {
+        if let Some(trouble) = Trouble::of(&ingress.answer) {
+            let port = format!("{} ({})", ingress.port, ingress.service);
+            troubles.entry((&ingress.peer, trouble)).or_default().push(port);
+        }
     }
-    let found = silent.into_iter().map(|(peer, ports)| {
-        Found::failed(
-            format!("{} -> {peer}", evidence.me),
-            format!("published ports are not answered through {peer}: {}", ports.join(", ")),
-            format!("run 'meshctl doctor' on {peer}: a firewall there drops what is forwarded, or its networks reach no replica"),
-        )
-        .peer(peer)
+    let found = troubles.into_iter().map(|((peer, trouble), ports)| {
+        trouble.found(format!("{} -> {peer}", evidence.me), peer, &ports.join(", ")).peer(peer)
     });
     let asked = evidence.ingress.len();
     or_fine(found.collect(), || match asked {
@@ -191,4 +187,49 @@ pub(super) fn reach(evidence: &Evidence) -> Vec<Found> {
             format!("{} answered through other nodes", count(asked, "published port")),
         ),
     })
+}
+
+/// What a published port does instead of answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Silent,
+    /// Somebody on the way says that there is none: a firewall does, replicas don't.
+    Barred,
+    /// A firewall on the way may say so, or the replica.
+    Refused,
+}
+
+impl Trouble {
+    fn of(answer: &Port) -> Option<Self> {
+        match answer {
+            Port::Silent => Some(Self::Silent),
+            Port::Unreachable(_) => Some(Self::Barred),
+            Port::Refused => Some(Self::Refused),
+            Port::Open | Port::Strange(_) => None,
+        }
+    }
+
+    fn found(self, place: String, peer: &str, ports: &str) -> Found {
+        match self {
+            Self::Silent => Found::failed(
+                place,
+                format!("published ports are not answered through {peer}: {ports}"),
+                format!(
+                    "run 'meshctl doctor' on {peer}: a firewall there drops what is forwarded, or its networks reach no replica"
+                ),
+            ),
+            Self::Barred => Found::failed(
+                place,
+                format!("published ports are said to be out of reach through {peer}: {ports}"),
+                format!("run 'meshctl doctor' on {peer}: a firewall there or on the way refuses them"),
+            ),
+            Self::Refused => Found::warning(
+                place,
+                format!("published ports are refused through {peer}: {ports}"),
+                format!(
+                    "see that the replicas listen on their ports; if they do, a firewall on {peer} refuses what is forwarded"
+                ),
+            ),
+        }
+    }
 }

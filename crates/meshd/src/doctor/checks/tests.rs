@@ -58,7 +58,7 @@ fn well() -> Evidence {
         subnets: vec![subnet.parse().unwrap()],
         mtu: None,
         mute: Vec::new(),
-        conntrack: Some(Usage { used: 10, max: 1000 }),
+        conntrack: Some(Usage { used: 10, max: 1000, most: None }),
     };
     let address = HostAddress { link: "eth0".to_owned(), mtu: 1500, address: "10.0.0.2/24".parse().unwrap() };
     let survey =
@@ -199,8 +199,14 @@ fn blocked_ports_of_the_nodes_are_told_apart() {
     evidence.managers.refusals = vec!["manager 10.0.0.1:7443: set the clocks".to_owned()];
     assert_eq!(bad(&evidence), ["FAILED managers vm2", "FAILED managers vm2 -> vm1"]);
     let mut evidence = well();
-    evidence.ingress[0].answer = Port::Silent;
-    assert_eq!(bad(&evidence), ["FAILED reach vm2 -> vm1"]);
+    for (answer, expected) in [
+        (Port::Silent, "FAILED reach vm2 -> vm1"),
+        (Port::Unreachable("no route to host".to_owned()), "FAILED reach vm2 -> vm1"),
+        (Port::Refused, "warning reach vm2 -> vm1"),
+    ] {
+        evidence.ingress[0].answer = answer;
+        assert_eq!(bad(&evidence), [expected]);
+    }
 }
 
 #[test]
@@ -265,7 +271,7 @@ fn the_host_is_looked_at() {
     {
         let mut evidence = well();
         if let Some(Ok(survey)) = &mut evidence.survey {
-            survey.conntrack = Some(Usage { used, max: 100 });
+            survey.conntrack = Some(Usage { used, max: 100, most: None });
         }
         assert_eq!(bad(&evidence), expected);
     }
