@@ -25,7 +25,7 @@ others() { site | nft -f - && empty | iptables-restore; }
 const RULES_OF_OTHERS: &str = "empty | iptables-restore";
 
 /// What is done to a host; `$overlay` is the place of the network's namespace, `$inside` enters it.
-const DAMAGES: [&str; 18] = [
+const DAMAGES: [&str; 19] = [
     "nft flush ruleset; others",
     // As when the firewall's service is restarted: its file begins so.
     "(echo 'flush ruleset'; site) | nft -f -; empty | iptables-restore",
@@ -39,6 +39,7 @@ const DAMAGES: [&str; 18] = [
     "$inside ip link delete $($inside ip -brief link show type vxlan | cut -d@ -f1)",
     "$inside ip link delete br0",
     "$inside ip address flush dev br0",
+    "$inside ip route flush dev br0",
     "$inside ip neighbour flush nud permanent dev br0",
     // One replica on another node is out of reach.
     "vx=$($inside ip -brief link show type vxlan | cut -d@ -f1 | cut -d' ' -f1);
@@ -54,8 +55,9 @@ const DAMAGES: [&str; 18] = [
 ];
 
 /// What is done inside a container.
-const INSIDE: [&str; 4] = [
+const INSIDE: [&str; 5] = [
     "ip address flush dev eth0 scope global",
+    "ip route flush dev eth0; ip -6 route flush dev eth0 proto 109",
     "ip route delete default; ip -6 route delete default",
     "ip link set eth0 down",
     "ip link delete eth0",

@@ -3,13 +3,13 @@
 mod endpoint;
 mod network;
 
-use crate::object::{Ifname, Object, Objects, Space};
+use crate::object::{Ifname, NextHop, Object, Objects, Space};
 use crate::scope::Scope;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use mesh_model::{Endpoint, EndpointId, MacAddr, NetworkId, Node, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// The main routing table (`RT_TABLE_MAIN`).
@@ -125,6 +125,19 @@ impl Part {
 
     fn put(&mut self, space: Space, object: Object) {
         self.objects.put(space, object);
+    }
+
+    /// An address, and the route to its subnet: whoever flushes routes takes it along, and a container may.
+    fn put_address(&mut self, space: Space, link: Ifname, address: IpNetwork) {
+        let source = match address.ip() {
+            IpAddr::V4(source) => Some(source),
+            IpAddr::V6(_) => None,
+        };
+        self.put(space, Object::Address(link, address));
+        if let Ok(subnet) = IpNetwork::new(address.network(), address.prefix()) {
+            let hop = NextHop { source, ..NextHop::on(link) };
+            self.put(space, Object::Route(MAIN_TABLE, subnet, hop));
+        }
     }
 }
 

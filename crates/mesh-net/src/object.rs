@@ -5,7 +5,7 @@ use mesh_model::{EndpointId, MacAddr, NetworkId};
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
 /// The network namespace that an object is in.
@@ -153,6 +153,20 @@ pub struct NextHop {
     pub via: Option<IpAddr>,
     /// The interface.
     pub link: Ifname,
+    /// The IPv4 address that packets bear which have none yet; none: the kernel chooses one of the interface.
+    pub source: Option<Ipv4Addr>,
+}
+
+impl NextHop {
+    /// The link itself.
+    pub(crate) fn on(link: Ifname) -> Self {
+        Self { via: None, link, source: None }
+    }
+
+    /// A router behind a link.
+    pub(crate) fn via(router: impl Into<IpAddr>, link: Ifname) -> Self {
+        Self { via: Some(router.into()), ..Self::on(link) }
+    }
 }
 
 /// What a policy routing rule looks at.
@@ -201,7 +215,7 @@ pub enum Object {
     Port(Ifname, Ifname, PortMode),
     /// A static entry of a bridge: the MAC address that is behind a port, and the bridge. Ports learn none.
     Station(Ifname, Ifname, MacAddr),
-    /// An address on a link; IPv6 ones without duplicate address detection.
+    /// An address on a link; IPv6 ones without duplicate address detection. The kernel makes no route of its prefix.
     Address(Ifname, IpNetwork),
     /// A static forwarding entry of a VXLAN link: MAC address to VTEP.
     Fdb(Ifname, MacAddr, IpAddr),
@@ -358,9 +372,4 @@ impl Objects {
     pub fn retain(&mut self, mut keep: impl FnMut(&Key, &Object) -> bool) {
         self.0.retain(|key, object| keep(key, object));
     }
-}
-
-/// A router in a link's own subnet: a link-local address.
-pub(crate) fn via(router: Ipv6Addr, link: Ifname) -> NextHop {
-    NextHop { via: Some(router.into()), link }
 }

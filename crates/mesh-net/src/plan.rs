@@ -202,10 +202,11 @@ fn make_pair(part: &Part) -> Option<Step> {
     Some(Step::MakePair([end(part.pair[0])?, end(part.pair[1])?]))
 }
 
-/// Across spaces: namespaces first, then links, then what needs both.
-fn stage(step: &Step) -> (u8, Space) {
+/// Across spaces: namespaces first, then links, then what needs both; in each, the routes to routers after those that
+/// routers are reached by.
+fn stage(step: &Step) -> (u8, Space, u8) {
     let (space, object) = match step {
-        Step::MakePair(ends) => return (3, ends[0].0),
+        Step::MakePair(ends) => return (3, ends[0].0, 0),
         Step::Make(space, object) | Step::Change(space, object) | Step::Delete(space, object) => {
             (*space, object)
         }
@@ -217,7 +218,12 @@ fn stage(step: &Step) -> (u8, Space) {
         Object::LinkSysctl(..) => 4,
         _ => 5,
     };
-    (stage, space)
+    let turn = match object {
+        Object::Route(_, _, hop) if hop.via.is_some() => 1,
+        Object::Rule(..) => 2,
+        _ => 0,
+    };
+    (stage, space, turn)
 }
 
 /// What the kernel holds after a step, if it succeeds: how the data plane keeps track of what it did.

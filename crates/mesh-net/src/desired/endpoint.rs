@@ -28,9 +28,9 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
     for address in &endpoint.addresses {
         let Some(subnet) = network.subnet_of(*address) else { continue };
         if let Ok(with_prefix) = IpNetwork::new(*address, subnet.cidr.prefix()) {
-            part.put(target, Object::Address(name, with_prefix));
+            part.put_address(target, name, with_prefix);
         }
-        let gateway = NextHop { via: Some(subnet.gateway), link: name };
+        let gateway = NextHop::via(subnet.gateway, name);
         let everything = everything(address.is_ipv6());
         let has_default = if address.is_ipv6() { attachment.default_ipv6 } else { attachment.default_ipv4 };
         if has_default {
@@ -39,7 +39,7 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
             // The default route is elsewhere: what comes from this address goes back the way it came all the same.
             let table = source_table(endpoint.id);
             part.put(target, Object::Route(table, everything, gateway));
-            part.put(target, Object::Route(table, subnet.cidr, NextHop { via: None, link: name }));
+            part.put(target, Object::Route(table, subnet.cidr, NextHop::on(name)));
             part.put(target, Object::Rule(Selector::From(*address), table));
             for other in others(network, subnet) {
                 part.put(target, Object::Route(MAIN_TABLE, other, gateway));

@@ -3,7 +3,7 @@
 use super::{
     Facts, Owner, Part, TABLES, bridge, everything, inner_uplink, uplink, uplink_mac, uplink_side, vxlan,
 };
-use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space, via};
+use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector, Space};
 use crate::scope::Scope;
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, Network, Node, Snapshot};
@@ -14,7 +14,7 @@ const HOST_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const INNER_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 /// What holds in an overlay namespace before its links are made, so that they are born with it.
-const SYSCTLS: [(&str, &str); 18] = [
+const SYSCTLS: [(&str, &str); 22] = [
     // What is bridged passes no IP hooks. What needs them, the bridge's own rules hand to them.
     ("bridge/bridge-nf-call-ip6tables", "0"),
     ("bridge/bridge-nf-call-iptables", "0"),
@@ -26,6 +26,11 @@ const SYSCTLS: [(&str, &str); 18] = [
     ("ipv4/conf/default/send_redirects", "0"),
     ("ipv4/conf/all/accept_redirects", "0"),
     ("ipv4/conf/default/accept_redirects", "0"),
+    // Those of IPv4 are taken over from the machine's own namespace, which may have other ideas.
+    ("ipv4/conf/all/accept_source_route", "0"),
+    ("ipv4/conf/default/accept_source_route", "0"),
+    ("ipv4/conf/all/proxy_arp", "0"),
+    ("ipv4/conf/default/proxy_arp", "0"),
     ("ipv4/ip_forward", "1"),
     // The host may have switched IPv6 off for what is made later; next hops here are IPv6 link-local.
     ("ipv6/conf/all/disable_ipv6", "0"),
@@ -134,10 +139,16 @@ impl Builder<'_> {
         // 2 (loose) wins over a stricter setting for all: replies of published ports come in here.
         part.put(Space::Host, Object::LinkSysctl("ipv4/conf", host_end, "rp_filter", "2"));
         for subnet in &self.network.subnets {
-            part.put(Space::Host, Object::Route(super::MAIN_TABLE, subnet.cidr, via(INNER_SIDE, host_end)));
+            part.put(
+                Space::Host,
+                Object::Route(super::MAIN_TABLE, subnet.cidr, NextHop::via(INNER_SIDE, host_end)),
+            );
         }
         for everything in everywhere() {
-            part.put(inside, Object::Route(super::MAIN_TABLE, everything, via(HOST_SIDE, inner_uplink())));
+            part.put(
+                inside,
+                Object::Route(super::MAIN_TABLE, everything, NextHop::via(HOST_SIDE, inner_uplink())),
+            );
             // Most packets bear no node's mark, and are not compared with that of each.
             let unmarked = Selector::Mark { ipv6: everything.is_ipv6(), mark: 0 };
             part.put(inside, Object::Rule(unmarked, super::MAIN_TABLE));
@@ -149,7 +160,7 @@ impl Builder<'_> {
         part.put(inside, Object::Address(bridge(), link_local(self.me.bridge_link_local())));
         for subnet in &self.network.subnets {
             if let Ok(gateway) = IpNetwork::new(subnet.gateway, subnet.cidr.prefix()) {
-                part.put(inside, Object::Address(bridge(), gateway));
+                part.put_address(inside, bridge(), gateway);
             }
         }
         for service in self.scope.services(self.snapshot) {
@@ -168,12 +179,12 @@ impl Builder<'_> {
         for address in &node.addresses {
             part.put(
                 inside,
-                Object::Route(super::MAIN_TABLE, IpNetwork::from(*address), via(next, bridge())),
+                Object::Route(super::MAIN_TABLE, IpNetwork::from(*address), NextHop::via(next, bridge())),
             );
         }
         let table = TABLES + node.index;
         for everything in everywhere() {
-            part.put(inside, Object::Route(table, everything, via(next, bridge())));
+            part.put(inside, Object::Route(table, everything, NextHop::via(next, bridge())));
             let selector = Selector::Mark { ipv6: everything.is_ipv6(), mark: node.mark() };
             part.put(inside, Object::Rule(selector, table));
         }
@@ -189,7 +200,7 @@ impl Builder<'_> {
             // Addresses that an engine has given it are outside the subnets, and are answered by what is routed here.
             for address in &endpoint.local_addresses {
                 part.put(inside, Object::Neighbour(bridge(), *address, endpoint.mac));
-                let way = NextHop { via: None, link: bridge() };
+                let way = NextHop::on(bridge());
                 part.put(inside, Object::Route(super::MAIN_TABLE, IpNetwork::from(*address), way));
             }
         }

@@ -190,9 +190,10 @@ impl RawSpace {
         }
         let ipv6 = message.header.address_family == AddressFamily::Inet6;
         let (table, link) = table_and_link(message);
-        let (mut via, mut to) = (None, None);
+        let (mut via, mut to, mut source) = (None, None, None);
         for attribute in &message.attributes {
             match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
                 RouteAttribute::Gateway(address) => via = route_address(address),
                 RouteAttribute::Via(RouteVia::Inet6(address)) => via = Some((*address).into()),
                 RouteAttribute::Destination(address) => to = route_address(address),
@@ -201,7 +202,7 @@ impl RawSpace {
         }
         let everything = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let to = IpNetwork::new(to.unwrap_or(everything), message.header.destination_prefix_length).ok()?;
-        Some(Object::Route(table, to, NextHop { via, link: self.name(link?)? }))
+        Some(Object::Route(table, to, NextHop { via, link: self.name(link?)?, source }))
     }
 }
 

@@ -25,6 +25,8 @@ use std::{
 
 /// Routes and rules of meshd bear this protocol number: what bears another is somebody else's.
 pub(super) const PROTOCOL: u8 = 109;
+/// Of routes to an address's own subnet, by IPv4. By IPv6 the kernel's are 256, and others 1024.
+const CONNECTED_METRIC: u32 = 1;
 /// Before the main table (32766), so that a mark or a source address decides first.
 const RULE_PRIORITY: u32 = 1000;
 /// Frames to the addresses that bridges keep for themselves (01:80:c2:00:00:00 to 0f, a bit each) are bridged like others,
@@ -74,7 +76,10 @@ pub(crate) fn make(
         }
         // A route of somebody else to the same place is not ours to replace.
         Object::Route(table, destination, hop) => {
-            (Message::NewRoute(route(*table, *destination, *hop, index)), exclusive)
+            let mut route = route(*table, *destination, *hop, index);
+            // Beside the one that the kernel has made of the prefix of an address which was there before.
+            route.attributes.extend(hop.source.map(|_| RouteAttribute::Priority(CONNECTED_METRIC)));
+            (Message::NewRoute(route), exclusive)
         }
         Object::Rule(selector, table) => {
             (Message::NewRule(rule(*selector, *table)), NLM_F_CREATE | NLM_F_EXCL)
@@ -281,10 +286,17 @@ fn address_of(index: u32, address: IpNetwork) -> AddressMessage {
         message.header.scope = AddressScope::Link;
     }
     message.attributes = vec![AddressAttribute::Local(address.ip()), AddressAttribute::Address(address.ip())];
+    let mut flags = AddressFlags::empty();
     if address.is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        flags |= AddressFlags::Nodad;
     }
+    // What the kernel makes by itself, and only now, nobody could bring back. Next hops that are link-local are on their
+    // link whatever the routes say.
+    if !is_link_local(address.ip()) {
+        flags |= AddressFlags::Noprefixroute;
+    }
+    message.attributes.push(AddressAttribute::Flags(flags));
     message
 }
 
@@ -341,6 +353,9 @@ fn route(table: u32, destination: IpNetwork, hop: NextHop, index: u32) -> RouteM
         }
         Some(via) => message.attributes.push(RouteAttribute::Gateway(via.into())),
         None => {}
+    }
+    if let Some(source) = hop.source {
+        message.attributes.push(RouteAttribute::PrefSource(IpAddr::from(source).into()));
     }
     if hop.via.is_some_and(is_link_local) {
         message.header.flags = RouteFlags::Onlink;

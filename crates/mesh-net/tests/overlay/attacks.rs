@@ -104,12 +104,27 @@ pub(crate) fn udp(source: Ipv4Addr, to: Ipv4Addr, ports: [u16; 2], text: &[u8]) 
 
 /// An ICMPv6 message.
 fn icmpv6(source: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    icmpv6_behind(None, source, to, message)
+}
+
+/// The same behind an extension header of a type, of eight bytes that say nothing: hop-by-hop (0), a fragment that is the
+/// whole (44), or destination options (60).
+fn icmpv6_behind(header: Option<u8>, source: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     let length = (message.len() as u32).to_be_bytes();
     let sum = checksum(&[&source.octets(), &to.octets(), &length, &[0, 0, 0, 58], &message]);
     message[2..4].copy_from_slice(&sum);
-    let length = (message.len() as u16).to_be_bytes();
-    [&[0x60, 0, 0, 0][..], &length, &[58, 255], &source.octets(), &to.octets(), &message].concat()
+    let extension = match header {
+        None => vec![],
+        Some(44) => vec![58, 0, 0, 0, 0, 0, 0, 1],
+        Some(_) => vec![58, 0, 1, 4, 0, 0, 0, 0],
+    };
+    ipv6(header.unwrap_or(58), source, to, &[extension, message].concat())
+}
+
+fn ipv6(next: u8, source: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u16).to_be_bytes();
+    [&[0x60, 0, 0, 0][..], &length, &[next, 255], &source.octets(), &to.octets(), payload].concat()
 }
 
 /// An advertisement that an address is at a MAC address, overriding what is known.
@@ -200,7 +215,37 @@ fn forged(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
     let redirect = with(&[137, 0, 0, 0, 0, 0, 0, 0], "redirect");
     let query = with(&[130, 0, 0, 0, 0, 1, 0, 0], "listener query");
     let tagged = [&[0, 5, 8, 0][..], &plain("vlan tag", scene.v4(scene.attacker), [7, 7])].concat();
+    let double =
+        [&[0, 5, 0x81, 0, 0, 6, 8, 0][..], &plain("double tag", scene.v4(scene.attacker), [7, 7])].concat();
+    let behind = |header, message: &[u8], word| {
+        let message = with(message, word);
+        frame(
+            to_all,
+            own,
+            0x86dd,
+            &icmpv6_behind(Some(header), scene.v6(scene.attacker), all_nodes, &message),
+        )
+    };
+    let router_advert = [134, 0, 0, 0, 64, 0, 0x70, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    let dhcpv6 = [&[2, 35, 2, 34, 0, 21, 0, 0][..], b"DHCPv6 server"].concat();
     vec![
+        ("double tag", frame(victim, own, 0x88a8, &double)),
+        (
+            "LLDP",
+            frame([1, 0x80, 0xc2, 0, 0, 0x0e], own, 0x88cc, b"LLDP, with zeros behind it\0\0\0\0\0\0\0\0"),
+        ),
+        ("advertisement behind options", behind(60, &router_advert, "advertisement behind options")),
+        ("advertisement behind hops", behind(0, &router_advert, "advertisement behind hops")),
+        ("advertisement as a fragment", behind(44, &router_advert, "advertisement as a fragment")),
+        ("redirect behind options", behind(60, &[137, 0, 0, 0, 0, 0, 0, 0], "redirect behind options")),
+        (
+            "neighbour behind options",
+            behind(60, &advertisement(scene.v6(scene.client), own), "neighbour behind options"),
+        ),
+        (
+            "DHCPv6 server",
+            frame(to_all, own, 0x86dd, &ipv6(17, scene.v6(scene.attacker), all_nodes, &dhcpv6)),
+        ),
         (
             "foreign MAC",
             frame(victim, client, 0x0800, &plain("foreign MAC", scene.v4(scene.attacker), [7, 7])),

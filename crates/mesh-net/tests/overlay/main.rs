@@ -417,6 +417,11 @@ fn what_others_changed_is_named_and_left_for_the_next_pass() {
             "sysctl -q net.ipv4.conf.all.send_redirects=1",
             "the setting ipv4/conf/all/send_redirects=0 does not hold",
         ),
+        (
+            "sysctl -q net.ipv4.conf.all.accept_source_route=1",
+            "the setting ipv4/conf/all/accept_source_route=0 does not hold",
+        ),
+        ("sysctl -q net.ipv4.conf.all.proxy_arp=1", "the setting ipv4/conf/all/proxy_arp=0 does not hold"),
         ("nft flush ruleset", "the nftables tables of the mesh were changed by somebody else"),
     ] {
         host.overlay(network).ok(damage);

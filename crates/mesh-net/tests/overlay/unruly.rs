@@ -6,6 +6,7 @@ use mesh_net::{Pass, desired::Owner};
 use std::{
     io::Write,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -115,4 +116,60 @@ fn a_container_full_of_other_things_in_motion_is_read() {
     lab.in_container(full).ip("addr del 10.1.0.11/24 dev eth0");
     assert!(lab.reconcile(Pass::Full) > 0);
     lab.in_container(full).reaches("10.1.0.1");
+}
+
+/// Somebody who may change a container's routes, the container among them, takes what the kernel makes with an address and
+/// never again: each is brought back, and the pass fails for nobody.
+#[test]
+fn routes_that_a_container_flushes_come_back() {
+    let mut lab = Lab::new(2, false);
+    let [network, internal] = [1, 2].map(|number| lab.network(number));
+    Arc::make_mut(lab.snapshot.networks.get_mut(&internal).expect("a network")).internal = true;
+    let [one, _, inner, _] = [(0, 1, 11), (1, 1, 12), (0, 2, 11), (1, 2, 12)]
+        .map(|(host, network, last)| lab.container(host, network, last));
+    lab.reconcile(Pass::Changed);
+    let Lab { hosts, containers, snapshot, .. } = &mut lab;
+    let overlay = hosts[0].overlay(network);
+    let places = [
+        (&containers[&one], "eth0", ["10.1.0.12", "fd1::12", "10.77.0.12"].as_slice()),
+        (&containers[&inner], "eth0", &["10.2.0.12", "fd2::12"]),
+        (&overlay, "br0", &["10.1.0.11", "fd1::11"]),
+    ];
+    for (space, link, reached) in places {
+        let before = space.ip("route") + &space.ip("-6 route");
+        for family in ["-4", "-6"] {
+            space.ip(&format!("{family} route flush dev {link}"));
+        }
+        assert!(!reached.iter().any(|to| to.contains('.') && space.pings(to)), "{link}: that is no damage");
+        assert!(hosts[0].reconcile(snapshot, Pass::Full).steps > 0);
+        assert_eq!(hosts[0].reconcile(snapshot, Pass::Full).steps, 0);
+        reached.iter().for_each(|to| space.reaches(to));
+        let without_own = |routes: &str| -> Vec<String> {
+            routes.lines().filter(|line| !line.starts_with("fe80::")).map(str::to_owned).collect()
+        };
+        let after = space.ip("route") + &space.ip("-6 route");
+        assert_eq!(without_own(&after), without_own(&before));
+    }
+}
+
+/// Containers that an earlier version attached have the kernel's route to their subnet: that stays, and so does the container.
+#[test]
+fn addresses_with_a_route_of_the_kernels_are_adopted() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [one, _] = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    lab.reconcile(Pass::Changed);
+    for (address, subnet) in [("10.1.0.11/24", "10.1.0.0/24"), ("fd1::11/64", "fd1::/64")] {
+        let space = lab.in_container(one);
+        space.ip(&format!("addr del {address} dev eth0"));
+        space.ip("-6 route flush dev eth0");
+        space.ip(&format!("addr add {address} dev eth0"));
+        assert!(lab.reconcile(Pass::Full) > 0);
+        assert_eq!(lab.reconcile(Pass::Full), 0);
+        let space = lab.in_container(one);
+        let family = if subnet.contains(':') { "-6" } else { "-4" };
+        assert!(space.ip(&format!("{family} route show {subnet}")).contains("proto kernel"));
+        space.reaches("10.1.0.12");
+        space.reaches("fd1::12");
+    }
 }
