@@ -81,7 +81,7 @@ fn arp_packet(operation: u8, sender: [u8; 6], claimed: Ipv4Addr, about: Ipv4Addr
     [&fixed[..], &sender, &claimed.octets(), &BROADCAST, &about.octets()].concat()
 }
 
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let bytes = parts.concat();
     let sum: u32 =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
@@ -122,7 +122,7 @@ fn icmpv6_behind(header: Option<u8>, source: Ipv6Addr, to: Ipv6Addr, message: &[
     ipv6(header.unwrap_or(58), source, to, &[extension, message].concat())
 }
 
-fn ipv6(next: u8, source: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv6(next: u8, source: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u16).to_be_bytes();
     [&[0x60, 0, 0, 0][..], &length, &[next, 255], &source.octets(), &to.octets(), payload].concat()
 }

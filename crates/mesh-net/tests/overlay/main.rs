@@ -5,6 +5,7 @@ mod lab;
 mod life;
 mod options;
 mod partings;
+mod passages;
 mod smuggling;
 mod unruly;
 mod vip;
