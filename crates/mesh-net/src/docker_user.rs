@@ -1,6 +1,7 @@
 //! Docker sets the policy of the host's FORWARD chain to DROP, which no table of another's can overrule: what goes to and
 //! from networks is accepted in `DOCKER-USER`, the chain that Docker keeps for others, unless it goes to Docker's own bridges.
-//! What must not pass is dropped in the mesh's own tables all the same.
+//! What must not pass is dropped in the mesh's own tables all the same. Docker before 23 has the chain for IPv4 only, though
+//! it drops IPv6 as well where it is told to filter it: there the chain is made, as later ones do.
 //!
 //! The chain may live in iptables-legacy, out of netlink's reach: here, and only here, the host's `iptables` is run.
 
@@ -10,9 +11,19 @@ use crate::{
     kernel::Kernel,
     object::{Ifname, Space},
 };
-use std::{collections::BTreeSet, fs, io, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 const CHAIN: &str = "DOCKER-USER";
+/// The chain that shows that Docker filters a family.
+const DOCKER: &str = "DOCKER-ISOLATION-STAGE-1";
+/// Makes [`CHAIN`], at once with the way there.
+const MAKE: &str = "*filter\n:DOCKER-USER - [0:0]\n-I FORWARD -j DOCKER-USER\nCOMMIT\n";
 /// The bridges that Docker makes, as iptables matches them: one of a network has twelve digits of its ID.
 const DOCKERS: [&str; 2] = ["docker0", "br-+"];
 const DIGITS: usize = 12;
@@ -45,11 +56,18 @@ impl DockerUser {
         }
         self.settled = None;
         for (program, _) in FAMILIES.iter().filter(|(program, _)| Path::new(program).exists()) {
-            // Without the chain there is no Docker, or none that uses this family.
-            let Ok(listed) = run(program, &["-S", CHAIN]) else { continue };
+            let listed = match run(program, &["-S", CHAIN], "") {
+                Ok(listed) => listed,
+                Err(_) if run(program, &["-S", DOCKER], "").is_ok() => {
+                    run(&format!("{program}-restore"), &["--noflush"], MAKE)?;
+                    String::new()
+                }
+                // There is no Docker, or none that uses this family.
+                Err(_) => continue,
+            };
             for change in changes(&listed, &wanted) {
                 let words: Vec<&str> = change.iter().map(String::as_str).collect();
-                run(program, &words)?;
+                run(program, &words, "")?;
             }
         }
         self.settled = Some((wanted, count(kernel)?));
@@ -119,10 +137,18 @@ fn changes(listed: &str, wanted: &[String]) -> Vec<Vec<String>> {
 }
 
 /// Runs the program in the calling thread's network namespace. It waits a moment for others who change rules.
-fn run(program: &str, words: &[&str]) -> Result<String> {
+fn run(program: &str, words: &[&str], input: &str) -> Result<String> {
     let failed = |why: String| Error::Iptables { command: format!("{program} {}", words.join(" ")), why };
-    let output = Command::new(program).args(["-w", "2"]).args(words).output();
-    let output = output.map_err(|e| failed(e.to_string()))?;
+    let output = || {
+        let mut command = Command::new(program);
+        command.args(["-w", "2"]).args(words);
+        let mut running =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // Closed at once: it is all that there is.
+        running.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
+        running.wait_with_output()
+    };
+    let output = output().map_err(|e: io::Error| failed(e.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
