@@ -4,8 +4,9 @@
 //! dockerd ──► plugin socket ──► driver (networks, endpoints) ──► agent ──► manager: record, address
 //!    │                          ipam   (addresses)                └─────► mesh-net: the pair's end in the host
 //!    │  fetches that end into the container's namespace
-//!    └──► settle: finds it there, and tells the record where it is; removes and adopts what Docker and the cluster
-//!         disagree on
+//!    ├──► settle: finds it there, and tells the record where it is; removes and adopts what Docker and the cluster
+//!    │    disagree on
+//!    └──► revive: starts containers that Docker has given up on because meshd could not help
 //! ```
 //!
 //! Docker asks for an endpoint first and makes the container's namespace later. So an endpoint is *staged*
@@ -21,8 +22,10 @@ mod bindings;
 mod driver;
 mod identity;
 mod ipam;
+mod join;
 mod locate;
 mod protocol;
+mod revive;
 mod settle;
 mod socket;
 
@@ -31,7 +34,7 @@ pub(crate) use locate::{detach, locate};
 
 use crate::{config::Config, daemon::Daemon};
 use bindings::Bindings;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +45,8 @@ struct Docker {
     bindings: Bindings,
     /// An endpoint waits for its container.
     joined: Notify,
+    /// Something was refused that may be done later.
+    refused: AtomicBool,
 }
 
 /// Serves Docker for as long as the daemon runs, whenever there is one.
@@ -59,12 +64,16 @@ pub(crate) async fn run(
         api: Api::new(config.docker_socket),
         bindings: Bindings::load(&config.data_dir),
         joined: Notify::new(),
+        refused: AtomicBool::new(false),
     });
     let settle = settle::run(Arc::clone(&docker));
+    let reviving = Arc::clone(&docker);
+    let revive = revive::run(&reviving);
     let serve = socket::serve(config.docker_plugin, docker, cancel.clone());
     tokio::select! {
         () = cancel.cancelled() => {}
         () = settle => {}
+        () = revive => {}
         () = serve => {}
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use crate::api::Failure;
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the start of a container may take.
+const START: Duration = Duration::from_secs(60);
 /// A list of thousands of containers is smaller.
 const BODY: usize = 64 << 20;
 
@@ -51,17 +53,22 @@ pub(super) struct Attached {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Listed {
+    pub(super) id: String,
     #[serde(default)]
     pub(super) labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(super) network_settings: NetworkSettings,
 }
 
 /// A container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Inspected {
+    pub(super) id: String,
     pub(super) name: String,
     pub(super) state: ContainerState,
     pub(super) config: ContainerConfig,
+    pub(super) host_config: HostConfig,
     pub(super) network_settings: NetworkSettings,
 }
 
@@ -70,6 +77,9 @@ pub(super) struct Inspected {
 pub(super) struct ContainerState {
     pub(super) running: bool,
     pub(super) pid: i32,
+    /// Why its last start failed.
+    #[serde(default)]
+    pub(super) error: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,17 +91,48 @@ pub(super) struct ContainerConfig {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
+pub(super) struct HostConfig {
+    #[serde(default)]
+    pub(super) restart_policy: RestartPolicy,
+}
+
+/// When Docker starts a container again.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RestartPolicy {
+    #[serde(default)]
+    name: String,
+}
+
+impl RestartPolicy {
+    /// Whether there is one.
+    pub(super) fn is_some(&self) -> bool {
+        !matches!(self.name.as_str(), "" | "no")
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub(super) struct NetworkSettings {
     #[serde(default)]
     pub(super) sandbox_key: String,
     #[serde(default)]
-    pub(super) networks: Option<BTreeMap<String, EndpointSettings>>,
+    networks: Option<BTreeMap<String, EndpointSettings>>,
+}
+
+impl NetworkSettings {
+    /// The container's places on its networks, in the order of Docker's names.
+    pub(super) fn places(&self) -> impl Iterator<Item = &EndpointSettings> {
+        self.networks.iter().flat_map(BTreeMap::values)
+    }
 }
 
 /// A container's place on a network.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct EndpointSettings {
+    #[serde(rename = "NetworkID", default)]
+    pub(super) network_id: String,
     #[serde(rename = "EndpointID", default)]
     pub(super) endpoint_id: String,
     #[serde(default)]
@@ -112,6 +153,11 @@ impl Api {
         Self { socket }
     }
 
+    /// Whether somebody listens at its socket, as Docker does from its start on.
+    pub(super) async fn is_there(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
     /// A network with its endpoints.
     pub(super) async fn network(&self, id: &str) -> Result<Network, Failure> {
         self.ask(Method::GET, &format!("/networks/{}", encode(id)), None).await
@@ -129,6 +175,19 @@ impl Api {
         let path = format!("/containers/json?all=1&filters={}", encode(&filter));
         let found: Vec<Listed> = self.ask(Method::GET, &path, None).await?;
         Ok(found.into_iter().next())
+    }
+
+    /// The containers on any of these networks that have run and do not any more.
+    pub(super) async fn exited(&self, networks: impl Iterator<Item = &str>) -> Result<Vec<Listed>, Failure> {
+        let networks: Vec<_> = networks.collect();
+        let filter = serde_json::json!({ "status": ["exited"], "network": networks }).to_string();
+        self.ask(Method::GET, &format!("/containers/json?all=1&filters={}", encode(&filter)), None).await
+    }
+
+    /// Starts a container, unless it runs.
+    pub(super) async fn start(&self, container: &str) -> Result<(), Failure> {
+        let path = format!("/containers/{}/start", encode(container));
+        self.request_within(START, Method::POST, &path, None).await.map(drop)
     }
 
     /// A container by name or ID. Waits for what Docker does with it.
@@ -155,8 +214,21 @@ impl Api {
     }
 
     async fn request(&self, method: Method, path: &str, body: Option<String>) -> Result<Bytes, Failure> {
-        match timeout(ANSWER, self.exchange(method, path, body)).await {
-            Ok(Ok((status, answer))) if status.is_success() => Ok(answer),
+        self.request_within(ANSWER, method, path, body).await
+    }
+
+    async fn request_within(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Bytes, Failure> {
+        match timeout(limit, self.exchange(method, path, body)).await {
+            // Some requests are answered so if there is nothing to do.
+            Ok(Ok((status, answer))) if status.is_success() || status == StatusCode::NOT_MODIFIED => {
+                Ok(answer)
+            }
             Ok(Ok((status, answer))) => {
                 let said = serde_json::from_slice(&answer).map(|Message { message }| message);
                 Err(Failure::new(status, format!("Docker: {}", said.unwrap_or_else(|_| status.to_string()))))
@@ -178,7 +250,7 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> anyhow::Result<(http::StatusCode, Bytes)> {
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()

@@ -3,10 +3,9 @@
 use super::{
     Docker,
     bindings::Binding,
-    identity::identity,
     protocol::{
-        ADDRESS_SPACE, CreateEndpoint, CreateNetwork, Interface, InterfaceName, Join, Joined, MESH_NETWORK,
-        OfEndpoint, OfNetwork, Pool, PortBinding, StaticRoute,
+        ADDRESS_SPACE, CreateEndpoint, CreateNetwork, Interface, MESH_NETWORK, OfEndpoint, OfNetwork, Pool,
+        PortBinding,
     },
 };
 use crate::{
@@ -15,22 +14,16 @@ use crate::{
 };
 use ipnetwork::IpNetwork;
 use mesh_model::{
-    Container, DOCKER, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, Name, Network, NetworkSpec,
-    Protocol, PublishMode, PublishedPort, Snapshot, Target,
+    Container, DOCKER, Endpoint, EndpointId, EndpointSpec, EndpointUpdate, MacAddr, Name, Network,
+    NetworkSpec, Protocol, PublishMode, PublishedPort, Snapshot, Target,
 };
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     sync::Arc,
 };
 
-/// What interfaces are called in a container; Docker appends a number.
-const PREFIX: &str = "eth";
-/// Route types of the protocol.
-const NEXT_HOP: u8 = 0;
-const CONNECTED: u8 = 1;
 /// Digits of Docker's IDs that people use.
-const SHORT: usize = 12;
+pub(super) const SHORT: usize = 12;
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -39,7 +32,7 @@ impl Docker {
     pub(super) async fn create_network(self: &Arc<Self>, request: CreateNetwork) -> Result<(), Failure> {
         let member = self.daemon.member()?;
         let snapshot = member.agent.snapshot();
-        let name = request.mesh_network().map(str::to_owned);
+        let name = request.mesh_network().map_err(Failure::bad_request)?.map(str::to_owned);
         let mut binding = Binding { name, internal: request.internal(), ..Binding::default() };
         for pool in request.pools().filter(|pool| pool.pool.prefix() > 0) {
             if pool.address_space == ADDRESS_SPACE {
@@ -52,7 +45,8 @@ impl Docker {
         let by_subnet = || binding.subnets.first().and_then(|subnet| network_with_subnet(&snapshot, *subnet));
         if binding.name.is_none() {
             let found = by_subnet().or_else(|| network_with_gateway(&snapshot, &request));
-            binding.network = found.map(|network| network.id);
+            binding.network =
+                found.map(|network| suits(network, &binding).map(|()| network.id)).transpose()?;
         }
         if binding.name.is_some() {
             binding.network = Some(self.find_or_make(&member, &binding, None).await?.id);
@@ -117,13 +111,7 @@ impl Docker {
         let wanted = binding.name.as_deref().or(dockers_name).unwrap_or_default();
         let snapshot = member.agent.snapshot();
         if let Some(network) = snapshot.find_network(wanted) {
-            let other = binding.subnets.iter().find(|s| network.subnets.iter().all(|own| own.cidr != **s));
-            return match other {
-                None => Ok(Arc::clone(network)),
-                Some(subnet) => Err(Failure::conflict(format!(
-                    "network '{wanted}' of the cluster has no subnet {subnet}: leave out --subnet"
-                ))),
-            };
+            return suits(network, binding).map(|()| Arc::clone(network));
         }
         let name: Name = wanted.parse().map_err(|e| Failure::bad_request(format!("{e}")))?;
         let spec = NetworkSpec {
@@ -146,7 +134,15 @@ impl Docker {
         let ports = request.ports().map_err(Failure::bad_request)?;
         let ports = ports.iter().map(published).collect::<Result<Vec<_>, _>>()?;
         let owner = owner(&request.network_id, &request.endpoint_id);
-        let endpoint = match reserved(&member, &asked) {
+        let wanted_mac = parse_mac(&asked)?;
+        if let Some(known) = own(&member, &request.endpoint_id) {
+            // Docker repeats what had no answer.
+            return match wanted_mac {
+                Some(mac) if mac != known.mac => Err(Failure::conflict("there is such an endpoint already")),
+                _ => Ok(interface(&member, &asked, &known)),
+            };
+        }
+        let endpoint = match reserved(&member, wanted_mac) {
             Some(reserved) => {
                 if !ports.is_empty() {
                     return Err(Failure::bad_request(
@@ -159,55 +155,12 @@ impl Docker {
             None => {
                 let network = self.mesh_network(&member, &request.network_id).await?;
                 let mut spec = staged(&network, &request.endpoint_id);
-                spec.mac = parse_mac(&asked)?;
-                (spec.owner, spec.ports) = (Some(owner), ports);
+                (spec.mac, spec.owner, spec.ports) = (wanted_mac, Some(owner), ports);
                 spec.local_addresses = given(&asked)?;
                 member.agent.stage(endpoint_id(&request.endpoint_id)?, &spec).await?
             }
         };
-        let snapshot = member.agent.snapshot();
-        let interface = missing(&asked, &endpoint, snapshot.networks.get(&endpoint.network));
-        Ok(serde_json::json!({ "Interface": interface }))
-    }
-
-    pub(super) async fn join(&self, request: Join) -> Result<Joined, Failure> {
-        let member = self.daemon.member()?;
-        let endpoint = own(&member, &request.endpoint_id)
-            .ok_or_else(|| Failure::conflict("this endpoint is not known: start the container again"))?;
-        let (container, mut update) = self.introduce(&request).await?;
-        let netns = Some(PathBuf::from(&request.sandbox_key));
-        update.target = Some(Target::Docker(Container { name: container, netns }));
-        let endpoint = member.agent.update(endpoint.id, &update).await?.value;
-        self.joined.notify_one();
-        let snapshot = member.agent.snapshot();
-        let network = snapshot
-            .networks
-            .get(&endpoint.network)
-            .ok_or_else(|| Failure::conflict("its network of the cluster was removed"))?;
-        Ok(joined(&endpoint, network, &host_resolvers()))
-    }
-
-    /// The container's name, and what it wants to be. Where Docker does not tell, that is made up for later.
-    async fn introduce(&self, request: &Join) -> Result<(String, EndpointUpdate), Failure> {
-        let short = request.endpoint_id.get(..SHORT).unwrap_or(&request.endpoint_id).to_owned();
-        let told = async {
-            let network = self.api.network(&request.network_id).await?;
-            let mut attached = network.containers.unwrap_or_default().into_values();
-            let found = attached.find(|attached| attached.endpoint_id == request.endpoint_id);
-            let found = found.ok_or_else(|| Failure::unavailable("Docker does not show the endpoint"))?;
-            Ok::<_, Failure>((self.api.listed(&found.name).await?, found.name))
-        };
-        match told.await {
-            Ok((listed, name)) => {
-                let labels = listed.and_then(|listed| listed.labels).unwrap_or_default();
-                let update = identity(&name, &labels, &[]).map_err(Failure::bad_request)?;
-                Ok((name, update))
-            }
-            Err(failure) => {
-                tracing::warn!(err = failure.text(), "a container joins, and Docker does not say which");
-                Ok((short, EndpointUpdate::default()))
-            }
-        }
+        Ok(interface(&member, &asked, &endpoint))
     }
 
     /// The container leaves the network, or has ended.
@@ -239,7 +192,7 @@ pub(super) fn owned(endpoint: &Endpoint) -> Option<(&str, &str)> {
 }
 
 /// This node's endpoint with one of Docker's IDs.
-fn own(member: &Member, id: &str) -> Option<Arc<Endpoint>> {
+pub(super) fn own(member: &Member, id: &str) -> Option<Arc<Endpoint>> {
     let snapshot = member.agent.snapshot();
     let mut own = snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
     own.find(|endpoint| owned(endpoint).is_some_and(|(_, owned)| owned == id)).cloned()
@@ -259,9 +212,8 @@ pub(super) fn staged(network: &Network, endpoint: &str) -> EndpointSpec {
 }
 
 /// The endpoint that an address was asked for before, by its MAC address.
-fn reserved(member: &Member, asked: &Interface) -> Option<Arc<Endpoint>> {
-    let mac = asked.mac_address.parse().ok()?;
-    let owner = super::ipam::owner(mac);
+fn reserved(member: &Member, mac: Option<MacAddr>) -> Option<Arc<Endpoint>> {
+    let owner = super::ipam::owner(mac?);
     let snapshot = member.agent.snapshot();
     let mut own = snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
     own.find(|endpoint| endpoint.owner.as_ref() == Some(&owner)).cloned()
@@ -274,11 +226,18 @@ fn given(asked: &Interface) -> Result<Vec<IpAddr>, Failure> {
     parsed.collect::<Result<_, _>>().map_err(|e| Failure::bad_request(format!("address: {e}")))
 }
 
-fn parse_mac(asked: &Interface) -> Result<Option<mesh_model::MacAddr>, Failure> {
+fn parse_mac(asked: &Interface) -> Result<Option<MacAddr>, Failure> {
     if asked.mac_address.is_empty() {
         return Ok(None);
     }
     asked.mac_address.parse().map(Some).map_err(|e| Failure::bad_request(format!("{e}")))
+}
+
+/// The answer to a request for an endpoint.
+fn interface(member: &Member, asked: &Interface, endpoint: &Endpoint) -> serde_json::Value {
+    let snapshot = member.agent.snapshot();
+    let interface = missing(asked, endpoint, snapshot.networks.get(&endpoint.network));
+    serde_json::json!({ "Interface": interface })
 }
 
 /// What Docker does not know of the interface yet. It refuses to be told what it knows.
@@ -298,43 +257,19 @@ fn missing(asked: &Interface, endpoint: &Endpoint, network: Option<&Arc<Network>
     }
 }
 
-/// How Docker is to set up the container. The route to the gateway is for containers whose address is Docker's own: it
-/// would be out of their reach. An internal network leads nowhere, but to its names.
-fn joined(endpoint: &Endpoint, network: &Network, resolvers: &[IpAddr]) -> Joined {
-    let src_name = mesh_net::desired::staged(endpoint.id).to_string();
-    let mut joined = Joined {
-        interface_name: InterfaceName { src_name, dst_prefix: PREFIX.to_owned() },
-        disable_gateway_service: true,
-        ..Joined::default()
-    };
-    for address in &endpoint.addresses {
-        let Some(subnet) = network.subnet_of(*address) else { continue };
-        if address.is_ipv4() {
-            let (route_type, next_hop) = (CONNECTED, String::new());
-            let destination = IpNetwork::from(subnet.gateway);
-            joined.static_routes.push(StaticRoute { destination, route_type, next_hop });
-        }
-        let gateway = subnet.gateway.to_string();
-        if network.internal {
-            for resolver in resolvers.iter().filter(|resolver| resolver.is_ipv4() == address.is_ipv4()) {
-                let destination = IpNetwork::from(*resolver);
-                let next_hop = gateway.clone();
-                joined.static_routes.push(StaticRoute { destination, route_type: NEXT_HOP, next_hop });
-            }
-        } else if address.is_ipv4() {
-            joined.gateway = gateway;
-        } else {
-            joined.gateway_ipv6 = gateway;
-        }
+/// Whether a network of the cluster's is what the user asks of Docker's.
+fn suits(network: &Network, binding: &Binding) -> Result<(), Failure> {
+    let refused = |why: String| Failure::conflict(format!("network '{}' of the cluster {why}", network.name));
+    if let Some(subnet) = binding.subnets.iter().find(|s| network.subnets.iter().all(|own| own.cidr != **s)) {
+        return Err(refused(format!("has no subnet {subnet}: leave out --subnet")));
     }
-    joined
-}
-
-/// Whom Docker's resolver asks from inside a container; who is on this host's loopback it asks from the host.
-fn host_resolvers() -> Vec<IpAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let of_line = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok();
-    text.lines().filter_map(of_line).filter(|address| !address.is_loopback()).collect()
+    if let Some(gateway) = binding.gateways.iter().find(|g| network.gateways().all(|own| own != **g)) {
+        return Err(refused(format!("has another gateway than {gateway}: leave out --gateway")));
+    }
+    if binding.internal && !network.internal {
+        return Err(refused("is not internal: leave out --internal".to_owned()));
+    }
+    Ok(())
 }
 
 fn published(port: &PortBinding) -> Result<PublishedPort, Failure> {

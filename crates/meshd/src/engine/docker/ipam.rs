@@ -9,7 +9,7 @@
 use super::{
     Docker,
     driver::staged,
-    protocol::{GATEWAY, MESH_NETWORK, OfAddress, PoolGiven, RequestPool},
+    protocol::{GATEWAY, MESH_NETWORK, OfAddress, PoolGiven, RequestPool, check_options},
 };
 use crate::api::Failure;
 use ipnetwork::IpNetwork;
@@ -20,8 +20,9 @@ use std::{
     sync::Arc,
 };
 
-/// Begins the ID of a pool that was left open; the name of its network follows.
+/// Begins the ID of a pool that was left open; the ID of its network follows. Each family has its own.
 const OPEN: &str = "network:";
+const OPEN_IPV6: &str = "network6:";
 /// Begins the ID of a pool that the user gave; the subnet follows.
 const GIVEN: &str = "subnet:";
 
@@ -38,11 +39,13 @@ impl Docker {
                 "--ip-range is the cluster's to keep: give it to 'meshctl network create'",
             ));
         }
+        let options = request.options.as_ref();
+        check_options(options.into_iter().flat_map(BTreeMap::keys)).map_err(Failure::bad_request)?;
         if !request.pool.is_empty() {
             let pool: IpNetwork = request.pool.parse().map_err(|e| Failure::bad_request(format!("{e}")))?;
             return Ok(PoolGiven { pool_id: format!("{GIVEN}{pool}"), pool, data: BTreeMap::new() });
         }
-        let wanted = request.options.as_ref().and_then(|options| options.get(MESH_NETWORK)).ok_or_else(|| {
+        let wanted = options.and_then(|options| options.get(MESH_NETWORK)).ok_or_else(|| {
             Failure::bad_request(
                 "--ipam-driver meshd needs to know whose addresses: give --ipam-opt mesh.network=NAME or --subnet",
             )
@@ -54,11 +57,11 @@ impl Docker {
         let subnet = subnet.ok_or_else(|| {
             Failure::bad_request(format!("network '{wanted}' has no subnet of that family: leave out --ipv6"))
         })?;
-        let everything = if request.v6 { "::/0" } else { "0.0.0.0/0" };
+        let (everything, open) = if request.v6 { ("::/0", OPEN_IPV6) } else { ("0.0.0.0/0", OPEN) };
         let pool = everything.parse().map_err(|e| Failure::internal(format!("{e}")))?;
         let gateway = format!("{}/{}", subnet.gateway, subnet.cidr.prefix());
         let data = BTreeMap::from([(GATEWAY.to_owned(), gateway)]);
-        Ok(PoolGiven { pool_id: format!("{OPEN}{}", network.id), pool, data })
+        Ok(PoolGiven { pool_id: format!("{open}{}", network.id), pool, data })
     }
 
     pub(super) async fn request_address(&self, request: &OfAddress) -> Result<IpNetwork, Failure> {
@@ -72,22 +75,23 @@ impl Docker {
             return gateway(&snapshot, &request.pool_id, wanted);
         };
         let network = network_of(&snapshot, &request.pool_id)?;
-        let ipv6 = request.pool_id.strip_prefix(GIVEN).is_some_and(|pool| pool.contains(':'));
-        let known = snapshot.endpoints.values().find(|endpoint| endpoint.owner == Some(owner(mac)));
-        let endpoint = match known {
-            Some(known) => Arc::clone(known),
-            None => {
-                let mut spec = staged(network, "address");
-                spec.addresses.extend(wanted);
-                (spec.mac, spec.owner) = (Some(mac), Some(owner(mac)));
-                member.agent.stage(EndpointId::from_bits(rand::random()), &spec).await?
+        let none = || Failure::conflict(format!("network '{}' has no address of that family", network.name));
+        let ipv6 = is_ipv6(&request.pool_id);
+        let mut spec = staged(network, "address");
+        (spec.mac, spec.owner) = (Some(mac), Some(owner(mac)));
+        spec.addresses.extend(wanted);
+        // What the other family was asked for before.
+        let known = snapshot.endpoints.values().find(|endpoint| endpoint.owner == spec.owner);
+        if let Some(known) = known {
+            if wanted.is_none_or(|wanted| known.addresses.contains(&wanted)) {
+                return address_of(known, network, ipv6).ok_or_else(none);
             }
-        };
-        address_of(&endpoint, network, ipv6)
-            .filter(|given| wanted.is_none_or(|wanted| given.ip() == wanted))
-            .ok_or_else(|| {
-                Failure::conflict("that address can't be had beside the other family's: leave out --ip6")
-            })
+            spec.addresses.extend(known.addresses.iter().filter(|address| address.is_ipv6() != ipv6));
+            spec.addresses.sort_unstable();
+            member.agent.forget(known.id).await?;
+        }
+        let endpoint = member.agent.stage(EndpointId::from_bits(rand::random()), &spec).await?;
+        address_of(&endpoint, network, ipv6).ok_or_else(none)
     }
 
     /// Takes back the address of an endpoint that Docker gave up before it told of it; others go with their endpoints.
@@ -128,12 +132,16 @@ fn gateway(snapshot: &Snapshot, pool: &str, wanted: Option<IpAddr>) -> Result<Ip
 
 fn network_of<'a>(snapshot: &'a Snapshot, pool: &str) -> Result<&'a Arc<Network>, Failure> {
     let gone = || Failure::conflict(format!("no network of the cluster has the addresses of {pool}"));
-    if let Some(id) = pool.strip_prefix(OPEN) {
+    if let Some(id) = pool.strip_prefix(OPEN).or_else(|| pool.strip_prefix(OPEN_IPV6)) {
         return id.parse().ok().and_then(|id| snapshot.networks.get(&id)).ok_or_else(gone);
     }
     let subnet: IpNetwork = pool.strip_prefix(GIVEN).and_then(|pool| pool.parse().ok()).ok_or_else(gone)?;
     let has = |network: &&Arc<Network>| network.subnets.iter().any(|own| own.cidr == subnet);
     snapshot.networks.values().find(has).ok_or_else(gone)
+}
+
+fn is_ipv6(pool: &str) -> bool {
+    pool.starts_with(OPEN_IPV6) || pool.strip_prefix(GIVEN).is_some_and(|subnet| subnet.contains(':'))
 }
 
 fn address_of(endpoint: &Endpoint, network: &Network, ipv6: bool) -> Option<IpNetwork> {

@@ -52,10 +52,20 @@ fn lenient<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<IpNetwork
     if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
 }
 
+/// Options in the name of the mesh that it does not know; others may be for whoever reads them.
+pub(super) fn check_options<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    let unknown = keys.find(|key| key.starts_with("mesh.") && *key != MESH_NETWORK);
+    unknown.map_or(Ok(()), |key| Err(format!("there is no option '{key}': {MESH_NETWORK} is meant?")))
+}
+
 impl CreateNetwork {
     /// The cluster's network that the user names.
-    pub(super) fn mesh_network(&self) -> Option<&str> {
-        self.options.as_ref()?.get(GENERIC)?.get(MESH_NETWORK)?.as_str()
+    pub(super) fn mesh_network(&self) -> Result<Option<&str>, String> {
+        let given = self.options.as_ref().and_then(|options| options.get(GENERIC)?.as_object());
+        let Some(given) = given else { return Ok(None) };
+        check_options(given.keys())?;
+        let name = given.get(MESH_NETWORK);
+        name.map(|name| name.as_str().ok_or(format!("{MESH_NETWORK} is to be a name"))).transpose()
     }
 
     /// `--internal`.

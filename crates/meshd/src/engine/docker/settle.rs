@@ -138,8 +138,11 @@ impl Docker {
         let container = self.api.inspect(&container).await?;
         let name = container.name.trim_start_matches('/').to_owned();
         let target = Target::Docker(Container { name, netns: place.netns.clone() });
-        let update = EndpointUpdate { target: Some(target), ..told(&container, id)? };
-        self.daemon.member()?.agent.update(endpoint.id, &update).await.map(drop)
+        let member = self.daemon.member()?;
+        let update =
+            self.on_network(&member, &container.network_settings, endpoint.network, told(&container, id)?);
+        let update = EndpointUpdate { target: Some(target), ..update };
+        member.agent.update(endpoint.id, &update).await.map(drop)
     }
 
     async fn compare(&self, member: &Member, sightings: &mut Sightings) {
@@ -148,25 +151,46 @@ impl Docker {
         sightings.note(own().map(|e| e.id).collect(), Instant::now());
         let of_docker: BTreeMap<&str, &Arc<Endpoint>> =
             own().filter_map(|e| Some((owned(e)?.1, e))).collect();
-        let Ok(networks) = self.networks().await else { return };
+        let (networks, there) = match self.networks().await {
+            Ok(networks) => (networks, true),
+            Err(_) if self.api.is_there().await => return,
+            // Containers run on without Docker, but none comes any more.
+            Err(_) => (Vec::new(), false),
+        };
         let mut known = BTreeSet::new();
         for network in &networks {
             for (container, attached) in network.containers.iter().flatten() {
                 known.insert(attached.endpoint_id.clone());
-                if has_joined(container) && !of_docker.contains_key(attached.endpoint_id.as_str()) {
-                    self.adopt(member, network, container, &attached.endpoint_id).await;
+                match of_docker.get(attached.endpoint_id.as_str()) {
+                    _ if !has_joined(container) => {}
+                    None => self.adopt(member, network, container, &attached.endpoint_id).await,
+                    Some(endpoint) if is_renamed(endpoint, &attached.name) => {
+                        if let Err(failure) = self.try_name(endpoint).await {
+                            tracing::warn!(
+                                container,
+                                err = failure.text(),
+                                "a container keeps its earlier name"
+                            );
+                        }
+                    }
+                    Some(_) => {}
                 }
             }
         }
         let unknown = own().filter(|endpoint| {
             let of_docker = owned(endpoint).map(|(_, id)| !known.contains(id));
             let forgotten = endpoint.owner.as_ref().is_some_and(|owner| owner.starts_with("docker-address:"));
-            sightings.is_old(endpoint.id, Instant::now()) && of_docker.unwrap_or(forgotten)
+            let old = sightings.is_old(endpoint.id, Instant::now());
+            old && (there || endpoint.is_staged()) && of_docker.unwrap_or(forgotten)
         });
         for endpoint in unknown {
-            tracing::info!(endpoint = %endpoint.name, "Docker knows nothing of this endpoint: removed");
-            if let Err(failure) = member.agent.forget(endpoint.id).await {
-                tracing::warn!(endpoint = %endpoint.name, err = failure.text(), "cannot remove the endpoint now");
+            match member.agent.forget(endpoint.id).await {
+                Ok(_) => {
+                    tracing::info!(endpoint = %endpoint.name, "Docker knows nothing of this endpoint: removed")
+                }
+                Err(failure) => {
+                    tracing::warn!(endpoint = %endpoint.name, err = failure.text(), "cannot remove the endpoint now");
+                }
             }
         }
     }
@@ -186,9 +210,9 @@ impl Docker {
         let adopted = async {
             let bound = self.mesh_network(member, &network.id).await?;
             let container = self.api.inspect(container).await?;
-            let update = told(&container, id)?;
-            let settings = container.network_settings.networks.iter().flatten();
-            let place = settings.map(|(_, place)| place).find(|place| place.endpoint_id == id);
+            let update =
+                self.on_network(member, &container.network_settings, bound.id, told(&container, id)?);
+            let place = container.network_settings.places().find(|place| place.endpoint_id == id);
             let name = container.name.trim_start_matches('/').to_owned();
             let netns = Some(container.network_settings.sandbox_key.clone().into());
             let target = Target::Docker(Container { name, netns });
@@ -229,6 +253,11 @@ fn has_joined(container: &str) -> bool {
     !container.starts_with("ep-")
 }
 
+/// Whether Docker calls a container otherwise than the cluster does.
+fn is_renamed(endpoint: &Endpoint, name: &str) -> bool {
+    matches!(&endpoint.target, Target::Docker(container) if container.name != name) && !endpoint.is_staged()
+}
+
 /// The namespace and the name of an interface that Docker has fetched, once it is up: named, and with its addresses.
 fn fetched(endpoint: &Endpoint) -> Option<(u64, String)> {
     let namespace = TargetNamespace::open(&endpoint.target).ok()?;
@@ -239,9 +268,8 @@ fn fetched(endpoint: &Endpoint) -> Option<(u64, String)> {
 /// What Docker tells of a container's endpoint.
 fn told(container: &Inspected, endpoint: &str) -> Result<EndpointUpdate, Failure> {
     let labels = container.config.labels.clone().unwrap_or_default();
-    let mut places = container.network_settings.networks.iter().flatten();
-    let place = places.find(|(_, place)| place.endpoint_id == endpoint);
-    let aliases = place.and_then(|(_, place)| place.aliases.clone()).unwrap_or_default();
+    let place = container.network_settings.places().find(|place| place.endpoint_id == endpoint);
+    let aliases = place.and_then(|place| place.aliases.clone()).unwrap_or_default();
     identity(&container.name, &labels, &aliases).map_err(Failure::bad_request)
 }
 

@@ -3,12 +3,13 @@
 use super::{
     Docker,
     protocol::{ADDRESS_SPACE, OfEndpoint},
+    revive::LATER,
 };
 use crate::api::{self, Failure};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{net::UnixListener, time::sleep};
@@ -78,19 +79,28 @@ async fn replaced(path: &Path) {
 }
 
 /// Answers a call, which goes on to its end also when Docker hangs up.
-async fn call(State(docker): State<Arc<Docker>>, uri: Uri, body: Bytes) -> Response {
+async fn call(State(docker): State<Arc<Docker>>, uri: Uri, body: Result<Bytes, BytesRejection>) -> Response {
     let method = uri.path().trim_start_matches('/').to_owned();
-    let name = method.clone();
-    let answered = tokio::spawn(async move { answer(&docker, &method, &body).await }).await;
-    let (status, value) = match answered {
+    let (name, refused) = (method.clone(), Arc::clone(&docker));
+    let answered = tokio::spawn(async move {
+        match body {
+            Ok(body) => answer(&docker, &method, &body).await,
+            Err(why) => Err(Unanswered::Unread(why)),
+        }
+    });
+    let (status, value) = match answered.await {
         Ok(Ok(value)) => (StatusCode::OK, value),
         Ok(Err(Unanswered::Unknown)) => {
             (StatusCode::NOT_FOUND, refusal(&format!("meshd does not know {name}")))
         }
+        Ok(Err(Unanswered::Unread(why))) => (why.status(), refusal(&format!("{name}: {}", why.body_text()))),
         Ok(Err(Unanswered::Malformed(why))) => (StatusCode::BAD_REQUEST, refusal(&format!("{name}: {why}"))),
         Ok(Err(Unanswered::Failed(failure))) => {
             tracing::warn!(call = name, err = failure.text(), "refused to Docker");
-            (StatusCode::OK, refusal(failure.text()))
+            let later = failure.is_unavailable();
+            refused.refused.fetch_or(later, Ordering::Relaxed);
+            let text = if later { format!("{}; {LATER}", failure.text()) } else { failure.text().to_owned() };
+            (StatusCode::OK, refusal(&text))
         }
         Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, refusal(&format!("{name} failed: {err}"))),
     };
@@ -106,6 +116,8 @@ fn refusal(why: &str) -> Value {
 enum Unanswered {
     /// Docker takes it for a method that this driver need not have.
     Unknown,
+    /// The body is too long, or never came.
+    Unread(BytesRejection),
     /// The body can't be understood.
     Malformed(String),
     /// It can't be done.
