@@ -24,13 +24,20 @@ const DEADLINE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct Docker {
     host: Host,
+    options: Vec<String>,
     process: Option<Background>,
 }
 
 impl Docker {
     /// Starts it on a host, and imports the image.
     pub fn start(host: &Host) -> Result<Self> {
-        let mut docker = Self { host: host.clone(), process: None };
+        Self::start_with(host, &[])
+    }
+
+    /// The same with more options, now and again after each end.
+    pub fn start_with(host: &Host, options: &[&str]) -> Result<Self> {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut docker = Self { host: host.clone(), options, process: None };
         docker.restart()?;
         let import = "root=$(mktemp -d /run/lab/box.XXXXXX) && mkdir $root/bin && cp \"$(command -v busybox)\" $root/bin/ &&
             for name in $($root/bin/busybox --list); do [[ $name == busybox ]] || ln -s busybox $root/bin/$name; done &&
@@ -41,22 +48,35 @@ impl Docker {
 
     /// Starts it again, if it does not run, and waits until it answers.
     pub fn restart(&mut self) -> Result<()> {
+        self.begin()?;
+        within(DEADLINE, "dockerd answers", || self.run(&["version"]).ok().map(drop))
+    }
+
+    /// Starts it again, if it does not run.
+    pub fn begin(&mut self) -> Result<()> {
         if self.process.is_none() {
             let path = self.host.file(format!("/run/lab/{}/dockerd.log", self.host.name()));
             let log = fs::File::options().create(true).append(true).open(path)?;
             let (directory, plugins) = (self.host.docker_dir(), self.host.docker_plugins());
-            let line = [SCRIPT, &directory, &plugins];
+            let mut line = vec![SCRIPT, &directory, &plugins];
+            line.extend(self.options.iter().map(String::as_str));
             self.process = Some(self.host.spawn_into(&line, log.try_clone()?.into(), log.into())?);
         }
-        within(DEADLINE, "dockerd answers", || self.run(&["version"]).ok().map(drop))
+        Ok(())
     }
 
     /// Waits until meshd has put all its rules where Docker drops what the host forwards: for both ways through the uplink, and
-    /// for two names of Docker's bridges.
+    /// for two names of Docker's bridges. For IPv6 there is such a place only if Docker filters it.
     pub fn let_pass(&self) -> Result<()> {
+        let rules = |program| self.host.output(&[program, "-S", "DOCKER-USER"]).ok();
+        let programs = ["iptables", "ip6tables"].map(|program| (program, rules(program).is_ok()));
         within(CONVERGES, "meshd has its rules in Docker's chain", || {
-            let rules = self.host.output(&["iptables", "-S", "DOCKER-USER"]).ok()?;
-            ensure!(rules.matches("--comment meshd").count() == 4, "{rules}");
+            for (program, _) in
+                programs.iter().filter(|(program, has_chain)| *has_chain || *program == "iptables")
+            {
+                let rules = rules(program)?;
+                ensure!(rules.matches("--comment meshd").count() == 4, "{program}: {rules}");
+            }
             Ok(())
         })
     }
@@ -84,6 +104,12 @@ impl Docker {
         let mut line = vec!["docker", "--host", &url];
         line.extend(arguments);
         self.host.output(&line)
+    }
+
+    /// `docker ARGUMENTS`, in the background.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Background> {
+        let url = self.url();
+        self.host.spawn(&[&["docker", "--host", &url], arguments].concat())
     }
 
     /// `docker run --detach --name NAME OPTIONS box COMMAND`.
@@ -133,6 +159,11 @@ impl Docker {
     pub fn compose(&self, file: &str, arguments: &[&str]) -> Outcome {
         let docker = format!("DOCKER_HOST={}", self.url());
         self.host.output(&[&["env", &docker, "docker-compose", "--file", file], arguments].concat())
+    }
+
+    /// Whether a container runs.
+    pub fn runs(&self, container: &str) -> Result<bool> {
+        Ok(self.inspect(container)?["State"]["Running"] == true)
     }
 
     /// `docker inspect OBJECT`.

@@ -1,8 +1,9 @@
 //! A replica that keeps its connections: it echoes lines, raw, after an upgrade, and as HTTP.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -24,6 +25,29 @@ impl Echo {
         });
         Ok(Self)
     }
+
+    /// Sends every datagram to a port back.
+    pub fn datagrams(namespace: &Namespace, port: u16) -> Result<Self> {
+        let socket = namespace.inside(|| Ok(UdpSocket::bind(("::", port))?))?;
+        thread::spawn(move || {
+            let mut datagram = [0; 64];
+            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let _ = socket.send_to(&datagram[..length], from);
+            }
+        });
+        Ok(Self)
+    }
+}
+
+/// Whether a datagram comes back from where it was sent.
+pub fn comes_back(client: &Namespace, to: SocketAddr) -> Result<bool> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    client.inside(move || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let answered = socket.send_to(b"?", to).and_then(|_| socket.recv_from(&mut [0; 8]));
+        Ok(answered.is_ok_and(|(_, from)| from == to))
+    })
 }
 
 fn echo(stream: TcpStream) -> io::Result<()> {

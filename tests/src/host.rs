@@ -148,6 +148,14 @@ impl Host {
         format!("/run/lab/{}/data", self.name())
     }
 
+    /// What `meshd` answers to a request of Docker's, and the status behind it.
+    pub fn ask_plugin(&self, method: &str, body: &str) -> Result<String> {
+        let socket = format!("{}/meshd.sock", self.docker_plugins());
+        let url = format!("http://docker/{method}");
+        let line = ["curl", "-sS", "-w", " %{http_code}", "--unix-socket", &socket, "-d", body, &url];
+        self.output(&line).ok()
+    }
+
     fn log(&self) -> Result<Stdio> {
         let path = self.file(self.log_path());
         let file = File::options().create(true).append(true).open(&path);

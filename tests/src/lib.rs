@@ -38,7 +38,7 @@ pub use cluster::{CONVERGES, Cluster, field};
 pub use cni::{Plugin, Said};
 pub use conversation::{Conversations, Kind};
 pub use docker::Docker;
-pub use echo::Echo;
+pub use echo::{Echo, comes_back};
 pub use host::{Host, Meshd, Objects, unchanged};
 pub use lab::{Container, Lab, scenario};
 pub use member::{MemberConnection, credentials};

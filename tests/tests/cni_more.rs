@@ -2,13 +2,13 @@
 //! of one container and of many at once, and what a runtime hands on in `args`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    CONVERGES, Cluster, Container, Host, Lab, Meshd, Namespace, Nginx, Plugin, Said, field, scenario, within,
+    CONVERGES, Cluster, Container, Echo, Host, Lab, Meshd, Nginx, Plugin, Said, comes_back, field, scenario,
+    within,
 };
 use serde_json::{Value, json};
 
@@ -21,29 +21,6 @@ fn alone(lab: &Lab) -> Result<(Host, Meshd)> {
     host.meshctl(&["cluster", "init", "--advertise-addr", &host.ip().to_string()]).ok()?;
     host.meshctl(&[&["network", "create"], &SUBNETS[..], &["blue"]].concat()).ok()?;
     Ok((host, meshd))
-}
-
-/// Sends every datagram to port 53 back, until the test ends.
-fn echo_datagrams(space: &Namespace) -> Result<()> {
-    let socket = space.inside(|| Ok(UdpSocket::bind("[::]:53")?))?;
-    thread::spawn(move || {
-        let mut datagram = [0; 64];
-        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
-            let _ = socket.send_to(&datagram[..length], from);
-        }
-    });
-    Ok(())
-}
-
-/// Whether a datagram comes back from where it was sent.
-fn comes_back(client: &Namespace, to: SocketAddr) -> Result<bool> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-    client.inside(move || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let answered = socket.send_to(b"?", to).and_then(|_| socket.recv_from(&mut [0; 8]));
-        Ok(answered.is_ok_and(|(_, from)| from == to))
-    })
 }
 
 /// UDP in both families, and ports at one of the host's addresses.
@@ -64,7 +41,7 @@ fn mapped_ports_lead_real_clients_to_the_container() {
         let plugin =
             Plugin::new(vm2, "blue", "1.0.0").with("runtimeConfig", json!({ "portMappings": mappings }));
         plugin.call("ADD", "c")?.ok()?;
-        echo_datagrams(&container)?;
+        Echo::datagrams(&container, 53)?;
         let _nginx = Nginx::new(&container, "c", 80, "of c")?.start(&container)?;
         let (ip, ip6): (IpAddr, IpAddr) = (vm2.ip().into(), vm2.ip6().into());
         for to in [(ip, 5300), (ip6, 5300), (ip6, 5301)].map(SocketAddr::from) {

@@ -1,7 +1,11 @@
 //! Real Dockers on the hosts of a cluster: their containers are endpoints like all others.
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Docker, Lab, Objects, scenario, shares, unchanged, within};
+use mesh_tests::{CONVERGES, Cluster, Docker, Lab, Meshd, Objects, scenario, shares, unchanged, within};
 
 const SERVICE: &str = "mesh.service=nginx_service";
 
@@ -13,8 +17,9 @@ fn cluster_with_dockers(lab: &Lab) -> Result<(Cluster, Vec<Docker>)> {
     vm1.meshctl(&[&["network", "create"], &subnets[..], &["self-network"]].concat()).ok()?;
     let service = ["service", "create", "--name", "nginx_service", "--network", "self-network"];
     vm1.meshctl(&[&service[..], &["--publish", "8080:80"]].concat()).ok()?;
-    let dockers: Result<Vec<_>> = cluster.daemons.iter().map(|daemon| Docker::start(daemon.host())).collect();
-    let dockers = dockers?;
+    // Docker drops what the host forwards of IPv6 too, where it is told to filter that.
+    let start = |daemon: &Meshd| Docker::start_with(daemon.host(), &["--experimental", "--ip6tables"]);
+    let dockers = cluster.daemons.iter().map(start).collect::<Result<Vec<_>>>()?;
     dockers.iter().try_for_each(Docker::let_pass)?;
     Ok((cluster, dockers))
 }
@@ -68,7 +73,8 @@ fn containers_of_three_dockers_are_one_service() {
         for docker in &dockers {
             net1(docker)?;
             // What Docker sets on a host that did not forward before it came; its own rule in that chain does nothing.
-            docker.host().shell("iptables -P FORWARD DROP && iptables -F DOCKER-USER").ok()?;
+            let drop = "for program in iptables ip6tables; do $program -P FORWARD DROP; $program -F DOCKER-USER; done";
+            docker.host().shell(drop).ok()?;
             docker.let_pass()?;
         }
         use_bridge(&dockers[1])?;
@@ -94,6 +100,9 @@ fn containers_of_three_dockers_are_one_service() {
         let vip6 = service[0]["networks"][0]["addresses"][1].as_str().context("no VIP of IPv6")?.to_owned();
         let ping6 = dockers[1].run(&[&run[..], &["ping", "-6", "-c1", "-W5", &vip6]].concat()).ok()?;
         ensure!(ping6.contains(" 0% packet loss"), "{ping6}");
+        for to in [client.ip().to_string(), client.ip6().to_string()] {
+            dockers[1].exec("probe", &["ping", "-c1", "-W5", &to]).ok()?;
+        }
         within(CONVERGES, "the VIP of IPv6 leads to every replica", || {
             let answers = dockers[1].answers("probe", &vip6, 6)?;
             shares(&answers, &[("web1", 2), ("web2", 2), ("web3", 2)])
@@ -261,13 +270,19 @@ fn a_compose_file_works_as_it_is() {
         let (client, docker) = (lab.client("client")?, &dockers[1]);
         let file = "/run/lab/vm2/compose.yml";
         std::fs::write(docker.host().file(file), COMPOSE)?;
-        docker.compose(file, &["up", "--detach", "--scale", "web=2"]).ok()?;
-        cluster.endpoints("nginx_service", "2/2")?;
-        within(CONVERGES, "both answer in turn, on a node without any of them", || {
-            let answers = client.answers(&format!("http://{}:8080/", cluster.vm3().ip()), 8)?;
-            ensure!(answers.len() == 2 && answers.values().all(|count| *count == 4), "{answers:?}");
-            Ok(())
-        })?;
+        let up = ["up", "--detach", "--scale", "web=2"];
+        let mut earlier = BTreeSet::new();
+        for again in [&[][..], &["--force-recreate"]] {
+            docker.compose(file, &[&up, again].concat()).ok()?;
+            cluster.endpoints("nginx_service", "2/2")?;
+            let replicas = within(CONVERGES, "both answer in turn, on a node without any of them", || {
+                let answers = client.answers(&format!("http://{}:8080/", cluster.vm3().ip()), 8)?;
+                ensure!(answers.len() == 2 && answers.values().all(|count| *count == 4), "{answers:?}");
+                Ok(answers.into_keys().collect::<BTreeSet<_>>())
+            })?;
+            ensure!(earlier.is_disjoint(&replicas), "containers of before answer: {earlier:?}, {replicas:?}");
+            earlier = replicas;
+        }
         net1(&dockers[2])?;
         within(CONVERGES, "the alias of the file is a name on every host", || {
             let found =
@@ -277,6 +292,17 @@ fn a_compose_file_works_as_it_is() {
         })?;
         docker.compose(file, &["down"]).ok()?;
         cluster.endpoints("nginx_service", "0/0")?;
+        for (right, wrong, why) in [
+            ("mesh.network: self-network", "mesh.network: nowhere", "no network 'nowhere'"),
+            ("mesh.network: self-network", "mesh.netwrok: self-network", "no option 'mesh.netwrok'"),
+            ("mesh.service: nginx_service", "mesh.service: nobody", "no service is called 'nobody'"),
+        ] {
+            std::fs::write(docker.host().file(file), COMPOSE.replace(right, wrong))?;
+            let said = docker.compose(file, &up);
+            ensure!(said.code != Some(0) && said.stderr.contains(why), "no '{why}': {said:?}");
+        }
+        docker.compose(file, &["down"]).ok()?;
+        endpoints(&cluster, 0)?;
         docker.leaves_nothing_waiting()
     });
 }
@@ -311,6 +337,32 @@ fn networks_and_addresses_are_the_clusters() {
         let taken = manager.run(&["run", "--rm", "--network", "blue", "--ip", "10.50.0.77", "box", "true"]);
         ensure!(taken.stderr.contains("10.50.0.77 is taken on network 'blue' by endpoint 'b3'"), "{taken:?}");
 
+        // Both families, each as the user wants it; the addresses of a network that has others already.
+        let both = [
+            "--ipv6",
+            "--ipam-driver",
+            "meshd",
+            "--subnet",
+            "10.51.0.0/24",
+            "--subnet",
+            "fd00:51::/64",
+            "both",
+        ];
+        create(manager, &both).ok()?;
+        within(CONVERGES, "the cluster has the network", || cluster.list(&["network", "inspect", "both"]))?;
+        let wanted = ["--network", "both", "--ip", "10.51.0.40", "--ip6", "fd00:51::40"];
+        manager.container("d1", &wanted, &["sleep", "infinity"])?;
+        ensure!(cluster.endpoint("d1")?["addresses"] == serde_json::json!(["10.51.0.40", "fd00:51::40"]));
+        let open = ["--ipv6", "--ipam-driver", "meshd", "--ipam-opt", "mesh.network=both", "open"];
+        create(worker, &open).ok()?;
+        worker.container("d2", &["--network", "open"], &["sleep", "infinity"])?;
+        let shown = worker.inspect("d2")?["NetworkSettings"]["Networks"]["open"].clone();
+        let shown = serde_json::json!([shown["IPAddress"], shown["GlobalIPv6Address"]]);
+        ensure!(cluster.endpoint("d2")?["addresses"] == shown, "{shown}");
+        worker.exec("d2", &["ping", "-6", "-c1", "-W5", "fd00:51::40"]).ok()?;
+        manager.run(&["rm", "-f", "d1"]).ok()?;
+        worker.run(&["rm", "-f", "d2"]).ok()?;
+
         // No option: the cluster's network of that name.
         create(manager, &["green"]).ok()?;
         within(CONVERGES, "the cluster has the network", || cluster.list(&["network", "inspect", "green"]))?;
@@ -328,6 +380,11 @@ fn networks_and_addresses_are_the_clusters() {
         refused(create(worker, &["--opt", "mesh.network=nowhere", "x"]), "no network 'nowhere'")?;
         refused(create(worker, &["--subnet", "192.168.100.0/24", "x"]), "--ipam-driver meshd")?;
         refused(create(worker, &["--ipam-driver", "meshd", "x"]), "--ipam-opt mesh.network=NAME")?;
+        refused(create(worker, &["--opt", "mesh.netwrok=blue", "x"]), "there is no option 'mesh.netwrok'")?;
+        refused(create(worker, &["--internal", "--opt", "mesh.network=blue", "x"]), "is not internal")?;
+        let other_gateway =
+            ["--ipam-driver", "meshd", "--subnet", "10.50.0.0/24", "--gateway", "10.50.0.9", "x"];
+        refused(create(worker, &other_gateway), "has another gateway than 10.50.0.9")?;
         let labelled = ["run", "--rm", "--network", "green", "--label", "mesh.service=none", "box", "true"];
         refused(worker.run(&labelled), "no service is called 'none'")?;
         for (docker, name) in
@@ -355,18 +412,36 @@ fn bad_requests_are_refused() {
         ensure!(!vm1.file(&plugins).exists(), "there is no Docker yet");
         vm1.output(&["mkdir", "-p", &plugins]).ok()?;
         let socket = format!("{plugins}/meshd.sock");
-        let ask = |method: &str, body: &str| {
-            let url = format!("http://docker/{method}");
-            vm1.output(&["curl", "-sS", "-w", " %{http_code}", "--unix-socket", &socket, "-d", body, &url])
-                .ok()
-        };
+        let ask = |method: &str, body: &str| vm1.ask_plugin(method, body);
         within(CONVERGES, "the driver answers once the directory is there", || {
             let said = ask("Plugin.Activate", "")?;
             ensure!(said.contains("NetworkDriver") && said.ends_with(" 200"), "{said}");
             Ok(())
         })?;
+        // One that never comes to its end is in nobody's way.
+        let mut slow = UnixStream::connect(vm1.file(&socket))?;
+        slow.write_all(
+            b"POST /NetworkDriver.Join HTTP/1.1\r\nHost: docker\r\nContent-Length: 100\r\n\r\n{\"Netw",
+        )?;
+        let huge = "/run/lab/huge";
+        std::fs::write(vm1.file(huge), format!("{{\"NetworkID\":\"{}\"}}", "x".repeat(2 << 20)))?;
         for (method, body, status) in [
             ("NetworkDriver.CreateEndpoint", "", " 400"),
+            ("NetworkDriver.CreateNetwork", "@/run/lab/huge", " 413"),
+            ("NetworkDriver.CreateNetwork", "{\"NetworkID\":\"a\",\"IPv4Data\":[{\"Pool\":\"x\"}]}", " 400"),
+            (
+                "NetworkDriver.CreateNetwork",
+                "{\"NetworkID\":\"a\",\"Options\":{\"com.docker.network.generic\":{\"mesh.network\":5}}}",
+                " 200",
+            ),
+            (
+                "NetworkDriver.CreateEndpoint",
+                "{\"NetworkID\":\"a\",\"EndpointID\":\"0123456789abcdef\",\"Interface\":{\"MacAddress\":\"x\"}}",
+                " 200",
+            ),
+            ("IpamDriver.RequestPool", "{\"Pool\":[1]}", " 400"),
+            ("IpamDriver.RequestPool", "{\"Pool\":\"300.0.0.0/8\"}", " 200"),
+            ("Plugin.Activate/..", "{}", " 404"),
             ("NetworkDriver.CreateEndpoint", "[]", " 400"),
             ("NetworkDriver.Join", "{\"NetworkID\":1}", " 400"),
             ("IpamDriver.RequestPool", "\u{1}", " 400"),
