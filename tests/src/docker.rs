@@ -69,11 +69,10 @@ impl Docker {
     /// for two names of Docker's bridges. For IPv6 there is such a place only if Docker filters it.
     pub fn let_pass(&self) -> Result<()> {
         let rules = |program| self.host.output(&[program, "-S", "DOCKER-USER"]).ok();
-        let programs = ["iptables", "ip6tables"].map(|program| (program, rules(program).is_ok()));
+        let filters_ipv6 = rules("ip6tables").is_ok();
+        let programs = ["iptables"].into_iter().chain(filters_ipv6.then_some("ip6tables"));
         within(CONVERGES, "meshd has its rules in Docker's chain", || {
-            for (program, _) in
-                programs.iter().filter(|(program, has_chain)| *has_chain || *program == "iptables")
-            {
+            for program in programs.clone() {
                 let rules = rules(program)?;
                 ensure!(rules.matches("--comment meshd").count() == 4, "{program}: {rules}");
             }
