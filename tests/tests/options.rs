@@ -152,6 +152,149 @@ fn an_underlay_of_ipv6() {
     });
 }
 
+/// Two subnets of each family from the beginning, and one more of each later: addresses are taken from all, VIPs too, and
+/// everybody reaches everybody.
+#[test]
+fn subnets_of_both_families_are_filled_one_after_the_other() {
+    scenario("subnets", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        let options = [
+            &["--subnet", "10.65.0.0/29", "--subnet", "10.66.0.0/24"][..],
+            &["--subnet", "fd65::/125", "--subnet", "fd66::/64"],
+            &[
+                "--gateway",
+                "10.65.0.6",
+                "--gateway",
+                "10.66.0.254",
+                "--gateway",
+                "fd65::7",
+                "--gateway",
+                "fd66::ff",
+            ],
+            &["--ip-range", "10.66.0.64/30", "--ip-range", "fd66::8000/126"],
+            &["--label", "tier=db", "--mtu", "1350", "many"],
+        ];
+        vm1.meshctl(&[&["network", "create"], &options.concat()[..]].concat()).ok()?;
+        let shown = || -> Result<Value> {
+            Ok(vm1.meshctl(&["-o", "json", "network", "inspect", "many"]).json()?[0].clone())
+        };
+        let is_shown = |expected: &[[&str; 3]]| -> Result<()> {
+            let shown = shown()?;
+            ensure!(
+                shown["mtu"] == 1350 && shown["labels"]["tier"] == "db" && shown["internal"] == false,
+                "{shown}"
+            );
+            let subnets: Vec<[String; 3]> = shown["subnets"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|subnet| ["cidr", "gateway", "range"].map(|part| field(subnet, part)))
+                .collect();
+            ensure!(subnets == expected, "{shown:#}");
+            Ok(())
+        };
+        let mut expected = vec![
+            ["10.65.0.0/29", "10.65.0.6", ""],
+            ["10.66.0.0/24", "10.66.0.254", "10.66.0.64/30"],
+            ["fd65::/125", "fd65::7", ""],
+            ["fd66::/64", "fd66::ff", "fd66::8000/126"],
+        ];
+        is_shown(&expected)?;
+
+        // Five addresses of the first subnet, then four of the second one's range; six and four by IPv6.
+        let service = ["service", "create", "--name", "web", "--network", "many", "--publish", "8065:80"];
+        vm1.meshctl(&service).ok()?;
+        let vips = |service: &str| -> Result<Vec<String>> {
+            let shown = cluster.list(&["service", "inspect", service])?;
+            let vips = shown[0]["networks"][0]["addresses"].clone();
+            Ok(vips.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
+        };
+        ensure!(vips("web")? == ["10.65.0.1", "fd65::1"], "{:?}", vips("web")?);
+        let mut containers = vec![];
+        for number in 1..=8 {
+            let host = if number % 2 == 0 { vm1 } else { vm2 };
+            containers.push(connect(lab, host, "many", &format!("m{number}"))?);
+        }
+        let taken = |name: &str| -> Result<Vec<String>> {
+            let addresses = cluster.endpoint(name)?["addresses"].clone();
+            Ok(addresses
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect())
+        };
+        for (name, addresses) in [
+            ("m1", ["10.65.0.2", "fd65::2"]),
+            ("m4", ["10.65.0.5", "fd65::5"]),
+            ("m5", ["10.66.0.64", "fd65::6"]),
+            ("m6", ["10.66.0.65", "fd66::8000"]),
+            ("m8", ["10.66.0.67", "fd66::8002"]),
+        ] {
+            ensure!(taken(name)? == addresses, "{name}: {:?}", taken(name)?);
+        }
+        let full = lab.container("full")?;
+        let connect_full = ["network", "connect", "--name", "full", "many", &full.target()];
+        let refused = vm2.meshctl(&connect_full);
+        refused.refused(
+            "network 'many' has no free address left in 10.65.0.0/29, 10.66.0.64/30 of 10.66.0.0/24",
+        )?;
+        refused.refused("meshctl network update --subnet-add")?;
+
+        // Live, while two of them talk.
+        let ping = Ping::start(&containers[0], "fd66::8001")?;
+        let more = ["--subnet-add", "10.67.0.0/29", "--gateway", "10.67.0.5"];
+        let more6 = ["--subnet-add", "fd67::/125", "--ip-range", "fd67::4/126"];
+        vm1.meshctl(&[&["network", "update"], &more[..], &more6, &["many"]].concat()).ok()?;
+        expected.extend([["10.67.0.0/29", "10.67.0.5", ""], ["fd67::/125", "fd67::1", "fd67::4/126"]]);
+        is_shown(&expected)?;
+        vm2.meshctl(&connect_full).ok()?;
+        ensure!(taken("full")? == ["10.67.0.1", "fd66::8003"], "{:?}", taken("full")?);
+        let second = ["service", "create", "--name", "second", "--network", "many"];
+        vm1.meshctl(&second).ok()?;
+        ensure!(vips("second")? == ["10.67.0.2", "fd67::4"], "{:?}", vips("second")?);
+        let own = lab.container("own")?;
+        let (ip, ip6) = (["--ip", "10.67.0.4"], ["--ip", "fd67::7"]);
+        let line = [&["network", "connect", "--service", "second", "--name", "own"], &ip[..], &ip6].concat();
+        vm1.meshctl(&[&line[..], &["many", &own.target()]].concat()).ok()?;
+        ping.go_on(20)?;
+        let count = ping.stop()?;
+        ensure!(count.lost == 0, "{count:?}");
+        let spec = |name| ReplicaSpec { name, network: Some("many"), service: Some("web"), port: 80 };
+        let replica = Replica::start(vm2, spec("web1"))?;
+        cluster.endpoints("web", "1/1")?;
+        let everybody = containers.iter().chain([&full, &own]);
+        for from in everybody {
+            for to in
+                ["10.65.0.2", "fd65::6", "10.66.0.67", "fd66::8002", "10.67.0.4", "fd67::7", "10.77.0.1"]
+            {
+                reaches(from, to)?;
+            }
+            for to in ["10.65.0.1", "[fd65::1]"] {
+                within(CONVERGES, "the VIP answers", || from.curl(&format!("http://{to}/")))?;
+            }
+        }
+        ensure!(replica.namespace()?.dig(&["@10.67.0.5", "second"])? == ["10.67.0.2"]);
+        ensure!(own.dig(&["@fd66::ff", "m6", "AAAA"])? == ["fd66::8000"]);
+
+        // An MTU is the user's own choice. One that the underlay does not carry is said to be so by every node that has it.
+        for refused in ["1279", "65536"] {
+            vm1.meshctl(&["network", "create", "--mtu", refused, "no"]).refused("from 1280 to 65535")?;
+        }
+        vm1.meshctl(&["network", "create", "--mtu", "1451", "--subnet", "10.68.0.0/24", "wide"]).ok()?;
+        let (wide, _) = (connect(lab, vm1, "wide", "w1")?, connect(lab, vm2, "wide", "w2")?);
+        ensure!(wide.output(&["ip", "link", "show", "eth0"]).ok()?.contains("mtu 1451"));
+        within(CONVERGES, "the doctor warns", || {
+            let said = vm1.meshctl(&["doctor", "--network", "wide"]).stdout;
+            let told = "its MTU is 1451, but the underlay leaves 1450";
+            ensure!(said.contains(told) && said.contains("--mtu 1450 or less"), "{said}");
+            Ok(())
+        })
+    });
+}
+
 /// What networks of IPv6 may be made of, over an underlay of IPv4.
 #[test]
 fn networks_with_and_of_ipv6() {

@@ -271,9 +271,13 @@ pub(super) fn free(
         of_family.iter().copied().any(|s| inside(&s) && ipam::is_usable(s.cidr, *address))
     };
     let rested = || resting.iter().copied().find(|address| !used.contains(address) && given_out(address));
+    let place = |s: &&Subnet| match s.range {
+        Some(range) => format!("{range} of {}", s.cidr),
+        None => s.cidr.to_string(),
+    };
     let exhausted = || Refusal::AddressesExhausted {
         network: network.name.to_string(),
-        subnets: of_family.iter().map(|s| s.cidr.to_string()).collect::<Vec<_>>().join(", "),
+        subnets: of_family.iter().map(place).collect::<Vec<_>>().join(", "),
     };
     first_but(&avoided).or_else(rested).map(Some).ok_or_else(exhausted)
 }
