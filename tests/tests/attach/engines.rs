@@ -23,7 +23,7 @@ pub(crate) struct Scene {
     /// Docker's containers that it may have half made when it was killed: it can only remove them.
     halves: BTreeSet<String>,
     /// Podman's containers, and whether they run.
-    pods: BTreeMap<String, bool>,
+    of_podman: BTreeMap<String, bool>,
     made: usize,
 }
 
@@ -41,7 +41,7 @@ impl Scene {
         docker.run(&["network", "create", "-d", "meshd", "--opt", "mesh.network=blue", "net1"]).ok()?;
         podman.network("blue")?;
         docker.let_pass()?;
-        Ok(Self { cluster, docker, podman, halves: BTreeSet::new(), pods: BTreeMap::new(), made: 0 })
+        Ok(Self { cluster, docker, podman, halves: BTreeSet::new(), of_podman: BTreeMap::new(), made: 0 })
     }
 
     fn new_name(&mut self) -> String {
@@ -144,28 +144,28 @@ impl Scene {
     }
 
     fn by_podman(&mut self, rng: &mut StdRng) -> Result<Step> {
-        let few = self.pods.len() < rng.random_range(1..=CONTAINERS);
-        let one = self.pods.iter().choose(rng).map(|(name, runs)| (name.clone(), *runs));
+        let few = self.of_podman.len() < rng.random_range(1..=CONTAINERS);
+        let one = self.of_podman.iter().choose(rng).map(|(name, runs)| (name.clone(), *runs));
         let Some((container, runs)) = one.filter(|_| !few) else {
             let container = self.new_name();
             self.podman.sleeper(&container, &["--network", "blue:alias=mesh.service=web"])?;
-            self.pods.insert(container.clone(), true);
+            self.of_podman.insert(container.clone(), true);
             return Ok(Step { kind: "podman run", container, succeeded: true });
         };
         let kind = match rng.random_range(0..5) {
             0 if runs => {
                 self.podman.kill(&container, &["Pid"])?;
-                self.pods.insert(container.clone(), false);
+                self.of_podman.insert(container.clone(), false);
                 "a process of Podman's is killed"
             }
             1 if runs => {
                 self.podman.kill(&container, &["ConmonPid", "Pid"])?;
-                self.pods.insert(container.clone(), false);
+                self.of_podman.insert(container.clone(), false);
                 "a process of Podman's and its monitor are killed"
             }
             _ => {
                 self.podman.podman(&["rm", "--force", "--time", "0", &container]).ok()?;
-                self.pods.remove(&container);
+                self.of_podman.remove(&container);
                 "podman rm"
             }
         };
