@@ -47,6 +47,7 @@ struct Docker {
     joined: Notify,
     /// Something was refused that may be done later.
     refused: AtomicBool,
+    left: settle::Left,
 }
 
 /// Serves Docker for as long as the daemon runs, whenever there is one.
@@ -65,6 +66,7 @@ pub(crate) async fn run(
         bindings: Bindings::load(&config.data_dir),
         joined: Notify::new(),
         refused: AtomicBool::new(false),
+        left: settle::Left::default(),
     });
     let settle = settle::run(Arc::clone(&docker));
     let reviving = Arc::clone(&docker);

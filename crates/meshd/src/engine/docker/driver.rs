@@ -165,6 +165,7 @@ impl Docker {
 
     /// The container leaves the network, or has ended.
     pub(super) async fn leave(&self, request: &OfEndpoint) -> Result<(), Failure> {
+        self.left.note(&request.endpoint_id);
         let member = self.daemon.member()?;
         match own(&member, &request.endpoint_id) {
             Some(endpoint) => member.agent.disconnect(&endpoint, false).await.map(drop),

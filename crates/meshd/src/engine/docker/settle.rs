@@ -14,7 +14,7 @@ use mesh_net::netns::TargetNamespace;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -78,6 +78,30 @@ impl Sightings {
     /// Whether an endpoint has been there for longer than it may wait for its container.
     fn is_old(&self, id: EndpointId, now: Instant) -> bool {
         self.0.get(&id).is_some_and(|first| now.duration_since(*first) > PATIENCE)
+    }
+}
+
+/// Endpoints that Docker has had taken off: their records are gone, but Docker shows them until it has heard so. By its IDs,
+/// which are never used again.
+#[derive(Default)]
+pub(super) struct Left(Mutex<BTreeSet<String>>);
+
+impl Left {
+    pub(super) fn note(&self, id: &str) {
+        self.lock().insert(id.to_owned());
+    }
+
+    fn contains(&self, id: &str) -> bool {
+        self.lock().contains(id)
+    }
+
+    /// Forgets those that Docker does not show any more.
+    fn keep(&self, shown: &BTreeSet<String>) {
+        self.lock().retain(|id| shown.contains(id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,17 +170,18 @@ impl Docker {
     }
 
     async fn compare(&self, member: &Member, sightings: &mut Sightings) {
-        let snapshot = member.agent.snapshot();
-        let own = || snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
-        sightings.note(own().map(|e| e.id).collect(), Instant::now());
-        let of_docker: BTreeMap<&str, &Arc<Endpoint>> =
-            own().filter_map(|e| Some((owned(e)?.1, e))).collect();
         let (networks, there) = match self.networks().await {
             Ok(networks) => (networks, true),
             Err(_) if self.api.is_there().await => return,
             // Containers run on without Docker, but none comes any more.
             Err(_) => (Vec::new(), false),
         };
+        // Not before: what Docker shows has a record, unless it is leaving.
+        let snapshot = member.agent.snapshot();
+        let own = || snapshot.endpoints.values().filter(|e| e.node == member.identity.node);
+        sightings.note(own().map(|e| e.id).collect(), Instant::now());
+        let of_docker: BTreeMap<&str, &Arc<Endpoint>> =
+            own().filter_map(|e| Some((owned(e)?.1, e))).collect();
         let mut known = BTreeSet::new();
         for network in &networks {
             for (container, attached) in network.containers.iter().flatten() {
@@ -176,6 +201,9 @@ impl Docker {
                     Some(_) => {}
                 }
             }
+        }
+        if there {
+            self.left.keep(&known);
         }
         let unknown = own().filter(|endpoint| {
             let of_docker = owned(endpoint).map(|(_, id)| !known.contains(id));
@@ -237,10 +265,20 @@ impl Docker {
             });
             let found = found.await.map_err(|e| Failure::internal(e.to_string()))?;
             spec.ifname = found.map_err(|e| Failure::conflict(e.to_string()))?;
-            member.agent.connect_as(endpoint_id(id)?, spec).await
+            if self.left.contains(id) {
+                return Ok(None);
+            }
+            let endpoint = member.agent.connect_as(endpoint_id(id)?, spec).await?;
+            if self.left.contains(id) {
+                return member.agent.forget(endpoint.id).await.map(|_| None);
+            }
+            Ok(Some(endpoint))
         };
         match adopted.await {
-            Ok(endpoint) => tracing::info!(endpoint = %endpoint.name, "adopted a container of Docker's"),
+            Ok(None) => {}
+            Ok(Some(endpoint)) => {
+                tracing::info!(endpoint = %endpoint.name, "adopted a container of Docker's")
+            }
             Err(failure) => {
                 tracing::warn!(container, err = failure.text(), "cannot adopt a container of Docker's")
             }
