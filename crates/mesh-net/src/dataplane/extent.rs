@@ -50,6 +50,10 @@ impl DataPlane {
         let kept = self.kernel.open_overlays()?;
         let changed = self.kernel.changed_overlays();
         let is_all = changed == kept || kept != before.snapshot.networks_on(self.config.me);
-        Ok(if is_all || self.full_passes % THOROUGH == 0 { Extent::All } else { Extent::Changed(changed) })
+        Ok(if is_all || self.full_passes.is_multiple_of(THOROUGH) {
+            Extent::All
+        } else {
+            Extent::Changed(changed)
+        })
     }
 }
