@@ -151,7 +151,10 @@ fn the_underlay_changes_and_networks_go_while_nobody_looks() {
         })?;
         stream.goes_on()?;
         vm3.shell("ip route del 10.77.0.11/32").ok()?;
-        within(FOLLOWED, "and is no more", || Ok(ensure!(mtus(&vm3, &here)?.contains("1450"))))?;
+        within(FOLLOWED, "and is no more", || {
+            ensure!(mtus(&vm3, &here)?.contains("1450"));
+            Ok(())
+        })?;
 
         // A network with a container and a port, which go while the daemon is away.
         let before = vm3.all_objects()?;
