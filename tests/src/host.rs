@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -281,6 +282,17 @@ impl Meshd {
     /// The process, as the test sees it.
     pub fn pid(&self) -> Option<Pid> {
         self.process.as_ref().map(Background::pid)
+    }
+
+    /// The network namespaces that the process has open, by inode, each as often as it has.
+    pub fn namespaces(&self) -> Result<Vec<u64>> {
+        let directory = format!("/proc/{}/fd", self.pid().context("meshd does not run")?);
+        let of_namespaces = fs::metadata("/proc/self/ns/net")?.dev();
+        let open = fs::read_dir(directory)?.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
+        let mut inodes: Vec<u64> =
+            open.filter(|file| file.dev() == of_namespaces).map(|file| file.ino()).collect();
+        inodes.sort_unstable();
+        Ok(inodes)
     }
 
     /// What the process holds in memory, in kilobytes.

@@ -1,7 +1,7 @@
 //! How new connections are shared among replicas, and what a replica is told of how large packets may be.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Cluster, Lab, Namespace, Replica, ReplicaSpec, scenario, shares};
+use mesh_tests::{Cluster, Lab, Meshd, Namespace, Replica, ReplicaSpec, scenario, shares};
 
 /// The service `web` with a replica on each node, published in the kernel at 80 and through the proxy at 81.
 fn web(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
@@ -83,6 +83,8 @@ fn the_mss_is_clamped_to_the_path() {
     scenario("mss", |lab| {
         let (cluster, replicas) = web(lab)?;
         let client = lab.client("client")?;
+        // Nobody mends it meanwhile.
+        cluster.daemons.iter().try_for_each(Meshd::pause)?;
         for replica in &replicas {
             replica.namespace()?.output(&["ip", "link", "set", "eth0", "mtu", "1500"]).ok()?;
         }
@@ -97,6 +99,7 @@ fn the_mss_is_clamped_to_the_path() {
                 ensure!(mss > fits - 100, "{host}: {mss} is less than it need be");
             }
         }
+        cluster.daemons.iter().try_for_each(Meshd::resume)?;
         // What is large passes whole, also to a container by the VIP.
         let large = "x".repeat(200_000);
         replicas.iter().try_for_each(|replica| replica.nginx.set_page(&large))?;

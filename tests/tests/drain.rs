@@ -122,6 +122,13 @@ fn a_drain_ends_with_the_last_connection() {
             gone.join().ok().context("the command panicked")?.ok()?;
             Ok(())
         })?;
-        Ok(talk(&pair[1 - leaving])?)
+        talk(&pair[1 - leaving])?;
+        // Whoever can't wait need not.
+        let began = Instant::now();
+        cluster.vm1().meshctl(&["network", "disconnect", "--force", "blue", "echo1"]).ok()?;
+        ensure!(began.elapsed() < CONVERGES, "{:?}", began.elapsed());
+        let ended = talk(&pair[1 - leaving]).err().map(|err| err.kind());
+        ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{ended:?}");
+        Ok(())
     });
 }

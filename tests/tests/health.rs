@@ -1,7 +1,11 @@
 //! Health checks: who fails them leaves DNS, VIP and ingress, and returns.
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Nginx, Replica, ReplicaSpec, scenario, shares, within};
+use mesh_tests::{CONVERGES, Cluster, Namespace, Nginx, Replica, ReplicaSpec, scenario, shares, within};
 
 const CHECK: [&str; 8] =
     ["--health-interval", "200ms", "--health-timeout", "200ms", "--health-rise", "2", "--health-fall", "2"];
@@ -16,6 +20,17 @@ fn service(cluster: &Cluster, check: &[&str]) -> Result<()> {
 
 const fn spec(name: &str) -> ReplicaSpec<'_> {
     ReplicaSpec { name, network: Some("blue"), service: Some("web"), port: 80 }
+}
+
+/// Whether whoever sends a datagram is told that nobody takes it.
+fn refuses_datagrams(client: &Namespace, to: SocketAddr) -> Result<bool> {
+    client.inside(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.send(b"?")?;
+        Ok(socket.recv(&mut [0]).is_err_and(|err| err.kind() == ErrorKind::ConnectionRefused))
+    })
 }
 
 #[test]
@@ -58,7 +73,7 @@ fn an_unhealthy_replica_leaves_and_returns() {
 fn a_replica_is_out_until_its_first_success() {
     scenario("tcp check", |lab| {
         let (cluster, client) = (Cluster::three(lab)?, lab.client("client")?);
-        service(&cluster, &["--health-tcp"])?;
+        service(&cluster, &["--health-tcp", "--publish", "5300:5300/udp"])?;
         let options = ["--network", "blue", "--service", "web", "--name", "web1"];
         let waiting = cluster.vm2().run(&options, &["sleep", "infinity"])?;
         let inside = cluster.vm2().of_process("web1", waiting.child()?);
@@ -71,6 +86,16 @@ fn a_replica_is_out_until_its_first_success() {
             "{asked:?} after {:?}",
             started.elapsed()
         );
+        ensure!(refuses_datagrams(&client, (cluster.vm3().ip(), 5300).into())?);
+        // By the VIP as well; its name is known, and that of its tasks.
+        let vip: Ipv4Addr = cluster.vip("web")?.parse()?;
+        let asked = inside.output(&["curl", "-sS", "--max-time", "5", &format!("http://{vip}/")]);
+        ensure!(asked.code == Some(7), "{asked:?}");
+        ensure!(refuses_datagrams(&inside, (vip, 53).into())?);
+        for (name, addresses) in [("web", 1), ("tasks.web", 0)] {
+            let said = inside.output(&["dig", "@192.168.100.1", name]).ok()?;
+            ensure!(said.contains("NOERROR") && said.contains(&format!("ANSWER: {addresses},")), "{said}");
+        }
         let nginx = Nginx::new(cluster.vm2(), "web1", 80, "web1")?;
         let mut running = nginx.start(&inside)?;
         cluster.endpoints("web", "1/1")?;

@@ -1,5 +1,6 @@
 //! The walk-through of a user: three hosts, a published service, discovery by name.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -166,6 +167,11 @@ fn a_container_finds_the_service_by_name() {
     });
 }
 
+fn ensure_file(path: &Path) -> Result<()> {
+    ensure!(path.exists(), "{} is missing", path.display());
+    Ok(())
+}
+
 /// What `meshctl run` promises: the exit code is kept, and the endpoint ends with the command.
 #[test]
 fn run_keeps_the_exit_code_and_leaves_nothing() {
@@ -184,6 +190,13 @@ fn run_keeps_the_exit_code_and_leaves_nothing() {
             "exit 42",
         ]);
         ensure!(ended.code == Some(42), "{ended:?}");
+        let place = ["run", "--network", "self-network", "--ip", "192.168.100.77", "--"];
+        let look = ["sh", "-c", "getent hosts nginx_service; ip -4 -o address show dev eth0"];
+        let seen = vm2.meshctl(&[&place[..], &look].concat()).ok()?;
+        ensure!(
+            seen.contains(&cluster.vip("nginx_service")?) && seen.contains("192.168.100.77/24"),
+            "{seen}"
+        );
         let gone = || {
             within(Duration::from_secs(10), "no endpoint is left", || {
                 let left = cluster.list(&["endpoint", "ls"])?;
@@ -201,6 +214,12 @@ fn run_keeps_the_exit_code_and_leaves_nothing() {
             Ok(())
         })?;
         running.kill()?;
+        gone()?;
+        // Signals are the command's.
+        let catch = ["sh", "-c", "trap 'exit 7' TERM; touch /run/lab/ready; while :; do sleep 0.1; done"];
+        let mut asked = vm2.run(&["--network", "self-network", "--name", "asked"], &catch)?;
+        within(CONVERGES, "the command waits", || ensure_file(&vm2.file("/run/lab/ready")))?;
+        ensure!(asked.terminate(CONVERGES)?.code() == Some(7));
         gone()?;
         within(Duration::from_secs(10), "the command is gone with meshctl", || {
             ensure!(!std::fs::exists(format!("/proc/{command}"))?, "process {command} is left");

@@ -1,11 +1,11 @@
 //! Carries steps out: one netlink batch for each run of steps in one space, and nothing half made left behind.
 
 use crate::{
-    desired::Owner,
+    desired::{MAIN_TABLE, Owner},
     error::{Error, Result},
     kernel::Kernel,
     netlink::{Place, Refused, Request, add_pair, change_link, delete, make, turn_switches},
-    object::{Ifname, LinkKind, Object, Space},
+    object::{Ifname, LinkKind, NextHop, Object, Space},
     plan::{Step, Work},
     sysctl,
 };
@@ -213,6 +213,7 @@ impl Pass<'_> {
             match answer {
                 Ok(()) => done.push(step),
                 Err(refused) if matches!(step, Step::Delete(..)) && refused.is_absent() => done.push(step),
+                Err(refused) if is_served(step, &refused) => done.push(step),
                 Err(refused) if outcome.is_ok() => outcome = Err(explain(step, refused)),
                 Err(_) => {}
             }
@@ -289,6 +290,13 @@ impl Pass<'_> {
         self.indexes.insert((space, link), index);
         Ok(index)
     }
+}
+
+/// A container that has a route of its own to its subnet needs none of ours, and is no failure.
+fn is_served(step: &Step, refused: &Refused) -> bool {
+    let is_connected = |table: u32, hop: &NextHop| table == MAIN_TABLE && hop.via.is_none();
+    refused.source.raw_os_error() == Some(libc::EEXIST)
+        && matches!(step, Step::Make(Space::Target(_), Object::Route(table, _, hop)) if is_connected(*table, hop))
 }
 
 fn explain(step: &Step, refused: Refused) -> Error {

@@ -115,6 +115,9 @@ struct Sight {
     /// Those of the pass before, if they still count.
     known: BTreeMap<EndpointId, targets::Attached>,
     facts: Facts,
+    /// The records that changed.
+    changed: Scope,
+    /// Those, and the ones of what was read.
     scope: Scope,
     desired: Desired,
     objects: Objects,
@@ -221,13 +224,16 @@ impl DataPlane {
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
-        let Sight { extent, room, targets, known, facts, scope, desired, mut objects, earlier, .. } = sight;
+        let Sight {
+            extent, room, targets, known, facts, changed, scope, desired, mut objects, earlier, ..
+        } = sight;
         let has_networks = earlier.as_ref().map_or(!desired.parts.is_empty(), |earlier| earlier.has_networks);
         if room < facts.mtu && has_networks {
             report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
         }
         let limits_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
-        let of_rules = if limits_differ { &Scope::All } else { &scope };
+        // Rules are made of what changed. What others did to them, nftables' generation tells.
+        let of_rules = if limits_differ { &Scope::All } else { &changed };
         let rules = |snapshot| Rules::of(snapshot, me, of_rules).limiting(self.crowds.limited());
         let before = earlier.as_ref().filter(|_| !limits_differ).map(|earlier| rules(&earlier.snapshot));
         let rules = Views { before, now: rules(snapshot) };
@@ -275,24 +281,26 @@ impl DataPlane {
     ) -> Result<Sight> {
         let remembered = self.remembered.take();
         let extent = self.extent(pass, remembered.as_ref())?;
-        let changed = remembered.as_ref().filter(|_| pass == Pass::Changed);
-        let room = match changed {
+        let kept = remembered.as_ref().filter(|_| pass == Pass::Changed);
+        let room = match kept {
             Some(remembered) => remembered.room,
             None => self.room_for_overlays(snapshot, me)?,
         };
         self.patience.renew(snapshot);
         // What others made of the routes in a target meanwhile is seen on full passes.
-        let known = changed.map(|remembered| remembered.targets.clone()).unwrap_or_default();
+        let known = kept.map(|remembered| remembered.targets.clone()).unwrap_or_default();
         let (targets, mut unread) = self.find_targets(snapshot, &known, report);
         let facts = Facts {
             mtu: room.max(MTU_MIN),
             attachments: attachments(&targets, &unread),
             staged: self.staged(snapshot),
         };
-        let scope = match &remembered {
-            Some(before) if unread.is_empty() => extent.scope(me.id, before, (snapshot, &facts)),
+        let changed = match &remembered {
+            Some(before) if unread.is_empty() => extent.changed(me.id, before, (snapshot, &facts)),
             _ => Scope::All,
         };
+        let states = [remembered.as_ref().map_or(snapshot, |before| &before.snapshot), snapshot];
+        let scope = extent.scope(me.id, changed.clone(), states.map(|state| &**state));
         let desired = desired(snapshot, me, &facts, &scope);
         let (mut objects, earlier) = match remembered {
             Some(before) if scope != Scope::All => before.of(me, &scope),
@@ -307,6 +315,7 @@ impl DataPlane {
             overlays_read = overlays.len();
         }
         Ok(Sight {
+            changed,
             extent,
             room,
             targets,

@@ -13,17 +13,18 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
-    fs,
-    io::{self, Write},
+    fs, io,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 const CHAIN: &str = "DOCKER-USER";
 /// The chain that shows that Docker filters a family.
 const DOCKER: &str = "DOCKER-ISOLATION-STAGE-1";
-/// Makes [`CHAIN`], at once with the way there.
-const MAKE: &str = "*filter\n:DOCKER-USER - [0:0]\n-I FORWARD -j DOCKER-USER\nCOMMIT\n";
+/// The way there, which Docker before 23 makes for IPv4 only.
+const WAY: [&str; 3] = ["FORWARD", "-j", CHAIN];
+/// What iptables ends with if there is no such chain or rule; that it could not look has another code.
+const NONE_SUCH: i32 = 1;
 /// The bridges that Docker makes, as iptables matches them: one of a network has twelve digits of its ID.
 const DOCKERS: [&str; 2] = ["docker0", "br-+"];
 const DIGITS: usize = 12;
@@ -56,18 +57,21 @@ impl DockerUser {
         }
         self.settled = None;
         for (program, _) in FAMILIES.iter().filter(|(program, _)| Path::new(program).exists()) {
-            let listed = match run(program, &["-S", CHAIN], "") {
-                Ok(listed) => listed,
-                Err(_) if run(program, &["-S", DOCKER], "").is_ok() => {
-                    run(&format!("{program}-restore"), &["--noflush"], MAKE)?;
-                    String::new()
-                }
+            let listed = look(program, &["-S", CHAIN])?;
+            let filters = !wanted.is_empty() && look(program, &["-S", DOCKER])?.is_some();
+            if listed.is_none() && !filters {
                 // There is no Docker, or none that uses this family.
-                Err(_) => continue,
-            };
-            for change in changes(&listed, &wanted) {
+                continue;
+            }
+            if listed.is_none() {
+                run(program, &["-N", CHAIN])?;
+            }
+            for change in changes(listed.as_deref().unwrap_or_default(), &wanted) {
                 let words: Vec<&str> = change.iter().map(String::as_str).collect();
-                run(program, &words, "")?;
+                run(program, &words)?;
+            }
+            if filters && look(program, &[&["-C"], &WAY[..]].concat())?.is_none() {
+                run(program, &[&["-I"], &WAY[..]].concat())?;
             }
         }
         self.settled = Some((wanted, count(kernel)?));
@@ -136,23 +140,34 @@ fn changes(listed: &str, wanted: &[String]) -> Vec<Vec<String>> {
     changes
 }
 
-/// Runs the program in the calling thread's network namespace. It waits a moment for others who change rules.
-fn run(program: &str, words: &[&str], input: &str) -> Result<String> {
-    let failed = |why: String| Error::Iptables { command: format!("{program} {}", words.join(" ")), why };
-    let output = || {
-        let mut command = Command::new(program);
-        command.args(["-w", "2"]).args(words);
-        let mut running =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        // Closed at once: it is all that there is.
-        running.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
-        running.wait_with_output()
-    };
-    let output = output().map_err(|e: io::Error| failed(e.to_string()))?;
+/// What iptables shows; nothing if there is no such thing.
+fn look(program: &str, words: &[&str]) -> Result<Option<String>> {
+    let output = output(program, words)?;
+    if output.status.code() == Some(NONE_SUCH) {
+        return Ok(None);
+    }
+    printed(program, words, &output).map(Some)
+}
+
+fn run(program: &str, words: &[&str]) -> Result<()> {
+    printed(program, words, &output(program, words)?).map(drop)
+}
+
+fn printed(program: &str, words: &[&str], output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")))
+    let why = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+    Err(Error::Iptables { command: format!("{program} {}", words.join(" ")), why })
+}
+
+/// Runs the program in the calling thread's network namespace. It waits a moment for others who change rules.
+fn output(program: &str, words: &[&str]) -> Result<Output> {
+    let output = Command::new(program).args(["-w", "2"]).args(words).stdin(Stdio::null()).output();
+    output.map_err(|e| Error::Iptables {
+        command: format!("{program} {}", words.join(" ")),
+        why: e.to_string(),
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{desired::Facts, error::Result, object::Space, scope::Scope};
 use mesh_model::{NetworkId, NodeId, Snapshot};
 use std::collections::BTreeSet;
 
-/// Every so many full passes everything is read: a change beside a change of ours might be missed otherwise.
+/// Every so many full passes everything is read, in case that the kernel did not tell of something.
 const THOROUGH: u32 = 20;
 
 /// What a pass reads.
@@ -28,13 +28,19 @@ impl Extent {
         }
     }
 
-    /// The records to look at: those that changed, and those of what is read.
-    pub(super) fn scope(&self, me: NodeId, before: &Remembered, now: (&Snapshot, &Facts)) -> Scope {
-        let changed = || Scope::of_pass(me, (&before.snapshot, &before.facts), now);
+    /// The records that changed, if it is only those and the ones of what is read that have to be looked at.
+    pub(super) fn changed(&self, me: NodeId, before: &Remembered, now: (&Snapshot, &Facts)) -> Scope {
         match self {
             Self::All => Scope::All,
-            Self::Arrivals => changed(),
-            Self::Changed(overlays) => changed().with_overlays(me, [&before.snapshot, now.0], overlays),
+            Self::Arrivals | Self::Changed(_) => Scope::of_pass(me, (&before.snapshot, &before.facts), now),
+        }
+    }
+
+    /// The records to look at: those that changed, and those of what is read.
+    pub(super) fn scope(&self, me: NodeId, changed: Scope, states: [&Snapshot; 2]) -> Scope {
+        match self {
+            Self::All | Self::Arrivals => changed,
+            Self::Changed(overlays) => changed.with_overlays(me, states, overlays),
         }
     }
 }

@@ -538,8 +538,8 @@ fn frames_of_strangers_stay_outside() {
     }
 }
 
-/// Sends a datagram from each of `count` pairs of ports to another container.
-fn flood(scene: &Scene, count: u32) {
+/// Sends a datagram from each of `count` pairs of ports to an address, by who has this MAC address.
+fn flood(scene: &Scene, (to, by): (Ipv4Addr, [u8; 6]), count: u32) {
     const SCRIPT: &str = "import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(('eth0', 0))
@@ -547,8 +547,8 @@ frame = bytearray.fromhex(sys.argv[1])
 for number in range(int(sys.argv[2])):
     frame[34:38] = (number + (1 << 16)).to_bytes(4, 'big')
     s.send(frame)";
-    let datagram = udp(scene.v4(scene.attacker), scene.v4(scene.victim), [0, 0], b"one of many");
-    let frame = frame(scene.mac(scene.victim), scene.mac(scene.attacker), 0x0800, &datagram);
+    let datagram = udp(scene.v4(scene.attacker), to, [0, 0], b"one of many");
+    let frame = frame(by, scene.mac(scene.attacker), 0x0800, &datagram);
     let frame: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
     let run = || Command::new("python3").args(["-c", SCRIPT, &frame, &count.to_string()]).status();
     let ended = scene.lab.in_container(scene.attacker).within(run).expect("python3 is needed");
@@ -563,7 +563,8 @@ fn a_container_that_takes_all_connections_gets_no_more() {
     scene.lab.reconcile(Pass::Changed);
     let number = |scene: &Scene, what: &str| tracked(&scene.overlay(), what);
     let most = number(&scene, "max");
-    flood(&scene, most / 2 + 1000);
+    let victim = (scene.v4(scene.victim), scene.mac(scene.victim));
+    flood(&scene, victim, most / 2 + 1000);
     assert!(number(&scene, "count") > most / 2, "{} of {most}", number(&scene, "count"));
     let reach = |scene: &Scene, from, to| scene.lab.in_container(from).pings(to);
     assert!(reach(&scene, scene.attacker, "10.1.0.12"), "nobody has looked yet");
@@ -573,4 +574,24 @@ fn a_container_that_takes_all_connections_gets_no_more() {
     assert!(reach(&scene, scene.client, "10.1.0.12") && reach(&scene, scene.victim, "10.1.0.13"));
     assert!(reach(&scene, scene.victim, "10.1.0.11"), "others reach it");
     assert_eq!(scene.lab.reconcile(Pass::Full), 0, "and so it stays");
+}
+
+/// The same on the way out, through the host's own table.
+#[test]
+fn a_container_that_takes_all_connections_of_the_host_gets_no_more() {
+    let mut scene = Scene::new();
+    let outside = scene.lab.plug("outside", 100);
+    let number = |scene: &Scene, what: &str| tracked(&scene.lab.hosts[0].space, what);
+    let most = number(&scene, "max");
+    // Half of the packets of a burst may be lost on their way.
+    let gateway = scene.lab.hosts[0].node.bridge_mac().0;
+    while number(&scene, "count") <= most / 2 + 100 {
+        flood(&scene, (Ipv4Addr::new(10, 77, 0, 100), gateway), most / 2 + 1000);
+    }
+    let reach = |scene: &Scene, from, to| scene.lab.in_container(from).pings(to);
+    assert!(reach(&scene, scene.attacker, "10.77.0.100"), "nobody has looked yet");
+    scene.lab.reconcile(Pass::Full);
+    assert!(!reach(&scene, scene.attacker, "10.77.0.100"), "it has had its share");
+    assert!(reach(&scene, scene.victim, "10.77.0.100"), "others get out");
+    assert!(outside.pings("10.77.0.11"), "the host is reached");
 }

@@ -525,6 +525,24 @@ fn a_target_with_a_default_route_elsewhere_keeps_it() {
 }
 
 #[test]
+fn what_leaves_an_overlay_bears_the_hosts_address() {
+    let (lab, [one, _]) = two_containers(false);
+    let outside = lab.plug("outside", 100);
+    serve(&outside);
+    let datagrams = outside.within(|| UdpSocket::bind("[::]:81")).expect("a free port");
+    datagrams.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    for (to, own, host) in [("10.77.0.100", "0.0.0.0:0", "10.77.0.11"), ("[fd77::100]", "[::]:0", "fd77::11")]
+    {
+        let (_, seen) = ask(lab.in_container(one), &format!("{to}:80")).expect("it answers");
+        assert_eq!(seen, address(host));
+        let sent = lab.in_container(one).within(|| UdpSocket::bind(own)?.send_to(b"?", format!("{to}:81")));
+        sent.expect("a way out");
+        let (_, seen) = datagrams.recv_from(&mut [0]).expect("a datagram");
+        assert_eq!(seen.ip().to_canonical(), address(host));
+    }
+}
+
+#[test]
 fn the_host_is_no_door() {
     let (lab, [one, _]) = two_containers(false);
     let neighbour = lab.plug("neighbour", 100);

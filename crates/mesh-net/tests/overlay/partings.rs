@@ -1,7 +1,7 @@
 //! Backends that leave: what has a connection to them goes on, goes elsewhere, or is told.
 
 use crate::lab::{Lab, Space, echo_streams, wait_until};
-use mesh_model::{EndpointId, Protocol};
+use mesh_model::{EndpointId, NodeStatus, Protocol};
 use mesh_net::Pass;
 use std::{
     io::{Read, Write},
@@ -20,6 +20,12 @@ fn name_itself(space: &Space) {
             let _ = socket.send_to(name.as_bytes(), from);
         }
     });
+}
+
+fn flow(from: &Space, own: &str) -> UdpSocket {
+    let socket = from.within(|| UdpSocket::bind(own)).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    socket
 }
 
 /// Asks until somebody answers.
@@ -62,11 +68,7 @@ fn datagrams_go_to_another_backend_when_theirs_leaves() {
         (lab.in_container(inside), "[::]:0", "[fd1::100]:80"),
     ]
     .into_iter()
-    .map(|(from, own, to)| {
-        let socket = from.within(|| UdpSocket::bind(own)).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-        (socket, to.parse().expect("an address"))
-    })
+    .map(|(from, own, to)| (flow(from, own), to.parse().expect("an address")))
     .collect();
     for leaving in [0, 1, 0] {
         let name = |at: usize| lab.snapshot.endpoints[&replicas[at]].name.to_string();
@@ -114,19 +116,58 @@ fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 8]);
 }
 
+/// Nobody on the dead host says anything: flows go elsewhere, and so does what was asked and not answered.
+#[test]
+fn what_a_dead_host_does_not_answer_is_asked_elsewhere() {
+    let (mut lab, replicas, client) = two_replicas(Protocol::Udp);
+    let inside = lab.container(0, 1, 20);
+    lab.reconcile(Pass::Changed);
+    for replica in replicas {
+        name_itself(lab.in_container(replica));
+        echo_streams(lab.in_container(replica));
+    }
+    let [stays, dies] = replicas.map(|replica| lab.snapshot.endpoints[&replica].name.to_string());
+    let ways = [
+        (&client, "0.0.0.0:0", "10.77.0.11:8080"),
+        (&client, "[::]:0", "[fd77::11]:8080"),
+        (lab.in_container(inside), "0.0.0.0:0", "10.1.0.100:80"),
+        (lab.in_container(inside), "[::]:0", "[fd1::100]:80"),
+    ];
+    let flows: Vec<(UdpSocket, SocketAddr)> = ways
+        .iter()
+        .flat_map(|(from, own, to)| (0..2).map(|_| (flow(from, own), to.parse().expect("an address"))))
+        .collect();
+    let names: Vec<String> = flows.iter().map(|(socket, to)| answered_by(socket, *to)).collect();
+    assert_eq!(names.iter().filter(|name| **name == dies).count(), 4, "{names:?}");
+    lab.hosts[1].space.ip("link set eth0 down");
+    thread::scope(|scope| {
+        // Two of these are for the dead replica.
+        let Lab { hosts, containers, snapshot, .. } = &mut lab;
+        let from = &containers[&inside];
+        let connects = ["10.1.0.100:80", "10.1.0.100:80", "[fd1::100]:80", "[fd1::100]:80"].map(|vip| {
+            let vip = vip.parse().expect("an address");
+            scope.spawn(move || from.within(|| TcpStream::connect_timeout(&vip, Duration::from_secs(30))))
+        });
+        let asked = || from.ok("ss -Htn state syn-sent").lines().count() == 2;
+        wait_until("two connections are not answered", asked);
+        snapshot.status.insert(hosts[1].node.id, NodeStatus::Down);
+        hosts[0].reconcile(snapshot, Pass::Changed);
+        for connect in connects {
+            connect.join().expect("no panic").expect("the replica that lives answers");
+        }
+    });
+    for (socket, to) in &flows {
+        wait_until(&format!("{to} is answered"), || answered_by(socket, *to) == stays);
+    }
+}
+
 /// A daemon that starts forgets what is left to backends that went while it was away.
 #[test]
 fn who_left_while_no_daemon_ran_is_forgotten() {
     let (mut lab, replicas, client) = two_replicas(Protocol::Udp);
     lab.reconcile(Pass::Changed);
     replicas.iter().for_each(|replica| name_itself(lab.in_container(*replica)));
-    let sockets: Vec<UdpSocket> = (0..2)
-        .map(|_| {
-            let socket = client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-            socket
-        })
-        .collect();
+    let sockets = [(); 2].map(|()| flow(&client, "0.0.0.0:0"));
     let to = "10.77.0.11:8080".parse().expect("an address");
     let names: Vec<String> = sockets.iter().map(|socket| answered_by(socket, to)).collect();
     assert_ne!(names[0], names[1], "each has a backend of its own");

@@ -10,7 +10,7 @@ use super::{
     api::{Api, Inspected},
 };
 use crate::api::Failure;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -24,9 +24,14 @@ const NO_DRIVER: [&str; 2] = ["plugin \"meshd\" not found", "meshd.sock"];
 /// How often it is looked, and for how long after Docker may have given up on something: it is about to note it.
 const LOOK: Duration = Duration::from_secs(2);
 const AFTERMATH: Duration = Duration::from_secs(30);
+/// The longest pause before a container that did not start is tried again; less than [`AFTERMATH`].
+const PAUSE: Duration = Duration::from_secs(20);
+/// How many are started at once.
+const AT_ONCE: usize = 8;
 
 /// Runs as long as the daemon.
 pub(super) async fn run(docker: &Docker) {
+    let mut attempts = Attempts::default();
     // What Docker tried before this daemon ran has failed.
     let mut until = Instant::now() + AFTERMATH;
     loop {
@@ -36,12 +41,37 @@ pub(super) async fn run(docker: &Docker) {
         }
         if connected && Instant::now() < until {
             match docker.given_up_on().await {
-                Ok(containers) => start(&docker.api, containers).await,
+                Ok(containers) => {
+                    let due = attempts.due(containers, Instant::now());
+                    if !due.is_empty() {
+                        start(&docker.api, due).await;
+                        // What failed again is tried again.
+                        until = Instant::now() + AFTERMATH;
+                    }
+                }
                 // It starts its containers before it answers.
                 Err(_) => until = Instant::now() + AFTERMATH,
             }
         }
         sleep(LOOK).await;
+    }
+}
+
+/// When each container may be tried again: what fails is tried less and less often.
+#[derive(Default)]
+struct Attempts(BTreeMap<String, (Instant, Duration)>);
+
+impl Attempts {
+    /// Those that are to be tried now, a few at a time: a start waits for the managers and for this node.
+    fn due(&mut self, containers: Vec<Inspected>, now: Instant) -> Vec<Inspected> {
+        self.0.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        let is_due = |container: &Inspected| self.0.get(&container.id).is_none_or(|(next, _)| *next <= now);
+        let due: Vec<Inspected> = containers.into_iter().filter(is_due).take(AT_ONCE).collect();
+        for container in &due {
+            let pause = self.0.get(&container.id).map_or(LOOK, |(_, pause)| (*pause * 2).min(PAUSE));
+            self.0.insert(container.id.clone(), (now + pause, pause));
+        }
+        due
     }
 }
 
@@ -55,7 +85,7 @@ impl Docker {
         for listed in self.api.exited(networks.iter().map(|network| network.id.as_str())).await? {
             match self.api.inspect(&listed.id).await {
                 Ok(container) if is_given_up_on(&container) => containers.push(container),
-                Err(failure) if !failure.is_not_found() => return Err(failure),
+                // One that Docker is at work on keeps nobody else waiting.
                 _ => {}
             }
         }
