@@ -59,7 +59,7 @@ fn containers_that_vanish_half_way_leave_nothing() {
         docker.run(&["network", "create", "-d", "meshd", "--opt", "mesh.network=blue", "plain"]).ok()?;
         let before = of_networks(&vm2)?;
         let names = ["c1", "c2", "c3"];
-        for reached in 1..=names.len() {
+        for reached in [1, names.len()] {
             docker.container("c0", &ENDS, &IDLE)?;
             let begun = names.into_iter().zip(["blue", "plain", "blue"]).map(|(name, network)| {
                 docker.spawn(

@@ -4,14 +4,14 @@ use crate::{
     actual::{self, Unread},
     apply::{Patience, apply},
     crowds::Crowds,
-    desired::{Attachment, Desired, Facts, Owner, desired, staged, uplink},
+    desired::{Desired, Facts, Owner, desired, uplink},
     docker_user::DockerUser,
     error::{Error, Result},
     firewall::Firewall,
-    host::{self, Closed, MTU_MIN},
+    host::{self, Closed},
     kernel::Kernel,
     nft::Table,
-    object::{Ifname, Name, Objects, Space},
+    object::{Ifname, Objects, Space},
     partings::Partings,
     plan::{Work, plan, plan_part, record},
     rules::Rules,
@@ -28,9 +28,11 @@ use std::{
 
 mod extent;
 mod inspect;
+mod sight;
 
 use extent::Extent;
 pub use inspect::{Difference, Inspection};
+use sight::Sight;
 
 /// Where the data plane works.
 #[derive(Debug, Clone)]
@@ -105,25 +107,6 @@ struct Remembered {
     room: u32,
     targets: BTreeMap<EndpointId, targets::Attached>,
     facts: Facts,
-}
-
-/// What a pass finds.
-struct Sight {
-    extent: Extent,
-    room: u32,
-    targets: BTreeMap<EndpointId, targets::Attached>,
-    /// Those of the pass before, if they still count.
-    known: BTreeMap<EndpointId, targets::Attached>,
-    facts: Facts,
-    /// The records that changed.
-    changed: Scope,
-    /// Those, and the ones of what was read.
-    scope: Scope,
-    desired: Desired,
-    objects: Objects,
-    earlier: Option<Earlier>,
-    unread: Unread,
-    overlays_read: usize,
 }
 
 /// The rules of the records that a pass looks at: as they are, and as they were, if those are not all.
@@ -271,99 +254,6 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Finds out what there is and what should be.
-    fn look(
-        &mut self,
-        snapshot: &Arc<Snapshot>,
-        me: &Node,
-        pass: Pass,
-        report: &mut Report,
-    ) -> Result<Sight> {
-        let remembered = self.remembered.take();
-        let extent = self.extent(pass, remembered.as_ref())?;
-        let kept = remembered.as_ref().filter(|_| pass == Pass::Changed);
-        let room = match kept {
-            Some(remembered) => remembered.room,
-            None => self.room_for_overlays(snapshot, me)?,
-        };
-        self.patience.renew(snapshot);
-        // What others made of the routes in a target meanwhile is seen on full passes.
-        let known = kept.map(|remembered| remembered.targets.clone()).unwrap_or_default();
-        let (targets, mut unread) = self.find_targets(snapshot, &known, report);
-        let facts = Facts {
-            mtu: room.max(MTU_MIN),
-            attachments: attachments(&targets, &unread),
-            staged: self.staged(snapshot),
-        };
-        let changed = match &remembered {
-            Some(before) if unread.is_empty() => extent.changed(me.id, before, (snapshot, &facts)),
-            _ => Scope::All,
-        };
-        let states = [remembered.as_ref().map_or(snapshot, |before| &before.snapshot), snapshot];
-        let scope = extent.scope(me.id, changed.clone(), states.map(|state| &**state));
-        let desired = desired(snapshot, me, &facts, &scope);
-        let (mut objects, earlier) = match remembered {
-            Some(before) if scope != Scope::All => before.of(me, &scope),
-            Some(before) if pass == Pass::Changed => {
-                (self.arrivals(snapshot, &desired, before, &mut unread)?, None)
-            }
-            _ => (actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?, None),
-        };
-        let mut overlays_read = if pass == Pass::Full { self.kernel.overlays() } else { 0 };
-        if let (Some(_), Extent::Changed(overlays)) = (&earlier, &extent) {
-            actual::reread(&mut self.kernel, snapshot, &desired, overlays, &mut objects, &mut unread)?;
-            overlays_read = overlays.len();
-        }
-        Ok(Sight {
-            changed,
-            extent,
-            room,
-            targets,
-            known,
-            facts,
-            scope,
-            desired,
-            objects,
-            earlier,
-            unread,
-            overlays_read,
-        })
-    }
-
-    /// This node's endpoints that wait for their containers.
-    fn staged(&self, snapshot: &Snapshot) -> BTreeSet<EndpointId> {
-        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me);
-        own.filter(|endpoint| endpoint.is_staged()).map(|endpoint| endpoint.id).collect()
-    }
-
-    /// What the kernel holds, with the interfaces that containers' engines have fetched since the last pass: those are
-    /// where nobody here has put them.
-    fn arrivals(
-        &mut self,
-        snapshot: &Snapshot,
-        desired: &Desired,
-        before: Remembered,
-        unread: &mut Unread,
-    ) -> Result<Objects> {
-        let mut objects = before.objects;
-        for part in &desired.parts {
-            let [(overlay, port), (Space::Target(id), _)] = part.pair else { continue };
-            if before.facts.staged.contains(&id) {
-                objects.remove(&(Space::Host, Name::Link(staged(id))));
-                actual::attached(&mut self.kernel, snapshot, part, id, &mut objects, unread);
-                let kernel = &mut self.kernel;
-                self.patience.wait(part.owner, || kernel.is_operational(overlay, port))?;
-            }
-        }
-        actual::leave_unread(desired, unread, &mut objects);
-        Ok(objects)
-    }
-
-    fn room_for_overlays(&mut self, snapshot: &Snapshot, me: &Node) -> Result<u32> {
-        let others = snapshot.nodes.values().filter(|node| node.id != me.id);
-        host::room_for_overlays(&mut self.kernel, me.advertise.ip(), others.map(|node| node.advertise.ip()))
-    }
-
     /// Closes the host to what forwarding would open it for, and only then turns that on.
     fn host_firewall(&mut self, rules: &Views, forwards: bool, pass: Pass) -> Result<bool> {
         let run_dir = &self.config.run_dir;
@@ -505,47 +395,6 @@ impl DataPlane {
         work.steps.iter().for_each(|step| record(step, objects));
         Ok(())
     }
-
-    /// This node's endpoints whose targets are there, with the routes decided for each, and those that can't be looked at.
-    fn find_targets(
-        &mut self,
-        snapshot: &Snapshot,
-        known: &BTreeMap<EndpointId, targets::Attached>,
-        report: &mut Report,
-    ) -> (BTreeMap<EndpointId, targets::Attached>, Unread) {
-        let mut unread = Unread::new();
-        let mut by_inode: BTreeMap<u64, Vec<&Arc<Endpoint>>> = BTreeMap::new();
-        let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == self.config.me);
-        for endpoint in own.filter(|endpoint| !endpoint.is_staged()) {
-            match targets::check(endpoint) {
-                Ok(namespace) => by_inode.entry(namespace.inode()).or_default().push(endpoint),
-                Err(error) if targets::says_vanished(&error) => report.vanished.push(endpoint.id),
-                Err(error) => drop(unread.insert(endpoint.id, error)),
-            }
-        }
-        let mut found = BTreeMap::new();
-        for endpoints in by_inode.into_values() {
-            match targets::decide_routes(&mut self.kernel, &endpoints, snapshot, known) {
-                Ok(group) => found.extend(group.into_iter().map(|attached| (attached.endpoint.id, attached))),
-                Err(error) => {
-                    let each =
-                        endpoints.iter().map(|endpoint| (endpoint.id, targets::unread(endpoint, &error)));
-                    unread.extend(each);
-                }
-            }
-        }
-        (found, unread)
-    }
-}
-
-/// What was decided for each endpoint. Of those that can't be looked at nothing is, and nothing has to be: they are left
-/// as they are.
-fn attachments(
-    targets: &BTreeMap<EndpointId, targets::Attached>,
-    unread: &Unread,
-) -> BTreeMap<EndpointId, Attachment> {
-    let decided = targets.iter().map(|(id, target)| (*id, target.routes));
-    unread.keys().map(|id| (*id, Attachment::default())).chain(decided).collect()
 }
 
 /// Networks that failed in a pass, and why.

@@ -1,6 +1,6 @@
 //! A look at what the kernel holds, without changing it.
 
-use super::{DataPlane, Report, attachments};
+use super::{DataPlane, Report, sight::attachments};
 use crate::{
     actual,
     apply::text,

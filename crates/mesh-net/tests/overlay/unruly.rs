@@ -152,6 +152,22 @@ fn routes_that_a_container_flushes_come_back() {
     }
 }
 
+/// A container that makes routes to its subnet itself needs none of ours: that is no failure, which would be told of each pass.
+#[test]
+fn a_container_may_have_its_own_route_to_its_subnet() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let [one, _] = [lab.container(0, 1, 11), lab.container(1, 1, 12)];
+    lab.reconcile(Pass::Changed);
+    let space = &lab.containers[&one];
+    for (family, own) in [("-4", "10.1.0.0/24 dev eth0 metric 1"), ("-6", "fd1::/64 dev eth0 metric 1024")] {
+        space.ip(&format!("{family} route flush dev eth0"));
+        space.ip(&format!("{family} route add {own}"));
+    }
+    lab.hosts[0].reconcile(&lab.snapshot, Pass::Full);
+    ["10.1.0.12", "fd1::12", "10.77.0.12"].iter().for_each(|to| space.reaches(to));
+}
+
 /// Containers that an earlier version attached have the kernel's route to their subnet: that stays, and so does the container.
 #[test]
 fn addresses_with_a_route_of_the_kernels_are_adopted() {
