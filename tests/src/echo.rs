@@ -1,11 +1,11 @@
 //! A replica that keeps its connections: it echoes lines, raw, after an upgrade, and as HTTP.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::namespace::Namespace;
 
@@ -24,6 +24,19 @@ impl Echo {
             }
         });
         Ok(Self)
+    }
+
+    /// Connects to one.
+    pub fn connect(client: &Namespace, to: &str) -> Result<TcpStream> {
+        let stream = client.inside(|| Ok(TcpStream::connect(to)?)).with_context(|| to.to_owned())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(stream)
+    }
+
+    /// Says something, and hears it.
+    pub fn talk(mut stream: &TcpStream) -> io::Result<()> {
+        stream.write_all(b"hello\n")?;
+        stream.read_exact(&mut [0; 6])
     }
 
     /// Sends every datagram to a port back.

@@ -18,6 +18,7 @@
 //! Labs need root (CAP_SYS_ADMIN, CAP_NET_ADMIN); without it a test fails, saying so. `meshd` and `meshctl` are taken
 //! from the target directory of the running test: `cargo build --bins` first, as `scripts/test` does.
 
+pub mod clock;
 pub mod cluster;
 pub mod cni;
 pub mod conversation;
@@ -34,6 +35,7 @@ pub mod probe;
 pub mod process;
 pub mod site_etcd;
 
+pub use clock::Clock;
 pub use cluster::{CONVERGES, Cluster, field};
 pub use cni::{Plugin, Said};
 pub use conversation::{Conversations, Kind};

@@ -1,15 +1,7 @@
 //! Hosts whose clocks disagree.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Meshd, Replica, ReplicaSpec, scenario, within};
-use std::path::Path;
-
-/// Debian's package faketime has it in the directory of the architecture.
-fn libfaketime() -> Result<String> {
-    let path = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-    ensure!(Path::new(&path).is_file(), "{path} is missing: install the package faketime");
-    Ok(path)
-}
+use mesh_tests::{CONVERGES, Clock, Cluster, Meshd, Replica, ReplicaSpec, scenario, within};
 
 /// The first host's clock is right, one ten minutes fast, one ten minutes slow: they join, find each other, and come back
 /// after a restart.
@@ -26,7 +18,7 @@ fn managers_ten_minutes_apart() {
 
 fn apart(name: &str, cluster: fn(Vec<Meshd>) -> Result<Cluster>) {
     scenario(name, |lab| {
-        let preload = format!("LD_PRELOAD={}", libfaketime()?);
+        let preload = format!("LD_PRELOAD={}", mesh_tests::clock::libfaketime()?);
         let mut daemons: Vec<Meshd> = Vec::new();
         for (name, offset) in [("vm1", "+0"), ("vm2", "+600"), ("vm3", "-600")] {
             let offset = format!("FAKETIME={offset}");
@@ -65,25 +57,16 @@ fn apart(name: &str, cluster: fn(Vec<Meshd>) -> Result<Cluster>) {
 #[test]
 fn a_clock_beyond_certificates_is_named() {
     scenario("clock ahead", |lab| {
-        let clock = "/run/lab/clock";
-        let settings = [
-            format!("LD_PRELOAD={}", libfaketime()?),
-            format!("FAKETIME_TIMESTAMP_FILE={clock}"),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-            "FAKETIME_NO_CACHE=1".to_owned(),
-        ];
-        let faked: Vec<&str> = std::iter::once("env").chain(settings.iter().map(String::as_str)).collect();
         let (vm1, vm2) = (lab.host("vm1")?, lab.host("vm2")?);
-        let set = |offset: &str| std::fs::write(vm2.file(clock), offset);
-        set("+0")?;
-        let (_first, mut second) = (vm1.meshd()?, vm2.meshd_under(&faked)?);
+        let clock = Clock::of(&vm2, "+0")?;
+        let (_first, mut second) = (vm1.meshd()?, clock.meshd()?);
         let address = vm1.ip().to_string();
         vm1.meshctl(&["cluster", "init", "--advertise-addr", &address, "--cert-expiry", "120s"]).ok()?;
         let token = vm1.meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
         vm2.meshctl(&["cluster", "join", "--token", &token, &format!("{address}:7443")]).ok()?;
         for offset in ["+600", "-2d"] {
             second.kill()?;
-            set(offset)?;
+            clock.set(offset)?;
             let known = std::fs::read_to_string(vm2.file(vm2.log_path()))?.len();
             second.start()?;
             within(CONVERGES, "the log says that the clocks differ", || {
@@ -97,12 +80,12 @@ fn a_clock_beyond_certificates_is_named() {
                 ensure!(status.code == Some(1) && status.stdout.contains("set the clocks"), "{status:?}");
                 Ok(())
             })?;
-            set("+0")?;
+            clock.set("+0")?;
             within(CONVERGES, "the node is back", || vm2.meshctl(&["status"]).ok().map(drop))?;
         }
 
         // A clock that jumps while the stream is open: it stays open, and each new certificate is refused.
-        set("+600")?;
+        clock.set("+600")?;
         let known = std::fs::read_to_string(vm2.file(vm2.log_path()))?.len();
         vm1.meshctl(&["network", "create", "blue"]).ok()?;
         let names_the_clocks = |wanted: bool| {
@@ -119,7 +102,7 @@ fn a_clock_beyond_certificates_is_named() {
             ensure!(networks.lines().count() == 2, "{networks}");
             Ok(())
         })?;
-        set("+0")?;
+        clock.set("+0")?;
         names_the_clocks(false)?;
         let log = std::fs::read_to_string(vm2.file(vm2.log_path()))?;
         let tells = |line: &&str| {

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Background, CONVERGES, Cluster, Host, Lab, Meshd, Replica, ReplicaSpec, field, scenario, within,
+    Background, CONVERGES, Clock, Cluster, Host, Lab, Meshd, Replica, ReplicaSpec, field, scenario, within,
 };
 use serde_json::Value;
-use std::{net::TcpListener, path::Path, time::Duration};
+use std::{net::TcpListener, time::Duration};
 
 /// How long it may take until a trouble shows, or is gone: membership and repairs take some seconds.
 const SHOWS: Duration = Duration::from_secs(60);
@@ -557,43 +557,27 @@ s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 s.send(bytes([20, 0, 0, 0, 2, 1, 5, 0, 1] + [0] * 11))
 assert s.recv(4096)[16:20] == bytes(4)";
 
-fn libfaketime() -> Result<String> {
-    let path = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-    ensure!(Path::new(&path).is_file(), "{path} is missing: install the package faketime");
-    Ok(path)
-}
-
 /// The same troubles where the nodes know each other by IPv6 addresses only; and a clock that is a minute ahead, then a few
 /// seconds, then right.
 #[test]
 fn what_is_wrong_over_an_underlay_of_ipv6() {
     scenario("doctor: ipv6", |lab: &Lab| {
-        let clock = "/run/lab/clock";
-        let settings = [
-            format!("LD_PRELOAD={}", libfaketime()?),
-            format!("FAKETIME_TIMESTAMP_FILE={clock}"),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-            "FAKETIME_NO_CACHE=1".to_owned(),
-        ];
-        let faked: Vec<&str> = std::iter::once("env").chain(settings.iter().map(String::as_str)).collect();
-        let vm2 = lab.host("vm1").and_then(|vm1| Ok((vm1, lab.host("vm2")?, lab.host("vm3")?)))?;
-        let (vm1, vm2, vm3) = vm2;
-        let set = |offset: &str| std::fs::write(vm2.file(clock), offset);
-        set("+60")?;
-        let daemons: Vec<Meshd> = vec![vm1.meshd()?, vm2.meshd_under(&faked)?, vm3.meshd()?];
+        let (vm1, vm2, vm3) = (lab.host("vm1")?, lab.host("vm2")?, lab.host("vm3")?);
+        let clock = Clock::of(&vm2, "+60")?;
+        let daemons: Vec<Meshd> = vec![vm1.meshd()?, clock.meshd()?, vm3.meshd()?];
         let cluster = Cluster::of_over_ipv6(daemons)?;
         let _containers = blue(&cluster)?;
 
         let found = names(&vm1, &[("clocks", "vm2")])?;
         ensure!(field(&found[0], "result").contains("s ahead of that of vm1"), "{found:#?}");
         names(&vm2, &[("clocks", "vm1"), ("clocks", "vm3")])?;
-        set("+5")?;
+        clock.set("+5")?;
         within(SHOWS, "some seconds are a warning", || {
             let warnings = names(&vm1, &[])?;
             ensure!(warnings.len() == 1 && field(&warnings[0], "check") == "clocks", "{warnings:#?}");
             Ok(())
         })?;
-        set("+0")?;
+        clock.set("+0")?;
         healthy(&cluster)?;
 
         drop_incoming(&vm2, "udp dport 4789")?;

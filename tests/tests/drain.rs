@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Namespace, scenario, within};
 use std::{
-    io::{self, Read, Write},
+    io,
     net::TcpStream,
     thread,
     time::{Duration, Instant},
@@ -27,17 +27,6 @@ fn echoes(lab: &Lab) -> Result<(Cluster, [Container; 2])> {
     }
     cluster.endpoints("echo", "2/2")?;
     Ok((cluster, containers))
-}
-
-fn connect(client: &Namespace, to: &str) -> Result<TcpStream> {
-    let stream = client.inside(|| Ok(TcpStream::connect(to)?)).with_context(|| to.to_owned())?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    Ok(stream)
-}
-
-fn talk(mut stream: &TcpStream) -> io::Result<()> {
-    stream.write_all(b"hello\n")?;
-    stream.read_exact(&mut [0; 6])
 }
 
 /// Which of two connections is to the second replica, by that replica's own word.
@@ -68,8 +57,8 @@ fn connections_have_until_the_timeout() {
         let ways: [(&Namespace, &str); 2] = [(&client, &published), (&inside, &vip)];
         let mut held = Vec::new();
         for (from, to) in ways {
-            let pair = [connect(from, to)?, connect(from, to)?];
-            pair.iter().try_for_each(talk)?;
+            let pair = [Echo::connect(from, to)?, Echo::connect(from, to)?];
+            pair.iter().try_for_each(Echo::talk)?;
             let leaving = at_second(&second, &pair)?;
             held.push((to, pair, leaving));
         }
@@ -79,10 +68,10 @@ fn connections_have_until_the_timeout() {
             begins(&cluster)?;
             while began.elapsed() < DRAIN / 2 {
                 ensure!(!gone.is_finished(), "the command ended after {:?}", began.elapsed());
-                held.iter().flat_map(|(_, pair, _)| pair).try_for_each(talk)?;
+                held.iter().flat_map(|(_, pair, _)| pair).try_for_each(Echo::talk)?;
                 // New ones go to the other.
                 for (from, to) in ways {
-                    talk(&connect(from, to)?)?;
+                    Echo::talk(&Echo::connect(from, to)?)?;
                 }
             }
             gone.join().ok().context("the command panicked")?.ok()?;
@@ -90,9 +79,9 @@ fn connections_have_until_the_timeout() {
             Ok(())
         })?;
         for (to, pair, leaving) in &held {
-            let ended = talk(&pair[*leaving]).err().map(|err| err.kind());
+            let ended = Echo::talk(&pair[*leaving]).err().map(|err| err.kind());
             ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{to}: {ended:?}");
-            talk(&pair[1 - leaving]).with_context(|| format!("{to}: the other replica's"))?;
+            Echo::talk(&pair[1 - leaving]).with_context(|| format!("{to}: the other replica's"))?;
         }
         Ok(())
     });
@@ -106,13 +95,13 @@ fn a_drain_ends_with_the_last_connection() {
         let client = lab.client("client")?;
         cluster.vm1().meshctl(&["service", "update", "--drain-timeout", "10m", "echo"]).ok()?;
         let to = format!("{}:7", cluster.vm3().ip());
-        let pair = [connect(&client, &to)?, connect(&client, &to)?];
-        pair.iter().try_for_each(talk)?;
+        let pair = [Echo::connect(&client, &to)?, Echo::connect(&client, &to)?];
+        pair.iter().try_for_each(Echo::talk)?;
         let leaving = at_second(&second, &pair)?;
         thread::scope(|scope| -> Result<()> {
             let gone = scope.spawn(|| cluster.vm2().meshctl(&["network", "disconnect", "blue", "echo2"]));
             begins(&cluster)?;
-            talk(&pair[leaving])?;
+            Echo::talk(&pair[leaving])?;
             ensure!(!gone.is_finished());
             pair[leaving].shutdown(std::net::Shutdown::Both)?;
             within(Duration::from_secs(20), "the command ends", || {
@@ -122,12 +111,12 @@ fn a_drain_ends_with_the_last_connection() {
             gone.join().ok().context("the command panicked")?.ok()?;
             Ok(())
         })?;
-        talk(&pair[1 - leaving])?;
+        Echo::talk(&pair[1 - leaving])?;
         // Whoever can't wait need not.
         let began = Instant::now();
         cluster.vm1().meshctl(&["network", "disconnect", "--force", "blue", "echo1"]).ok()?;
         ensure!(began.elapsed() < CONVERGES, "{:?}", began.elapsed());
-        let ended = talk(&pair[1 - leaving]).err().map(|err| err.kind());
+        let ended = Echo::talk(&pair[1 - leaving]).err().map(|err| err.kind());
         ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{ended:?}");
         Ok(())
     });

@@ -2,14 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Namespace, scenario, within};
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
+use std::net::TcpStream;
 
 const REPLICAS: [[&str; 2]; 2] = [["10.60.0.51", "10.60.0.52"], ["fd60::51", "fd60::52"]];
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// A network of both families, the service `echo` with `dnsrr` on it, port 7 of every node, and its two replicas.
 fn echoes(lab: &Lab) -> Result<Cluster> {
@@ -40,24 +35,15 @@ fn names(from: &Container, v4: &[&str], v6: &[&str]) -> Result<()> {
     })
 }
 
-struct Held(String, TcpStream);
+fn open(from: &Namespace, ip: &str) -> Result<TcpStream> {
+    let to = if ip.contains(':') { format!("[{ip}]:7") } else { format!("{ip}:7") };
+    let stream = Echo::connect(from, &to)?;
+    talk(&stream)?;
+    Ok(stream)
+}
 
-impl Held {
-    fn open(from: &Namespace, ip: &str) -> Result<Self> {
-        let to = if ip.contains(':') { format!("[{ip}]:7") } else { format!("{ip}:7") };
-        let stream = from.inside(|| Ok(TcpStream::connect(&to)?)).with_context(|| to.clone())?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        let held = Self(to, stream);
-        held.talk()?;
-        Ok(held)
-    }
-
-    fn talk(&self) -> Result<()> {
-        let Self(to, stream) = self;
-        let mut stream = stream;
-        stream.write_all(b"hello\n").with_context(|| to.clone())?;
-        stream.read_exact(&mut [0; 6]).with_context(|| to.clone())
-    }
+fn talk(stream: &TcpStream) -> Result<()> {
+    Echo::talk(stream).with_context(|| format!("{:?}", stream.peer_addr()))
 }
 
 #[test]
@@ -74,11 +60,11 @@ fn a_mode_changes_under_connections() {
         let nodes = [vm3.ip().to_string(), vm3.ip6().to_string()];
         let mut held = Vec::new();
         for ip in &nodes {
-            held.push(Held::open(&client, ip)?);
-            held.push(Held::open(&client, ip)?);
+            held.push(open(&client, ip)?);
+            held.push(open(&client, ip)?);
         }
         for ip in v4.iter().chain(&v6) {
-            held.push(Held::open(&inside, ip)?);
+            held.push(open(&inside, ip)?);
         }
         let turn_to = |mode: &str| vm1.meshctl(&["service", "update", "--endpoint-mode", mode, "echo"]).ok();
         turn_to("vip")?;
@@ -88,17 +74,17 @@ fn a_mode_changes_under_connections() {
         ensure!(vips[1].starts_with("fd60::"), "{shown}");
         names(&inside, &[&vips[0]], &[&vips[1]])?;
         for ip in &vips {
-            held.push(Held::open(&inside, ip)?);
-            held.push(Held::open(&inside, ip)?);
+            held.push(open(&inside, ip)?);
+            held.push(open(&inside, ip)?);
         }
-        held.iter().try_for_each(Held::talk)?;
+        held.iter().try_for_each(talk)?;
 
         turn_to("dnsrr")?;
         names(&inside, &v4, &v6)?;
         // Whoever has the VIP, or heard of it, goes on with it.
         inside.shell("ip neigh flush dev eth0; ip -6 neigh flush dev eth0").ok()?;
-        held.iter().try_for_each(Held::talk)?;
-        vips.iter().try_for_each(|ip| Held::open(&inside, ip).map(drop))?;
+        held.iter().try_for_each(talk)?;
+        vips.iter().try_for_each(|ip| open(&inside, ip).map(drop))?;
         turn_to("vip")?;
         names(&inside, &[&vips[0]], &[&vips[1]])
     });

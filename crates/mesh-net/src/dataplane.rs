@@ -200,16 +200,26 @@ impl DataPlane {
     fn pass(&mut self, snapshot: &Arc<Snapshot>, pass: Pass, report: &mut Report) -> Result<()> {
         let me = snapshot.nodes.get(&self.config.me);
         let me = me.ok_or_else(|| Error::Incomplete(format!("this node ({})", self.config.me)))?;
-        let mut sight = self.look(snapshot, me, pass, report)?;
-        report.overlays_read = sight.overlays_read;
-        let unread = std::mem::take(&mut sight.unread).into_iter().map(|(id, error)| {
+        let Sight {
+            extent,
+            room,
+            targets,
+            known,
+            facts,
+            changed,
+            scope,
+            desired,
+            mut objects,
+            earlier,
+            unread,
+            overlays_read,
+        } = self.look(snapshot, me, pass, report)?;
+        report.overlays_read = overlays_read;
+        let unread = unread.into_iter().map(|(id, error)| {
             report.fail(Owner::Endpoint(id), error);
             id
         });
         let unread: BTreeSet<EndpointId> = unread.collect();
-        let Sight {
-            extent, room, targets, known, facts, changed, scope, desired, mut objects, earlier, ..
-        } = sight;
         let has_networks = earlier.as_ref().map_or(!desired.parts.is_empty(), |earlier| earlier.has_networks);
         if room < facts.mtu && has_networks {
             report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
