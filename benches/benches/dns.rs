@@ -2,7 +2,7 @@
 //! endpoints each.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use mesh_dns::{Outcome, Table, Transport, answer};
+use mesh_dns::{Names, Outcome, Table, Transport, answer};
 use mesh_model::{NetworkId, ServiceId, Snapshot};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{collections::BTreeMap, hint::black_box};
@@ -28,10 +28,12 @@ fn answers(criterion: &mut Criterion) {
         let query = query(name, rtype);
         let mut rng = SmallRng::seed_from_u64(1);
         let mut out = [0; 1232];
-        let outcome = answer(&table, &query, Transport::Udp, &mut rng, &mut out);
+        let tables = [&table];
+        let names = Names::OfContainer(&tables);
+        let outcome = answer(names, &query, Transport::Udp, &mut rng, &mut out);
         assert_eq!(outcome == Outcome::Forward, forwarded, "{name}: {outcome:?}");
         group.bench_function(id, |bencher| {
-            bencher.iter(|| answer(&table, black_box(&query), Transport::Udp, &mut rng, &mut out));
+            bencher.iter(|| answer(names, black_box(&query), Transport::Udp, &mut rng, &mut out));
         });
     }
     group.finish();

@@ -5,13 +5,11 @@ use crate::{
     response::{Response, Section, Transport, pointer},
     spread::Spread,
     table::{Found, Lookup, Records, Table, Task},
-    wire::{Rcode, flag, rtype},
+    wire::{Rcode, TTL, flag, rtype},
 };
 use rand::Rng;
 use std::net::IpAddr;
 
-/// How long, in seconds, anybody may keep what we say of our own names.
-const TTL: u32 = 5;
 /// The answer to ANY: an HINFO record that says why there is nothing else (RFC 8482, 4.2).
 const ANY_REFUSED: &[u8] = b"\x07RFC8482\x00";
 
@@ -26,12 +24,21 @@ pub enum Outcome {
     Drop,
 }
 
-/// Answers one query from a network's table.
+/// Whose names are to be found, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub enum Names<'t> {
+    /// By a container that asks in the first of these networks, and is on the others too: the first one's names come first.
+    OfContainer(&'t [&'t Table]),
+    /// By the host: those of all these networks, each by its whole name. A short one might be anybody's.
+    OfHost(&'t [&'t Table]),
+}
+
+/// Answers one query.
 ///
 /// `out` is where the answer is written; answers are never longer than it. 1232 octets suffice for UDP, 65535 for
 /// TCP; a buffer below 512 may have no room for the question, and then the query is dropped.
 pub fn answer(
-    table: &Table,
+    names: Names<'_>,
     query: &[u8],
     transport: Transport,
     rng: &mut impl Rng,
@@ -49,12 +56,30 @@ pub fn answer(
     if query.edns.is_some_and(|edns| edns.version != 0) {
         return sent(Response::to(&query, limit, out).map(|response| response.finish(Rcode::BadVers)));
     }
-    match table.find(query.name.key()) {
+    match names.find(query.name.key()) {
         None => Outcome::Forward,
-        Some(lookup) => sent(
+        Some((table, lookup)) => sent(
             Response::to(&query, limit, out)
                 .map(|response| Authority { table, qtype: query.qtype, lookup, response }.answer(rng)),
         ),
+    }
+}
+
+impl<'t> Names<'t> {
+    /// What is known of a name, and by which table: the first that has it, else one that says that it is not there.
+    fn find(self, name: &[u8]) -> Option<(&'t Table, Lookup<'t>)> {
+        let (tables, find): (_, fn(&'t Table, &[u8]) -> Option<Lookup<'t>>) = match self {
+            Self::OfContainer(tables) => (tables, Table::find),
+            Self::OfHost(tables) => (tables, Table::find_whole),
+        };
+        let mut absent = None;
+        for &table in tables {
+            match find(table, name) {
+                Some(lookup) if lookup.found.is_something() => return Some((table, lookup)),
+                found => absent = absent.or(found.map(|lookup| (table, lookup))),
+            }
+        }
+        absent
     }
 }
 
@@ -101,10 +126,10 @@ impl Authority<'_, '_> {
 
     fn addresses(&mut self, records: &Records, rng: &mut impl Rng) -> bool {
         if self.qtype == rtype::A {
-            Spread::new(records.v4.len(), rng).all(|i| self.add(rtype::A, &[&records.v4[i].octets()]));
+            Spread::new(records.v4.len(), rng).all(|i| self.ready(&records.v4[i]));
             !records.v4.is_empty()
         } else {
-            Spread::new(records.v6.len(), rng).all(|i| self.add(rtype::AAAA, &[&records.v6[i].octets()]));
+            Spread::new(records.v6.len(), rng).all(|i| self.ready(&records.v6[i]));
             !records.v6.is_empty()
         }
     }
@@ -121,6 +146,14 @@ impl Authority<'_, '_> {
             }
         }
         !tasks.is_empty()
+    }
+
+    fn ready(&mut self, record: &[u8]) -> bool {
+        let fits = self.response.ready(pointer(0), record);
+        if !fits {
+            self.response.set(flag::TRUNCATED);
+        }
+        fits
     }
 
     fn add(&mut self, rtype: u16, data: &[&[u8]]) -> bool {

@@ -1,8 +1,20 @@
-//! Asking the host's resolvers what is none of our names.
+//! Asking other resolvers what is none of our names.
+//!
+//! [`Routes`] say whom, the [`Cache`](cache::Cache) what they said before; equal questions that are under way are asked once
+//! ([`Shared`]), which leaves nobody a second chance to guess an answer (RFC 5452, 5) and no loop a second turn.
 
 mod cache;
+mod clients;
 mod exchange;
+mod loops;
 mod reply;
+mod routes;
+
+pub(crate) use cache::Remembered;
+pub(crate) use clients::Permit;
+
+pub(crate) use routes::Group;
+pub use routes::{Routes, Upstream};
 
 use crate::{
     query::Query,
@@ -10,29 +22,86 @@ use crate::{
     wire::{HEADER_LEN, PLAIN_UDP_LEN, Rcode, flag},
 };
 use arc_swap::ArcSwap;
-use cache::Cache;
+use cache::{Cache, CacheKey};
+use clients::Clients;
+use exchange::Failure;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared, WeakShared},
+    stream::FuturesUnordered,
+};
+
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    net::TcpSocket,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info};
 
 /// How long one that did not answer is asked only after the others.
 const SUSPECT_FOR: Duration = Duration::from_secs(10);
 
-/// Limits of a [`Forwarder`].
+/// Opens the sockets by which upstreams are asked.
+pub trait Sockets: Send + Sync {
+    /// A socket for datagrams to it, on a port of chance.
+    fn udp(&self, upstream: &Upstream) -> io::Result<UdpSocket>;
+    /// A socket for a connection to it.
+    fn tcp(&self, upstream: &Upstream) -> io::Result<TcpSocket>;
+}
+
+/// Sockets in the network namespace of the thread: there are no upstreams but the host's.
+#[derive(Debug)]
+pub struct HostSockets;
+
+impl Sockets for HostSockets {
+    fn udp(&self, upstream: &Upstream) -> io::Result<UdpSocket> {
+        let any: IpAddr = match upstream.address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn tcp(&self, upstream: &Upstream) -> io::Result<TcpSocket> {
+        if upstream.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+    }
+}
+
+/// In which order upstreams are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other: the next when one fails, or says nothing for [`ForwarderOptions::patience`].
+    Preferred,
+    /// All at once; the first answer counts.
+    Parallel,
+}
+
+/// How a [`Forwarder`] works, and its limits.
 #[derive(Debug, Clone)]
 pub struct ForwarderOptions {
-    /// How long one upstream may take before the next is asked.
+    /// See [`Order`].
+    pub order: Order,
+    /// Letters of a question have random case, which an answer must repeat (draft-vixie-dnsext-dns0x20).
+    pub random_case: bool,
+    /// How long one upstream may be silent before the next is asked as well.
+    pub patience: Duration,
+    /// How long one upstream may take before it counts as failed.
     pub timeout: Duration,
     /// How long all of them together may take: less than a client waits (5 s with glibc), so that it hears of the
     /// failure.
     pub deadline: Duration,
     /// Queries that may be under way at once; more are answered with SERVFAIL.
     pub in_flight: usize,
+    /// The same of one client.
+    pub in_flight_of_one: usize,
     /// Answers that are remembered.
     pub cache_entries: usize,
 }
@@ -40,132 +109,289 @@ pub struct ForwarderOptions {
 impl Default for ForwarderOptions {
     fn default() -> Self {
         Self {
+            order: Order::Preferred,
+            random_case: false,
+            patience: Duration::from_millis(300),
             timeout: Duration::from_millis(1500),
             deadline: Duration::from_millis(4500),
-            in_flight: 512,
-            cache_entries: 4096,
+            in_flight: 4096,
+            in_flight_of_one: 1024,
+            cache_entries: 8192,
         }
     }
 }
 
-/// The way to the host's resolvers, with the cache. One serves all networks of a node: its sockets are opened in
-/// the network namespace of the threads that it is called on.
-#[derive(Debug)]
+/// What upstreams said to a question, if anything: for whoever asks it, under any ID.
+type Asked = Shared<BoxFuture<'static, Option<Arc<[u8]>>>>;
+type WeakAsked = WeakShared<BoxFuture<'static, Option<Arc<[u8]>>>>;
+
+/// The way to other resolvers, with the cache. One serves all networks of a node.
 pub struct Forwarder {
-    upstreams: ArcSwap<Vec<SocketAddr>>,
+    sockets: Box<dyn Sockets>,
+    /// The host's resolvers.
+    host: ArcSwap<Group>,
     /// Upstreams that did not answer, and when.
-    suspects: Mutex<HashMap<SocketAddr, Instant>>,
+    suspects: Mutex<HashMap<Upstream, Instant>>,
     cache: Cache,
-    in_flight: Arc<Semaphore>,
+    /// Questions that somebody waits for.
+    under_way: Mutex<HashMap<Box<[u8]>, WeakAsked>>,
+    clients: Arc<Clients>,
+    loops: loops::Loops,
     options: ForwarderOptions,
 }
 
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarder").field("host", &self.host).field("options", &self.options).finish()
+    }
+}
+
+/// How an upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing is wrong with it, as far as is known.
+    Good,
+    /// It did not answer lately.
+    Silent,
+    /// What it is asked comes back here: it is not asked.
+    Loops,
+}
+
 impl Forwarder {
-    /// A forwarder to these upstreams, in order of preference.
-    pub fn new(upstreams: Vec<SocketAddr>, options: ForwarderOptions) -> Self {
+    /// A forwarder that asks by these sockets. The host has no resolvers yet.
+    pub fn new(sockets: impl Sockets + 'static, options: ForwarderOptions) -> Self {
         Self {
-            upstreams: ArcSwap::from_pointee(upstreams),
+            sockets: Box::new(sockets),
+            host: ArcSwap::from_pointee(Group::new(&[])),
             suspects: Mutex::default(),
             cache: Cache::new(options.cache_entries),
-            in_flight: Arc::new(Semaphore::new(options.in_flight)),
+            under_way: Mutex::default(),
+            clients: Clients::new(options.in_flight, options.in_flight_of_one),
+            loops: loops::Loops::default(),
             options,
         }
     }
 
-    /// Uses other upstreams from now on, and forgets what the former ones said if they differ.
-    pub fn set_upstreams(&self, upstreams: Vec<SocketAddr>) {
-        if *self.upstreams.load_full() != upstreams {
-            self.upstreams.store(Arc::new(upstreams));
-            self.suspects.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            self.cache.clear();
+    /// Takes these for the host's resolvers from now on, in this order of preference. What others said is not asked for any
+    /// more. Returns whether they differ.
+    pub fn set_host(&self, upstreams: &[SocketAddr]) -> bool {
+        let upstreams: Vec<Upstream> =
+            upstreams.iter().map(|address| Upstream { address: *address, network: None }).collect();
+        let group = Group::new(&upstreams);
+        let differs = **self.host.load() != group;
+        if differs {
+            self.host.store(Arc::new(group));
+            lock(&self.suspects).clear();
+        }
+        differs
+    }
+
+    /// The host's resolvers and those of these routes, and how they do.
+    pub fn conditions(&self, routes: &[&Routes]) -> Vec<(Upstream, Condition)> {
+        let host = self.host.load();
+        let mut upstreams: Vec<Upstream> = host.upstreams.clone();
+        for upstream in routes.iter().flat_map(|routes| routes.upstreams()) {
+            if !upstreams.contains(&upstream) {
+                upstreams.push(upstream);
+            }
+        }
+        upstreams.into_iter().map(|upstream| (upstream, self.condition(&upstream))).collect()
+    }
+
+    /// Finds out which of these upstreams ask us in turn: a question that nobody else would ask goes to each, and it is seen
+    /// whether it arrives. To be called now and then, and when upstreams have changed.
+    pub async fn look_for_loops(&self, routes: &[&Routes]) {
+        let upstreams = self.conditions(routes).into_iter().map(|(upstream, _)| upstream);
+        self.loops.look(upstreams.collect(), &*self.sockets).await;
+    }
+
+    /// Whether a message is a question of [`Forwarder::look_for_loops`], which has come back.
+    pub(crate) fn has_come_back(&self, message: &[u8]) -> bool {
+        loops::is_probe(message) && self.loops.saw(message)
+    }
+
+    /// The right to have one more query of a client's under way; none if there are too many.
+    pub(crate) fn admit(&self, client: IpAddr) -> Option<Permit> {
+        self.clients.admit(client)
+    }
+
+    /// Whom a query goes to; nobody if the client may have none asked.
+    pub(crate) fn group(&self, routes: &Routes, query: &Query<'_>, client: IpAddr) -> Option<Arc<Group>> {
+        routes.group(query.name.key(), client, &self.host.load())
+    }
+
+    /// Writes the answer to a query to `out`, if it is remembered, and says how long it is; cut to the question if it is too
+    /// long for the client, so that it comes again over TCP.
+    pub(crate) fn remembered(
+        &self,
+        group: &Group,
+        query: &Query<'_>,
+        transport: Transport,
+        out: &mut [u8],
+    ) -> Option<Remembered> {
+        let key = CacheKey::new(query, group.tag);
+        match self.cache.get(&key, query, Instant::now(), out)? {
+            Remembered::Answer(len) if len > transport.limit(query.edns) => {
+                Some(Remembered::Answer(without_records(query, flag::TRUNCATED, Rcode::NoError, out)))
+            }
+            remembered => Some(remembered),
         }
     }
 
-    /// The right to have one more query under way; none if there are too many.
-    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        self.in_flight.clone().try_acquire_owned().ok()
-    }
-
-    /// The answer to a query, if it is remembered.
-    pub(crate) fn remembered(&self, query: &Query<'_>, transport: Transport) -> Option<Vec<u8>> {
-        self.cache.get(query, Instant::now()).map(|reply| fit(reply, query, transport))
-    }
-
-    /// The answer to a query, from the first upstream that has one; SERVFAIL if none does in time.
-    pub(crate) async fn resolve(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
-        let upstreams = self.upstreams.load_full();
-        let in_order = self.in_order(&upstreams);
-        let asked = tokio::time::timeout(self.options.deadline, self.ask(&in_order, query));
-        let reply = match asked.await {
-            Ok(Some(reply)) => reply,
-            Ok(None) | Err(_) => return without_records(query, 0, Rcode::ServFail),
+    /// The answer to a query, from the first upstream that has one, else one that has expired lately; none if there is none in
+    /// time.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        group: Arc<Group>,
+        message: &[u8],
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        let query = Query::parse(message).ok()?;
+        let key = CacheKey::new(&query, group.tag);
+        let mut reply = match self.ask_once(group, &key, message).await {
+            Some(reply) => reply.to_vec(),
+            None => {
+                let stale = self.cache.stale(&key, Instant::now());
+                self.cache.put_failure(&key, Instant::now());
+                stale?
+            }
         };
-        // What was asked of upstreams that are no longer in use is not worth remembering.
-        if Arc::ptr_eq(&upstreams, &self.upstreams.load()) {
-            self.cache.put(query, &reply, Instant::now());
+        if reply.len() > transport.limit(query.edns) {
+            reply.resize(PLAIN_UDP_LEN.max(reply.len()), 0);
+            let len = without_records(&query, flag::TRUNCATED, Rcode::NoError, &mut reply);
+            reply.truncate(len);
+        } else {
+            reply::address_to(&mut reply, query.header, query.question);
         }
-        fit(reply, query, transport)
+        Some(reply)
     }
 
-    /// Asks one upstream after the other. A failure that one reports is passed on only if none does better.
-    async fn ask(&self, upstreams: &[SocketAddr], query: &Query<'_>) -> Option<Vec<u8>> {
+    /// Asks, or waits with whoever has asked already.
+    fn ask_once(self: &Arc<Self>, group: Arc<Group>, key: &CacheKey, message: &[u8]) -> Asked {
+        let mut under_way = lock(&self.under_way);
+        if let Some(asked) = under_way.get(key.octets()).and_then(WeakShared::upgrade) {
+            return asked;
+        }
+        let (forwarder, message, key) = (Arc::clone(self), Box::<[u8]>::from(message), *key);
+        let end = End { forwarder: Arc::clone(self), key };
+        let asked = async move {
+            let _end = end;
+            let query = Query::parse(&message).ok()?;
+            let asked = timeout(forwarder.options.deadline, forwarder.ask(&group, &query)).await;
+            let reply = asked.ok().flatten()?;
+            forwarder.cache.put(&key, &reply, Instant::now());
+            Some(Arc::from(reply))
+        };
+        let asked = asked.boxed().shared();
+        under_way.extend(asked.downgrade().map(|weak| (key.octets().into(), weak)));
+        asked
+    }
+
+    /// Asks the upstreams in their order, twice around. A failure that one reports is passed on only if none does better.
+    async fn ask(&self, group: &Group, query: &Query<'_>) -> Option<Vec<u8>> {
+        let in_order = self.in_order(group);
+        let turns: Vec<Upstream> = in_order.iter().chain(&in_order).copied().collect();
+        let mut next = match self.options.order {
+            Order::Preferred => 1.min(turns.len()),
+            Order::Parallel => in_order.len(),
+        };
+        let mut under_way: FuturesUnordered<_> =
+            turns[..next].iter().map(|upstream| self.ask_one(*upstream, query)).collect();
         let mut failure = None;
-        for upstream in upstreams {
-            let exchanged = exchange::exchange(*upstream, query, self.options.timeout).await;
-            self.note(*upstream, exchanged.as_ref().err());
-            match exchanged {
-                Ok(reply) if reply::is_conclusive(&reply) => return Some(reply),
-                Ok(reply) => failure = failure.or(Some(reply)),
-                Err(_) => {}
+        let mut silent = Vec::new();
+        loop {
+            // Those that were asked once already get all the time that there is.
+            let pause = if next < in_order.len() { self.options.patience } else { self.options.timeout };
+            tokio::select! {
+                Some((upstream, exchanged)) = under_way.next() => {
+                    self.note(upstream, exchanged.as_ref().err());
+                    match exchanged {
+                        Ok(reply) if reply::is_conclusive(&reply) => {
+                            for overtaken in silent.into_iter().filter(|other| *other != upstream) {
+                                self.note(overtaken, Some(&Failure::Timeout(self.options.patience)));
+                            }
+                            return Some(reply);
+                        }
+                        Ok(reply) => failure = failure.or(Some(reply)),
+                        Err(_) => {}
+                    }
+                }
+                () = sleep(pause), if next < turns.len() => silent.push(turns[next - 1]),
+                else => break,
+            }
+            if let Some(upstream) = turns.get(next) {
+                under_way.push(self.ask_one(*upstream, query));
+                next += 1;
             }
         }
         // A header alone mirrors no question: that the client gets from us.
         failure.filter(|reply| reply.len() > HEADER_LEN)
     }
 
-    /// The upstreams in order of preference, those that failed lately behind the others.
-    fn in_order(&self, upstreams: &[SocketAddr]) -> Vec<SocketAddr> {
-        let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_suspect =
-            |upstream: &SocketAddr| suspects.get(upstream).is_some_and(|since| since.elapsed() < SUSPECT_FOR);
-        let (last, mut first): (Vec<_>, Vec<_>) = upstreams.iter().copied().partition(is_suspect);
-        first.extend(last);
-        first
+    async fn ask_one(&self, upstream: Upstream, query: &Query<'_>) -> (Upstream, Result<Vec<u8>, Failure>) {
+        let ForwarderOptions { random_case, timeout, .. } = self.options;
+        (upstream, exchange::exchange(upstream, query, &*self.sockets, random_case, timeout).await)
     }
 
-    fn note(&self, upstream: SocketAddr, failure: Option<&exchange::Failure>) {
-        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The upstreams in order of preference, those that failed lately behind the others.
+    fn in_order(&self, group: &Group) -> Vec<Upstream> {
+        let mut in_order = Vec::new();
+        for condition in [Condition::Good, Condition::Silent] {
+            let of_condition =
+                group.upstreams.iter().filter(|upstream| self.condition(upstream) == condition);
+            in_order.extend(of_condition.copied());
+        }
+        in_order
+    }
+
+    fn condition(&self, upstream: &Upstream) -> Condition {
+        if self.loops.has(upstream) {
+            return Condition::Loops;
+        }
+        match lock(&self.suspects).get(upstream) {
+            Some(since) if since.elapsed() < SUSPECT_FOR => Condition::Silent,
+            _ => Condition::Good,
+        }
+    }
+
+    fn note(&self, upstream: Upstream, failure: Option<&Failure>) {
+        let mut suspects = lock(&self.suspects);
+        let address = upstream.address;
         match failure {
             Some(err) => match suspects.insert(upstream, Instant::now()) {
-                None => info!(%upstream, %err, "upstream resolver does not answer"),
-                Some(_) => debug!(%upstream, %err, "upstream resolver still does not answer"),
+                None => info!(upstream = %address, %err, "upstream resolver does not answer"),
+                Some(_) => debug!(upstream = %address, %err, "upstream resolver still does not answer"),
             },
             None => {
                 if suspects.remove(&upstream).is_some() {
-                    info!(%upstream, "upstream resolver answers again");
+                    info!(upstream = %address, "upstream resolver answers again");
                 }
             }
         }
     }
 }
 
-/// The reply as the client gets it: whole, or cut to the question if it is too long, so that it comes again over
-/// TCP.
-fn fit(reply: Vec<u8>, query: &Query<'_>, transport: Transport) -> Vec<u8> {
-    if reply.len() <= transport.limit(query.edns) {
-        return reply;
-    }
-    without_records(query, flag::TRUNCATED, Rcode::NoError)
+/// Forgets a question that is no longer under way, also if all who waited gave up.
+struct End {
+    forwarder: Arc<Forwarder>,
+    key: CacheKey,
 }
 
-/// An answer that says no more than how the query fared.
-pub(crate) fn without_records(query: &Query<'_>, flags: u16, rcode: Rcode) -> Vec<u8> {
-    // The question of a query is at most 259 octets: this has room for it.
-    let mut out = vec![0; PLAIN_UDP_LEN];
-    let len = Response::to(query, PLAIN_UDP_LEN, &mut out).map_or(0, |mut response| {
+impl Drop for End {
+    fn drop(&mut self) {
+        lock(&self.forwarder.under_way).remove(self.key.octets());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes an answer that says no more than how the query fared; returns its length. The question of a query is at most 259
+/// octets.
+pub(crate) fn without_records(query: &Query<'_>, flags: u16, rcode: Rcode, out: &mut [u8]) -> usize {
+    Response::to(query, PLAIN_UDP_LEN, out).map_or(0, |mut response| {
         response.set(flags);
         response.finish(rcode)
-    });
-    out.truncate(len);
-    out
+    })
 }

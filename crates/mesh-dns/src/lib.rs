@@ -1,29 +1,46 @@
 //! The embedded DNS: what the containers of one network ask at their gateway address.
 //!
-//! - [`Table`] holds a network's names. It is built from a snapshot, never changed, and swapped whole.
-//! - [`answer()`] is the packet path: bytes in, bytes out, no I/O, no clock, no allocation. What the table does not
+//! ```text
+//! state, changes ──► Zone ──► Table ─┐ swapped
+//!                                    ▼
+//! datagrams, connections ──► Server (View) ──► answer(), from the table
+//!                                    └───────► Forwarder: cache ──► upstream resolvers
+//! ```
+//!
+//! - [`Table`] holds a network's names; it is never changed while it is asked, but swapped for the next one. A [`Zone`] makes
+//!   them: it follows the state, and a change costs what it touches.
+//! - [`answer()`] is the packet path: bytes in, bytes out, no I/O, no clock, no allocation. What the tables do not
 //!   know it hands back as [`Outcome::Forward`].
-//! - [`Forwarder`] asks the host's resolvers ([`parse_resolv_conf`]) and remembers what they said.
-//! - [`Server`] runs the three on sockets that the caller bound: a loop over the UDP socket, which answers from
-//!   the table itself and starts a task for each forwarded query only, and a task for each TCP connection. Both
-//!   are bounded, and both end with the server.
+//! - [`Forwarder`] asks other resolvers, the host's ([`parse_resolv_conf`]) or a network's own ([`Routes`]), and remembers what
+//!   they said.
+//! - [`Server`] runs these on sockets that the caller bound, from a [`View`]: a loop over the UDP socket, which answers batches
+//!   of datagrams from the tables and the cache, and starts a task for each forwarded query only; and a task for each TCP
+//!   connection. All are bounded, and end with the server.
 
 mod answer;
+mod counters;
 mod error;
 mod forward;
 mod name;
+mod neighbours;
 mod query;
 mod resolv_conf;
 mod response;
 mod server;
 mod spread;
 mod table;
+mod view;
 mod wire;
+mod zone;
 
-pub use answer::{Outcome, answer};
+pub use answer::{Names, Outcome, answer};
+pub use counters::{Counters, Counts};
 pub use error::Error;
-pub use forward::{Forwarder, ForwarderOptions};
+pub use forward::{Condition, Forwarder, ForwarderOptions, HostSockets, Order, Routes, Sockets, Upstream};
+pub use neighbours::{Neighbours, OtherNetworks};
 pub use resolv_conf::parse_resolv_conf;
 pub use response::Transport;
 pub use server::Server;
 pub use table::Table;
+pub use view::{Published, Source, View};
+pub use zone::Zone;

@@ -1,8 +1,7 @@
 //! Names as the table keys them: labels in wire form, each behind its length, in lower case (RFC 4343), without
 //! the root at the end. An octet of a key is at the same place as in the question that it was read from.
 
-/// Octets of a name with its root label (RFC 1035, 3.1).
-const MAX_NAME: usize = 255;
+use crate::wire::MAX_NAME;
 
 /// The name that a question asks for, as a key.
 pub(crate) struct QueryName {

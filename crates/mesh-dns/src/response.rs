@@ -116,6 +116,19 @@ impl<'a> Response<'a> {
         true
     }
 
+    /// Adds a record to the answers whose octets behind the owner are ready. False, and nothing is added, if it does not
+    /// fit.
+    #[must_use]
+    pub(crate) fn ready(&mut self, owner: [u8; 2], record: &[u8]) -> bool {
+        if self.len + owner.len() + record.len() > self.limit {
+            return false;
+        }
+        self.put(&owner);
+        self.put(record);
+        self.counts[Section::Answer as usize] += 1;
+        true
+    }
+
     /// Completes the response and returns its length.
     pub(crate) fn finish(mut self, rcode: Rcode) -> usize {
         if let Some(edns) = self.edns {

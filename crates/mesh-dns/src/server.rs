@@ -1,12 +1,19 @@
 //! The sockets of one address.
 
+mod mmsg;
 mod tcp;
 mod udp;
 
-use crate::{Error, Forwarder, Table};
-use arc_swap::ArcSwap;
+use crate::{
+    Error, Forwarder, View,
+    counters::Counts,
+    forward::{Group, Permit, Remembered, without_records},
+    query::Query,
+    response::Transport,
+    wire::Rcode,
+};
 use std::{
-    net::{TcpListener, UdpSocket},
+    net::{IpAddr, TcpListener, UdpSocket},
     sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
@@ -19,17 +26,25 @@ pub struct Server {
     pub udp: UdpSocket,
     /// Bound to the same address and port.
     pub tcp: TcpListener,
-    /// The names; each query sees the newest.
-    pub table: Arc<ArcSwap<Table>>,
-    /// Where other names are asked for; several servers may share it.
+    /// What is answered; several servers may share it.
+    pub view: Arc<View>,
+    /// By which other names are asked for; likewise.
     pub forwarder: Arc<Forwarder>,
 }
 
 /// What every query needs.
 #[derive(Debug, Clone)]
 struct Shared {
-    table: Arc<ArcSwap<Table>>,
+    view: Arc<View>,
     forwarder: Arc<Forwarder>,
+}
+
+/// What becomes of a query that is not for us to answer.
+enum Beyond {
+    /// The answer is this many octets at the start of `out`.
+    Answer(usize),
+    /// These have to be asked.
+    Ask(Arc<Group>, Permit),
 }
 
 impl Server {
@@ -41,12 +56,66 @@ impl Server {
         self.tcp.set_nonblocking(true).map_err(Error::Socket)?;
         let udp = tokio::net::UdpSocket::from_std(self.udp).map_err(Error::Socket)?;
         let tcp = tokio::net::TcpListener::from_std(self.tcp).map_err(Error::Socket)?;
-        let shared = Shared { table: self.table, forwarder: self.forwarder };
+        let shared = Shared { view: self.view, forwarder: self.forwarder };
         // One that fails takes the other along: dropping it aborts the tasks that it owns.
         let served = tokio::try_join!(
             udp::serve(udp, shared.clone(), cancel.clone()),
             tcp::serve(tcp, shared, cancel),
         );
         served.map(drop)
+    }
+}
+
+impl Shared {
+    /// Answers from memory, or says whom to ask.
+    fn beyond(
+        &self,
+        query: &Query<'_>,
+        transport: Transport,
+        client: IpAddr,
+        counts: &mut Counts,
+        out: &mut [u8],
+    ) -> Beyond {
+        let forwarder = &self.forwarder;
+        let Some(group) = forwarder.group(&self.view.routes.load(), query, client) else {
+            // There is no world beyond an internal network. A failure would have clients ask again, or leave out the rest of
+            // their search list.
+            counts.answered += 1;
+            return Beyond::Answer(without_records(query, 0, Rcode::NxDomain, out));
+        };
+        match forwarder.remembered(&group, query, transport, out) {
+            Some(Remembered::Answer(len)) => {
+                counts.cached += 1;
+                return Beyond::Answer(len);
+            }
+            Some(Remembered::Failure) => {
+                counts.failed += 1;
+                return Beyond::Answer(without_records(query, 0, Rcode::ServFail, out));
+            }
+            None => {}
+        }
+        match forwarder.admit(client) {
+            Some(permit) => {
+                counts.forwarded += 1;
+                Beyond::Ask(group, permit)
+            }
+            None => {
+                counts.limited += 1;
+                Beyond::Answer(without_records(query, 0, Rcode::ServFail, out))
+            }
+        }
+    }
+
+    /// Asks, and returns what the client is told.
+    async fn ask(&self, group: Arc<Group>, message: &[u8], transport: Transport) -> Vec<u8> {
+        if let Some(reply) = self.forwarder.resolve(group, message, transport).await {
+            return reply;
+        }
+        self.view.counters.add(&Counts { failed: 1, ..Counts::default() });
+        let mut out = vec![0; crate::wire::PLAIN_UDP_LEN];
+        let len =
+            Query::parse(message).map_or(0, |query| without_records(&query, 0, Rcode::ServFail, &mut out));
+        out.truncate(len);
+        out
     }
 }

@@ -1,21 +1,25 @@
 //! The names of one network, as its containers see them.
 
-mod build;
+mod records;
 mod reverse;
+mod shards;
 
-use crate::name::{encode, labels, split_first, strip_suffix};
+pub(crate) use records::{Port, Records, Task};
+
+use crate::{
+    name::{labels, split_first, strip_suffix},
+    zone::Zone,
+};
 use ipnetwork::IpNetwork;
 use mesh_model::{NetworkId, Snapshot};
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use shards::Shards;
+use std::{net::IpAddr, sync::Arc};
 
 /// The domain above every network's own. Names below it are nobody else's: none is ever forwarded.
-const DOMAIN: &[u8] = b"\x04mesh\x08internal";
+pub(crate) const DOMAIN: &[u8] = b"\x04mesh\x08internal";
 
-/// The names of one network. Never changed: what changed is a new table, in place of this one.
+/// The names of one network. Never changed while it is asked: what changed is a new table, in place of this one, which
+/// shares with it what did not ([`Zone`]).
 ///
 /// Known are a service and its aliases (its VIPs, or the addresses of its backends with `dnsrr`), `tasks.SERVICE`
 /// (its backends), `_PORT._tcp.SERVICE` and `_PORT._udp.SERVICE` (its backends at one of its target ports), and
@@ -24,43 +28,19 @@ const DOMAIN: &[u8] = b"\x04mesh\x08internal";
 /// and so does a name that endpoints share, unless a service has it. A replica that its service's
 /// check calls out is withheld, and its aliases are while it drains, but its name remains known, so that it is
 /// not asked elsewhere. A name that DNS can't express (`a..b`) is left out; a network of such a name goes by its ID.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     /// By key (see [`crate::name`]), without the network's suffix.
-    names: HashMap<Box<[u8]>, Records>,
-    /// Names that are not there but have others below them (RFC 8020): keys, without the network's suffix.
-    empty: HashSet<Box<[u8]>>,
+    names: Shards<Arc<[u8]>, Arc<Records>>,
+    /// Names that have others below them (RFC 8020), and how many: keys, without the network's suffix.
+    parents: Shards<Arc<[u8]>, u32>,
     /// The one name that each address has, in wire form.
-    pointers: HashMap<IpAddr, Box<[u8]>>,
+    pointers: Shards<IpAddr, Arc<[u8]>>,
     /// The network's name as a key.
-    network: Box<[u8]>,
-    subnets: Vec<IpNetwork>,
+    network: Arc<[u8]>,
+    subnets: Arc<[IpNetwork]>,
     /// Data of the SOA record in negative answers.
-    soa: Box<[u8]>,
-}
-
-/// What a name stands for.
-#[derive(Debug, Default)]
-pub(crate) struct Records {
-    pub(crate) v4: Box<[Ipv4Addr]>,
-    pub(crate) v6: Box<[Ipv6Addr]>,
-    /// The target ports of the services of this name.
-    ports: Box<[Port]>,
-}
-
-#[derive(Debug, Clone)]
-struct Port {
-    udp: bool,
-    number: u16,
-    tasks: Arc<[Task]>,
-}
-
-/// A backend of a service.
-#[derive(Debug)]
-pub(crate) struct Task {
-    /// Its whole name, in wire form.
-    pub(crate) name: Box<[u8]>,
-    pub(crate) addresses: Vec<IpAddr>,
+    soa: Arc<[u8]>,
 }
 
 /// What is known of a name for which we are the authority.
@@ -86,10 +66,72 @@ pub(crate) enum Found<'t> {
     Missing,
 }
 
+impl Found<'_> {
+    /// Whether there is such a name.
+    pub(crate) fn is_something(&self) -> bool {
+        !matches!(self, Self::Empty | Self::Missing)
+    }
+}
+
 impl Table {
     /// The names of a network; none if the snapshot has no such network.
     pub fn new(snapshot: &Snapshot, network: NetworkId) -> Option<Self> {
-        snapshot.networks.get(&network).map(|network| build::table(snapshot, network))
+        Zone::new(snapshot, network).map(|zone| zone.table())
+    }
+
+    /// No names yet, of a network whose name is this key.
+    pub(crate) fn empty(network: &[u8]) -> Self {
+        Self {
+            names: Shards::default(),
+            parents: Shards::default(),
+            pointers: Shards::default(),
+            network: network.into(),
+            subnets: [].into(),
+            soa: [].into(),
+        }
+    }
+
+    pub(crate) fn set_subnets(&mut self, subnets: Arc<[IpNetwork]>) {
+        self.subnets = subnets;
+    }
+
+    pub(crate) fn set_soa(&mut self, data: Arc<[u8]>) {
+        self.soa = data;
+    }
+
+    /// Has a name, given as a key without the network's suffix, stand for something; none: it is no name any more.
+    pub(crate) fn set(&mut self, name: Arc<[u8]>, records: Option<Records>) {
+        let was_there = self.names.get(&*name).is_some();
+        match (records, was_there) {
+            (Some(records), _) => {
+                if !was_there {
+                    self.count_below(&name, |count| count + 1);
+                }
+                self.names.insert(name, Arc::new(records));
+            }
+            (None, true) => {
+                self.count_below(&name, |count| count - 1);
+                self.names.remove(&*name);
+            }
+            (None, false) => {}
+        }
+    }
+
+    fn count_below(&mut self, name: &[u8], change: impl Fn(u32) -> u32) {
+        for above in parents(name) {
+            match change(self.parents.get(above).copied().unwrap_or_default()) {
+                0 => self.parents.remove(above),
+                count => self.parents.insert(above.into(), count),
+            }
+        }
+    }
+
+    /// Gives an address its name, in wire form; none: it has none any more.
+    pub(crate) fn point(&mut self, address: IpAddr, name: Option<Arc<[u8]>>) {
+        match name {
+            Some(name) => self.pointers.insert(address, name),
+            None => self.pointers.remove(&address),
+        }
     }
 
     pub(crate) fn soa(&self) -> &[u8] {
@@ -98,8 +140,8 @@ impl Table {
 
     /// What is known of a name; none if it is not for us to say.
     pub(crate) fn find(&self, name: &[u8]) -> Option<Lookup<'_>> {
-        if let Some(rest) = strip_suffix(name, DOMAIN) {
-            return Some(Lookup { found: self.find_in_domain(rest), apex: rest.len() });
+        if strip_suffix(name, DOMAIN).is_some() {
+            return self.find_whole(name);
         }
         if let Some(found) = self.find_local(name) {
             return Some(Lookup { found, apex: 0 });
@@ -110,12 +152,20 @@ impl Table {
         self.find_reverse(name)
     }
 
+    /// The same of whole names alone, and of addresses.
+    pub(crate) fn find_whole(&self, name: &[u8]) -> Option<Lookup<'_>> {
+        match strip_suffix(name, DOMAIN) {
+            Some(rest) => Some(Lookup { found: self.find_in_domain(rest), apex: rest.len() }),
+            None => self.find_reverse(name),
+        }
+    }
+
     /// `rest` is what stands before `.mesh.internal`.
     fn find_in_domain(&self, rest: &[u8]) -> Found<'_> {
         match strip_suffix(rest, &self.network) {
             Some(local) if !local.is_empty() => match self.find_local(local) {
                 Some(found) => found,
-                None if self.empty.contains(local) => Found::Empty,
+                None if self.parents.get(local).is_some() => Found::Empty,
                 None => Found::Missing,
             },
             // The domain, the network, or what is between them if its name has dots.
@@ -178,11 +228,6 @@ fn port_number(label: &[u8]) -> Option<u16> {
     let plain = digits.first().is_some_and(|b| matches!(b, b'1'..=b'9'));
     let text = std::str::from_utf8(digits).ok().filter(|_| plain)?;
     text.parse().ok()
-}
-
-/// A dotted text as a key.
-fn key(text: &str) -> Option<Vec<u8>> {
-    encode(&text.to_ascii_lowercase())
 }
 
 /// The names above a name, the root aside.

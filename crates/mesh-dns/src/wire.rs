@@ -4,6 +4,8 @@
 pub(crate) const HEADER_LEN: usize = 12;
 /// The largest message over TCP, whose length prefix has 16 bits.
 pub(crate) const MAX_MESSAGE: usize = u16::MAX as usize;
+/// Octets of a name with its root label (RFC 1035, 3.1).
+pub(crate) const MAX_NAME: usize = 255;
 /// What a client takes over UDP that does not say otherwise.
 pub(crate) const PLAIN_UDP_LEN: usize = 512;
 /// The most that is sent over UDP, and that peers are told: no fragments on any sane path (DNS flag day 2020).
@@ -12,6 +14,9 @@ pub(crate) const EDNS_UDP_LEN: usize = 1232;
 pub(crate) const OPT_LEN: usize = 11;
 /// The DO bit within the TTL of an OPT record (RFC 6891, 6.1.4).
 pub(crate) const DNSSEC_OK: u32 = 1 << 15;
+
+/// How long, in seconds, anybody may keep what we say of our own names.
+pub(crate) const TTL: u32 = 5;
 
 /// Bits of a header's second word.
 pub(crate) mod flag {

@@ -27,7 +27,7 @@ use crate::{
 };
 use anyhow::Context;
 use daemon::{Daemons, Event};
-use mesh_model::{NodeId, Snapshot};
+use mesh_model::{Key, NodeId, Snapshot};
 use mesh_proxy::{Ingress, Listeners, Routes, Settings};
 use names::Names;
 use std::{
@@ -154,13 +154,14 @@ impl Front {
         let (listeners, to_listeners) = watch::channel(Listeners::default());
         let (cancel, retire) = (CancellationToken::new(), CancellationToken::new());
         let sockets = Arc::new(Sockets::new(args.run_dir, args.node, seen));
+        let names = Names::new(args.node, Sockets::clone(&sockets));
         let ingress = Ingress::new(to_listeners, to_routes, sockets, Settings::default());
         let ingress = tokio::spawn(ingress.run(retire.clone(), cancel.clone()));
         Self {
             node: args.node,
             snapshot,
             held: Held::default(),
-            names: Names::new(),
+            names,
             listening: BTreeMap::new(),
             listeners,
             routes,
@@ -191,9 +192,10 @@ impl Front {
             Order::Close(place) => drop(self.held.remove(&place)),
             Order::Apply { turn, delta } => {
                 let mut snapshot = Arc::unwrap_or_clone(self.snapshot.send_replace(Arc::default()));
+                let changed = delta.changed();
                 delta.apply(&mut snapshot);
                 self.snapshot.send_replace(Arc::new(snapshot));
-                self.apply(daemons).await;
+                self.apply(changed, daemons).await;
                 daemons.tell(Report::Applied { turn }, Descriptors::default()).await;
             }
             Order::Retire => {
@@ -211,9 +213,10 @@ impl Front {
         true
     }
 
-    async fn apply(&mut self, daemons: &Daemons) {
-        self.serve_names(daemons).await;
+    async fn apply(&mut self, changed: Option<Vec<Key>>, daemons: &Daemons) {
         let snapshot = Arc::clone(&self.snapshot.borrow());
+        self.names.follow(&snapshot, changed.as_deref());
+        self.serve_names(daemons).await;
         // Before the listeners, so that the first request finds its route.
         self.routes.send_replace(Arc::new(Routes::new(&snapshot, self.node)));
         self.listen();
@@ -245,7 +248,7 @@ impl Front {
 
     async fn serve_names(&mut self, daemons: &Daemons) {
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        for place in self.names.apply(&snapshot, &self.held) {
+        for place in self.names.serve(&snapshot, &self.held) {
             self.held.remove(&place);
             daemons.tell(Report::Failed(place), Descriptors::default()).await;
         }

@@ -1,5 +1,6 @@
 //! Sockets inside the overlay namespaces of this node, opened by this process without another hop.
 
+use mesh_dns::{HostSockets, Upstream};
 use mesh_model::{NetworkId, NodeId, Snapshot};
 use mesh_net::netns;
 use mesh_proxy::{Connect, Connecting};
@@ -50,17 +51,27 @@ impl Sockets {
     }
 
     async fn connect_from(&self, network: NetworkId, address: SocketAddr) -> io::Result<TcpStream> {
-        let source = self.own_address(address).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::AddrNotAvailable, "this node has no overlay address of that family")
-        })?;
-        // The shared gateway address can't be the source: the reply would end at the replica's own node.
-        let socket = self.within(network, || {
+        let socket = self.tcp_socket(network, address)?;
+        socket.set_nodelay(true)?;
+        socket.connect(address).await
+    }
+
+    /// A socket inside a network, to connect to an address.
+    fn tcp_socket(&self, network: NetworkId, address: SocketAddr) -> io::Result<TcpSocket> {
+        let source = self.source(address)?;
+        self.within(network, || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             socket.bind(SocketAddr::new(source, 0))?;
-            socket.set_nodelay(true)?;
             Ok(socket)
-        })?;
-        socket.connect(address).await
+        })
+    }
+
+    /// What this node's own sockets are bound to inside networks. The shared gateway address can't be the source: the reply
+    /// would end at the replica's own node.
+    fn source(&self, towards: SocketAddr) -> io::Result<IpAddr> {
+        self.own_address(towards).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "this node has no overlay address of that family")
+        })
     }
 
     fn own_address(&self, towards: SocketAddr) -> Option<IpAddr> {
@@ -84,6 +95,26 @@ impl Sockets {
 impl Connect for Sockets {
     fn connect(&self, network: NetworkId, address: SocketAddr) -> Connecting<'_> {
         Box::pin(self.connect_from(network, address))
+    }
+}
+
+/// Upstream resolvers are asked from where they are: the host, or a network.
+impl mesh_dns::Sockets for Sockets {
+    fn udp(&self, upstream: &Upstream) -> io::Result<UdpSocket> {
+        let Some(network) = upstream.network else { return mesh_dns::Sockets::udp(&HostSockets, upstream) };
+        let source = self.source(upstream.address)?;
+        self.within(network, || {
+            let socket = UdpSocket::bind((source, 0))?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })
+    }
+
+    fn tcp(&self, upstream: &Upstream) -> io::Result<TcpSocket> {
+        match upstream.network {
+            Some(network) => self.tcp_socket(network, upstream.address),
+            None => mesh_dns::Sockets::tcp(&HostSockets, upstream),
+        }
     }
 }
 

@@ -1,23 +1,23 @@
 //! Judging and patching what an upstream sent.
 
 use crate::{
-    query::{Header, Query},
+    query::Header,
     wire::{HEADER_LEN, Rcode, flag, rtype, skip_name, u16_at, u32_at},
 };
 
-/// Whether a message answers this query: ID, question and direction. An error may come without the question
-/// (RFC 1035 does not say; servers that can't read a query do so).
-pub(super) fn answers(reply: &[u8], id: u16, query: &Query<'_>) -> bool {
+/// Whether a message answers a query with this ID and question: an error may come without the question (RFC 1035 does not say;
+/// servers that can't read a query do so). The name's letters may differ in case, unless `exact`.
+pub(super) fn answers(reply: &[u8], id: u16, asked: &[u8], exact: bool) -> bool {
     let Some(flags) = u16_at(reply, 2).filter(|_| reply.len() >= HEADER_LEN) else { return false };
     if u16_at(reply, 0) != Some(id) || flags & flag::RESPONSE == 0 || flags & flag::OPCODE != 0 {
         return false;
     }
     match u16_at(reply, 4) {
         // Only the name's letters may differ in case; type and class are numbers.
-        Some(1) => reply.get(HEADER_LEN..HEADER_LEN + query.question.len()).is_some_and(|question| {
+        Some(1) => reply.get(HEADER_LEN..HEADER_LEN + asked.len()).is_some_and(|question| {
             let (name, kind) = question.split_at(question.len() - 4);
-            let (asked_name, asked_kind) = query.question.split_at(question.len() - 4);
-            name.eq_ignore_ascii_case(asked_name) && kind == asked_kind
+            let (asked_name, asked_kind) = asked.split_at(question.len() - 4);
+            (name == asked_name || !exact && name.eq_ignore_ascii_case(asked_name)) && kind == asked_kind
         }),
         Some(0) => reply.len() == HEADER_LEN && !is_conclusive(reply),
         _ => false,
@@ -53,10 +53,10 @@ pub(super) fn lifetime(reply: &[u8]) -> Option<u32> {
     }
     let mut lowest = None;
     let mut soa = None;
-    let complete = walk(reply, |record| {
+    let complete = walk(reply, |record, is_authority| {
         let ttl = effective(record.ttl);
         lowest = Some(lowest.map_or(ttl, |lowest: u32| lowest.min(ttl)));
-        if record.rtype == rtype::SOA && record.is_authority {
+        if record.rtype == rtype::SOA && is_authority {
             let minimum = u32_at(reply, record.end - 4).unwrap_or(0);
             soa = Some(ttl.min(effective(minimum)));
         }
@@ -67,12 +67,16 @@ pub(super) fn lifetime(reply: &[u8]) -> Option<u32> {
     if answered { lowest } else { soa }.filter(|seconds| *seconds > 0)
 }
 
-/// Lowers every TTL by the seconds that a reply was remembered.
-pub(super) fn age(reply: &mut [u8], seconds: u32) {
-    let mut places = Vec::new();
-    walk(reply, |record| places.push((record.ttl_at, effective(record.ttl).saturating_sub(seconds))));
-    for (at, ttl) in places {
-        reply[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+/// Has every TTL be another.
+pub(super) fn change_ttls(reply: &mut [u8], change: impl Fn(u32) -> u32) {
+    let Some(mut at) = first_record(reply) else { return };
+    for _ in 0..counts(reply).into_iter().sum() {
+        let Some(record) = Record::read(reply, at) else { return };
+        if record.rtype != rtype::OPT {
+            let ttl = change(effective(record.ttl));
+            reply[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+        at = record.end;
     }
 }
 
@@ -87,31 +91,39 @@ struct Record {
     ttl_at: usize,
     /// Where its data ends.
     end: usize,
-    is_authority: bool,
 }
 
-/// Visits the records that have a TTL (OPT has none). None if the message is malformed.
-fn walk(reply: &[u8], mut visit: impl FnMut(Record)) -> Option<()> {
-    let mut at = HEADER_LEN;
-    if u16_at(reply, 4)? == 1 {
-        at = skip_name(reply, at)? + 4;
-    }
-    let [answers, authorities, additionals] = [6, 8, 10].map(|at| u16_at(reply, at).unwrap_or(0));
-    for index in 0..u32::from(answers) + u32::from(authorities) + u32::from(additionals) {
+impl Record {
+    /// The record that starts at `at`; none if it is cut off.
+    fn read(reply: &[u8], at: usize) -> Option<Self> {
         let fixed = skip_name(reply, at)?;
         let end = fixed + 10 + usize::from(u16_at(reply, fixed + 8)?);
         reply.get(fixed..end)?;
-        let record = Record {
-            rtype: u16_at(reply, fixed)?,
-            ttl: u32_at(reply, fixed + 4)?,
-            ttl_at: fixed + 4,
-            end,
-            is_authority: (u32::from(answers)..u32::from(answers) + u32::from(authorities)).contains(&index),
-        };
+        Some(Self { rtype: u16_at(reply, fixed)?, ttl: u32_at(reply, fixed + 4)?, ttl_at: fixed + 4, end })
+    }
+}
+
+/// Where the first record starts.
+fn first_record(reply: &[u8]) -> Option<usize> {
+    if u16_at(reply, 4)? == 1 { Some(skip_name(reply, HEADER_LEN)? + 4) } else { Some(HEADER_LEN) }
+}
+
+/// Answers, authorities, additional records.
+fn counts(reply: &[u8]) -> [u32; 3] {
+    [6, 8, 10].map(|at| u32::from(u16_at(reply, at).unwrap_or(0)))
+}
+
+/// Visits the records that have a TTL (OPT has none), and says which are in the authority section. None if the message is
+/// malformed.
+fn walk(reply: &[u8], mut visit: impl FnMut(Record, bool)) -> Option<()> {
+    let mut at = first_record(reply)?;
+    let [answers, authorities, additionals] = counts(reply);
+    for index in 0..answers + authorities + additionals {
+        let record = Record::read(reply, at)?;
+        at = record.end;
         if record.rtype != rtype::OPT {
-            visit(record);
+            visit(record, (answers..answers + authorities).contains(&index));
         }
-        at = end;
     }
     Some(())
 }

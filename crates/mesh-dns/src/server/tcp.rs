@@ -1,25 +1,34 @@
-//! Connections (RFC 7766): a task each, several queries on one, answered in their order.
+//! Connections (RFC 7766): a task each. Queries that follow each other do not wait for each other: what has to be asked
+//! elsewhere is answered when the answer is there.
 
-use super::Shared;
-use crate::{
-    Error, Outcome, Transport, answer,
-    forward::without_records,
-    query::Query,
-    wire::{MAX_MESSAGE, Rcode},
-};
+use super::{Beyond, Shared};
+use crate::{Outcome, Transport, answer, counters::Counts, query::Query, wire::MAX_MESSAGE};
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{io, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-/// Connections at once; one more is closed as soon as it is accepted.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections at once, and of one client; one more is closed as soon as it is accepted.
+const MAX_CONNECTIONS: usize = 512;
+const MAX_OF_ONE: usize = 64;
+/// Queries of one connection that are under way, or whose answers wait to be taken, before more are read.
+const MAX_PIPELINED: usize = 64;
 /// How long a client may take for its next query, or to read an answer.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
@@ -28,89 +37,211 @@ const LAST_QUERY: Duration = Duration::from_secs(1);
 /// How long no connection is accepted after one could not be, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+thread_local! {
+    /// Of whichever connection is at work on the thread: an answer is made without a pause.
+    static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_MESSAGE]);
+}
+
 /// Answers on connections until cancelled, and then what was asked on them.
 pub(super) async fn serve(
     listener: TcpListener,
     shared: Shared,
     cancel: CancellationToken,
-) -> Result<(), Error> {
-    let mut connections = JoinSet::new();
+) -> Result<(), crate::Error> {
+    let mut connections = Connections::default();
     while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
-        while let Some(ended) = connections.try_join_next() {
-            if let Err(err) = ended {
-                error!(%err, "a connection's task failed");
-            }
-        }
+        connections.reap();
         match accepted {
-            Ok((_, client)) if connections.len() >= MAX_CONNECTIONS => {
+            Ok((_, client)) if connections.is_full(client.ip()) => {
+                shared.view.counters.add(&Counts { limited: 1, ..Counts::default() });
                 debug!(%client, "too many connections: closed");
             }
-            Ok((stream, client)) => {
-                let (shared, cancel) = (shared.clone(), cancel.clone());
-                connections.spawn(async move {
-                    if let Err(err) = converse(stream, &shared, &cancel).await {
-                        debug!(%client, %err, "connection ended");
-                    }
-                });
-            }
+            Ok((stream, client)) => connections.start(stream, client, &shared, &cancel),
             Err(err) => {
                 warn!(%err, "no connection can be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    while connections.join_next().await.is_some() {}
+    while connections.tasks.join_next().await.is_some() {}
     Ok(())
 }
 
-/// Answers queries until the client closes, is idle or sends what can't be answered. Cancelled, it ends where a client
-/// must expect it to: between an answer and the next query (RFC 7766, 6.2.3), not before its first.
-async fn converse(stream: TcpStream, shared: &Shared, cancel: &CancellationToken) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut stream = BufReader::new(stream);
-    let mut rng = SmallRng::from_os_rng();
-    let mut query = Vec::new();
-    let mut out = vec![0; 2 + MAX_MESSAGE];
-    let mut answered_before = false;
-    loop {
-        if cancel.run_until_cancelled(timeout(IDLE, stream.fill_buf())).await.is_none() {
-            let last = !answered_before && timeout(LAST_QUERY, stream.fill_buf()).await.is_ok();
-            if !last {
-                return Ok(());
+/// Connections, and how many each client has.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<IpAddr>,
+    of_one: HashMap<IpAddr, usize>,
+}
+
+impl Connections {
+    fn is_full(&self, client: IpAddr) -> bool {
+        self.tasks.len() >= MAX_CONNECTIONS
+            || self.of_one.get(&client).is_some_and(|count| *count >= MAX_OF_ONE)
+    }
+
+    fn start(&mut self, stream: TcpStream, client: SocketAddr, shared: &Shared, cancel: &CancellationToken) {
+        *self.of_one.entry(client.ip()).or_default() += 1;
+        let (shared, cancel) = (shared.clone(), cancel.clone());
+        self.tasks.spawn(async move {
+            if let Err(err) = converse(stream, client.ip(), &shared, &cancel).await {
+                debug!(%client, %err, "connection ended");
+            }
+            client.ip()
+        });
+    }
+
+    fn reap(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            match ended {
+                Ok(client) => {
+                    if let Some(count) = self.of_one.get_mut(&client) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.of_one.remove(&client);
+                        }
+                    }
+                }
+                Err(err) => error!(%err, "a connection's task failed"),
             }
         }
-        match timeout(IDLE, read(&mut stream, &mut query)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Ok(Err(err)) => return Err(err),
-            Err(_) => return Ok(()),
-        }
-        let answered = answer(&shared.table.load(), &query, Transport::Tcp, &mut rng, &mut out[2..]);
-        let len = match answered {
-            Outcome::Answer(len) => len,
-            Outcome::Forward => forward(&query, shared, &mut out[2..]).await,
-            Outcome::Drop => return Ok(()),
-        };
-        out[..2].copy_from_slice(&(len as u16).to_be_bytes());
-        timeout(IDLE, stream.get_mut().write_all(&out[..2 + len])).await??;
-        answered_before = true;
     }
 }
 
-async fn read(stream: &mut BufReader<TcpStream>, query: &mut Vec<u8>) -> io::Result<()> {
+async fn converse(
+    stream: TcpStream,
+    client: IpAddr,
+    shared: &Shared,
+    cancel: &CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    let (answers, to_send) = mpsc::channel(MAX_PIPELINED);
+    let mut conversation = Conversation { client, shared, answers, forwarded: JoinSet::new() };
+    let reading = async {
+        let read = conversation.read(BufReader::new(reader), cancel).await;
+        // What is under way is answered still.
+        while conversation.forwarded.join_next().await.is_some() {}
+        drop(conversation);
+        read
+    };
+    // A client that takes no answers is not waited for.
+    tokio::try_join!(reading, send(writer, to_send)).map(drop)
+}
+
+/// What a client has asked.
+struct Conversation<'s> {
+    client: IpAddr,
+    shared: &'s Shared,
+    answers: mpsc::Sender<Vec<u8>>,
+    forwarded: JoinSet<()>,
+}
+
+impl Conversation<'_> {
+    /// Reads queries until the client closes, is idle or sends what can't be answered. Cancelled, it ends where a client
+    /// must expect it to: between an answer and the next query (RFC 7766, 6.2.3), not before its first.
+    async fn read(
+        &mut self,
+        mut stream: BufReader<OwnedReadHalf>,
+        cancel: &CancellationToken,
+    ) -> io::Result<()> {
+        let mut rng = SmallRng::from_os_rng();
+        let mut query = Vec::new();
+        let mut asked_before = false;
+        loop {
+            if cancel.run_until_cancelled(self.next(&mut stream)).await.is_none() {
+                let last = !asked_before && timeout(LAST_QUERY, stream.fill_buf()).await.is_ok();
+                if !last {
+                    return Ok(());
+                }
+            }
+            match timeout(IDLE, read(&mut stream, &mut query)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Ok(Err(err)) => return Err(err),
+                Err(_) => return Ok(()),
+            }
+            asked_before = true;
+            if !self.answer(&query, &mut rng).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a query, and for longer than a client may be idle if it waits for answers itself.
+    async fn next(&mut self, stream: &mut BufReader<OwnedReadHalf>) {
+        while timeout(IDLE, stream.fill_buf()).await.is_err() {
+            while self.forwarded.try_join_next().is_some() {}
+            if self.forwarded.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Answers a query, or has it asked elsewhere; false if it can't be answered.
+    async fn answer(&mut self, message: &[u8], rng: &mut SmallRng) -> bool {
+        let mut counts = Counts { tcp: 1, ..Counts::default() };
+        let (shared, client) = (self.shared, self.client);
+        let made = ROOM.with_borrow_mut(|room| {
+            let names = |names: crate::Names<'_>| answer(names, message, Transport::Tcp, rng, room);
+            match shared.view.with_names(client, names) {
+                Outcome::Answer(len) => {
+                    counts.answered += 1;
+                    Some(Ok(room[..len].to_vec()))
+                }
+                Outcome::Forward => {
+                    let query = Query::parse(message).ok()?;
+                    Some(match shared.beyond(&query, Transport::Tcp, client, &mut counts, room) {
+                        Beyond::Answer(len) => Ok(room[..len].to_vec()),
+                        Beyond::Ask(group, permit) => Err((group, permit)),
+                    })
+                }
+                Outcome::Drop => {
+                    counts.dropped += 1;
+                    None
+                }
+            }
+        });
+        shared.view.counters.add(&counts);
+        match made {
+            None => false,
+            Some(Ok(reply)) => self.answers.send(reply).await.is_ok(),
+            Some(Err((group, permit))) => {
+                while self.forwarded.len() >= MAX_PIPELINED {
+                    self.forwarded.join_next().await;
+                }
+                let (shared, answers) = (shared.clone(), self.answers.clone());
+                let message = Box::<[u8]>::from(message);
+                self.forwarded.spawn(async move {
+                    let _permit = permit;
+                    let reply = shared.ask(group, &message, Transport::Tcp).await;
+                    // The client may be gone.
+                    drop(answers.send(reply).await);
+                });
+                true
+            }
+        }
+    }
+}
+
+async fn read(stream: &mut BufReader<OwnedReadHalf>, query: &mut Vec<u8>) -> io::Result<()> {
     let len = stream.read_u16().await?;
     query.resize(len.into(), 0);
     stream.read_exact(query).await.map(drop)
 }
 
-async fn forward(message: &[u8], shared: &Shared, out: &mut [u8]) -> usize {
-    let Ok(query) = Query::parse(message) else { return 0 };
-    let forwarder = &shared.forwarder;
-    let reply = match (forwarder.remembered(&query, Transport::Tcp), forwarder.admit()) {
-        (Some(reply), _) => reply,
-        (None, Some(_permit)) => forwarder.resolve(&query, Transport::Tcp).await,
-        (None, None) => without_records(&query, 0, Rcode::ServFail),
-    };
-    out[..reply.len()].copy_from_slice(&reply);
-    reply.len()
+/// Sends answers, those that are ready in one piece (RFC 7766, 8: the length goes along with its message).
+async fn send(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    let mut octets = Vec::new();
+    while let Some(first) = answers.recv().await {
+        octets.clear();
+        let mut next = Some(first);
+        while let Some(answer) = next {
+            octets.extend((answer.len() as u16).to_be_bytes());
+            octets.extend(answer);
+            next = if octets.len() < MAX_MESSAGE { answers.try_recv().ok() } else { None };
+        }
+        timeout(IDLE, stream.write_all(&octets)).await??;
+    }
+    Ok(())
 }

@@ -1,44 +1,38 @@
-//! Datagrams: one loop, which answers by itself whatever needs no waiting.
+//! Datagrams: one loop, which answers by itself whatever needs no waiting, a batch at a time.
 
-use super::Shared;
-use crate::{
-    Error, Forwarder, Outcome, Table, Transport, answer,
-    forward::without_records,
-    query::Query,
-    wire::{EDNS_UDP_LEN, Rcode},
+use super::{
+    Beyond, Shared,
+    mmsg::{BATCH, Batch},
 };
-use arc_swap::ArcSwap;
+use crate::{Error, Outcome, Transport, answer, counters::Counts, query::Query};
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{io, net::SocketAddr, sync::Arc};
-use tokio::{net::UdpSocket, task::JoinSet};
+use std::{cell::RefCell, io, net::SocketAddr, os::fd::AsFd, sync::Arc};
+use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-/// The longest query that is read; EDNS options included, none is nearly as long.
-const MAX_QUERY: usize = 4096;
-/// Datagrams that are handled before others on the thread get their turn.
-const BATCH: usize = 64;
 /// Errors in a row after which a socket is taken for broken.
 const MAX_ERRORS: usize = 100;
+
+thread_local! {
+    /// Of whichever server is at work on the thread: a batch is handled without a pause.
+    static BUFFERS: RefCell<Batch> = RefCell::new(Batch::new());
+}
 
 /// Answers datagrams until cancelled, and then those that wait for an upstream.
 pub(super) async fn serve(socket: UdpSocket, shared: Shared, cancel: CancellationToken) -> Result<(), Error> {
     let mut serving = Serving {
         socket: Arc::new(socket),
-        forwarder: shared.forwarder,
+        shared,
         forwarded: JoinSet::new(),
         rng: SmallRng::from_os_rng(),
         errors: 0,
     };
-    let mut query = [0; MAX_QUERY];
-    let mut out = [0; EDNS_UDP_LEN];
     while let Some(readable) = cancel.run_until_cancelled(serving.socket.readable()).await {
         readable.map_err(Error::Receive)?;
-        let more = serving.batch(&shared.table, &mut query, &mut out)?;
+        serving.batch()?;
         serving.reap();
-        if more {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::yield_now().await;
     }
     while serving.forwarded.join_next().await.is_some() {}
     Ok(())
@@ -46,7 +40,7 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared, cancel: Cancellatio
 
 struct Serving {
     socket: Arc<UdpSocket>,
-    forwarder: Arc<Forwarder>,
+    shared: Shared,
     /// Queries that wait for an upstream; the forwarder bounds their number.
     forwarded: JoinSet<()>,
     rng: SmallRng,
@@ -54,46 +48,64 @@ struct Serving {
 }
 
 impl Serving {
-    /// Handles what is there, up to a batch; returns whether there may be more.
-    fn batch(&mut self, table: &ArcSwap<Table>, query: &mut [u8], out: &mut [u8]) -> Result<bool, Error> {
-        for _ in 0..BATCH {
-            let (len, client) = match self.socket.try_recv_from(query) {
-                Ok(received) => received,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(err) if self.errors >= MAX_ERRORS => return Err(Error::Receive(err)),
-                Err(err) => {
-                    debug!(%err, "a datagram could not be read");
-                    self.errors += 1;
-                    continue;
-                }
-            };
-            self.errors = 0;
-            // Loaded for each: whoever asks after a change must not be told what was before it.
-            match answer(&table.load(), &query[..len], Transport::Udp, &mut self.rng, out) {
-                Outcome::Answer(len) => send(&self.socket, &out[..len], client),
-                Outcome::Forward => self.forward(&query[..len], client),
-                Outcome::Drop => {}
+    /// Handles what is there, up to a batch.
+    fn batch(&mut self) -> Result<(), Error> {
+        BUFFERS.with_borrow_mut(|batch| match self.receive(batch) {
+            Ok(0) => Ok(()),
+            Ok(_) => {
+                self.errors = 0;
+                self.answer(batch);
+                batch.send(self.socket.as_fd());
+                Ok(())
             }
-        }
-        Ok(true)
+            Err(err) if self.errors >= MAX_ERRORS => Err(Error::Receive(err)),
+            Err(err) => {
+                debug!(%err, "datagrams could not be read");
+                self.errors += 1;
+                Ok(())
+            }
+        })
     }
 
-    fn forward(&mut self, message: &[u8], client: SocketAddr) {
-        let Ok(query) = Query::parse(message) else { return };
-        let forwarder = self.forwarder.clone();
-        if let Some(reply) = forwarder.remembered(&query, Transport::Udp) {
-            return send(&self.socket, &reply, client);
+    fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        let mut count = 0;
+        let received = self.socket.try_io(Interest::READABLE, || {
+            count = batch.receive(self.socket.as_fd())?;
+            // Fewer than there was room for: there are no more, and the next call would do nothing but say so. What comes from
+            // now on is a new event, which tokio does not take for this one.
+            if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match received {
+            Err(err) if err.kind() != io::ErrorKind::WouldBlock => Err(err),
+            _ => Ok(count),
         }
-        let Some(permit) = forwarder.admit() else {
-            return send(&self.socket, &without_records(&query, 0, Rcode::ServFail), client);
-        };
-        let (socket, message) = (self.socket.clone(), Box::<[u8]>::from(message));
-        self.forwarded.spawn(async move {
-            let _permit = permit;
-            if let Ok(query) = Query::parse(&message) {
-                send(&socket, &forwarder.resolve(&query, Transport::Udp).await, client);
+    }
+
+    fn answer(&mut self, batch: &mut Batch) {
+        let mut counts = Counts::default();
+        let (view, rng) = (Arc::clone(&self.shared.view), &mut self.rng);
+        let (shared, forwarded, socket) = (&self.shared, &mut self.forwarded, &self.socket);
+        batch.each(|message, client, out| {
+            counts.udp += 1;
+            if shared.forwarder.has_come_back(message) {
+                debug!(%client, "a question of ours has come back");
+            }
+            // Its names are loaded for each: whoever asks after a change must not be told what was before it.
+            let outcome =
+                view.with_names(client.ip(), |names| answer(names, message, Transport::Udp, rng, out));
+            match outcome {
+                Outcome::Answer(len) => {
+                    counts.answered += 1;
+                    len
+                }
+                Outcome::Forward => forward(shared, forwarded, socket, message, client, &mut counts, out),
+                Outcome::Drop => {
+                    counts.dropped += 1;
+                    0
+                }
             }
         });
+        view.counters.add(&counts);
     }
 
     fn reap(&mut self) {
@@ -105,9 +117,29 @@ impl Serving {
     }
 }
 
-/// An answer for which the socket has no room is lost like any datagram: the client asks again.
-fn send(socket: &UdpSocket, message: &[u8], client: SocketAddr) {
-    if let Err(err) = socket.try_send_to(message, client) {
-        debug!(%client, %err, "an answer could not be sent");
+fn forward(
+    shared: &Shared,
+    forwarded: &mut JoinSet<()>,
+    socket: &Arc<UdpSocket>,
+    message: &[u8],
+    client: SocketAddr,
+    counts: &mut Counts,
+    out: &mut [u8],
+) -> usize {
+    let Ok(query) = Query::parse(message) else { return 0 };
+    match shared.beyond(&query, Transport::Udp, client.ip(), counts, out) {
+        Beyond::Answer(len) => len,
+        Beyond::Ask(group, permit) => {
+            let (shared, socket) = (shared.clone(), Arc::clone(socket));
+            let message = Box::<[u8]>::from(message);
+            forwarded.spawn(async move {
+                let _permit = permit;
+                let reply = shared.ask(group, &message, Transport::Udp).await;
+                if let Err(err) = socket.try_send_to(&reply, client) {
+                    debug!(%client, %err, "an answer could not be sent");
+                }
+            });
+            0
+        }
     }
 }

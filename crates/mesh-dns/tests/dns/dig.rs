@@ -1,7 +1,7 @@
 //! Servers on loopback, and the client that everybody uses to ask them.
 
 use arc_swap::ArcSwap;
-use mesh_dns::{Error, Forwarder, ForwarderOptions, Server, Table};
+use mesh_dns::{Error, Forwarder, ForwarderOptions, HostSockets, Published, Server, Table, View};
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
@@ -13,7 +13,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// A server in this process, on a port of its own on 127.0.0.1, until it is dropped.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
-    pub(crate) table: Arc<ArcSwap<Table>>,
+    pub(crate) table: Published,
+    pub(crate) view: Arc<View>,
     pub(crate) forwarder: Arc<Forwarder>,
     task: JoinHandle<Result<(), Error>>,
     cancel: DropGuard,
@@ -22,28 +23,43 @@ pub(crate) struct Running {
 impl Running {
     /// A server of these names that forwards the others to `upstreams`.
     pub(crate) fn start(table: Table, upstreams: &[SocketAddr]) -> Self {
-        let options = ForwarderOptions {
-            timeout: Duration::from_millis(400),
-            deadline: Duration::from_millis(1000),
-            ..ForwarderOptions::default()
-        };
-        Self::with(table, Forwarder::new(upstreams.to_vec(), options))
+        Self::with(table, upstreams, options())
     }
 
-    pub(crate) fn with(table: Table, forwarder: Forwarder) -> Self {
+    pub(crate) fn with(table: Table, upstreams: &[SocketAddr], options: ForwarderOptions) -> Self {
+        let table = Arc::new(ArcSwap::from_pointee(table));
+        let mut running = Self::of(View::of_network(table.clone()), upstreams, options);
+        running.table = table;
+        running
+    }
+
+    pub(crate) fn of(view: View, upstreams: &[SocketAddr], options: ForwarderOptions) -> Self {
         let (udp, tcp) = bind();
         let address = udp.local_addr().unwrap();
-        let (table, forwarder) = (Arc::new(ArcSwap::from_pointee(table)), Arc::new(forwarder));
-        let server = Server { udp, tcp, table: table.clone(), forwarder: forwarder.clone() };
+        let forwarder = Arc::new(Forwarder::new(HostSockets, options));
+        forwarder.set_host(upstreams);
+        let view = Arc::new(view);
+        let server = Server { udp, tcp, view: view.clone(), forwarder: forwarder.clone() };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(server.run(cancel.clone()));
-        Self { address, table, forwarder, task, cancel: cancel.drop_guard() }
+        let table = Arc::new(ArcSwap::from_pointee(crate::fixture::Mesh::new().table()));
+        Self { address, table, view, forwarder, task, cancel: cancel.drop_guard() }
     }
 
     /// Ends the server and waits until it has.
     pub(crate) async fn stop(self) {
         drop(self.cancel);
         self.task.await.expect("the server's task").expect("the server ends well");
+    }
+}
+
+/// Faster than for people.
+pub(crate) fn options() -> ForwarderOptions {
+    ForwarderOptions {
+        patience: Duration::from_millis(200),
+        timeout: Duration::from_millis(400),
+        deadline: Duration::from_millis(1000),
+        ..ForwarderOptions::default()
     }
 }
 

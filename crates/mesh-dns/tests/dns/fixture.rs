@@ -4,7 +4,7 @@ use hickory_proto::{
     op::{Edns, Message, Query, ResponseCode},
     rr::{Name, RData, RecordType},
 };
-use mesh_dns::{Outcome, Table, Transport, answer};
+use mesh_dns::{Names, Outcome, Table, Transport, answer};
 use mesh_model::{
     Endpoint, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, Network, NetworkId, NodeId,
     Protocol, PublishMode, PublishedPort, Service, ServiceId, ServiceNetwork, Snapshot, Subnet, Target,
@@ -182,7 +182,8 @@ pub(crate) fn query(name: &str, rtype: RecordType) -> Message {
 /// What becomes of these octets.
 pub(crate) fn outcome(table: &Table, octets: &[u8], transport: Transport) -> (Outcome, Vec<u8>) {
     let mut out = vec![0xaa; 65535];
-    let outcome = answer(table, octets, transport, &mut SmallRng::from_os_rng(), &mut out);
+    let names = Names::OfContainer(&[table]);
+    let outcome = answer(names, octets, transport, &mut SmallRng::from_os_rng(), &mut out);
     let len = if let Outcome::Answer(len) = outcome { len } else { 0 };
     out.truncate(len);
     (outcome, out)

@@ -9,7 +9,7 @@ use hickory_proto::{
     op::{Message, MessageType, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use mesh_dns::{Forwarder, ForwarderOptions};
+use mesh_dns::ForwarderOptions;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Stdio,
@@ -75,7 +75,7 @@ async fn without_an_answer_the_client_hears_so_in_time() {
     let failed = dig(server.address, "www.example.com").await;
     assert!(failed.contains("status: SERVFAIL"), "{failed}");
     assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
-    server.forwarder.set_upstreams(vec![closed()]);
+    server.forwarder.set_host(&[closed()]);
     let begun = Instant::now();
     let failed = dig(server.address, "+tcp www.example.com").await;
     assert!(failed.contains("status: SERVFAIL"), "{failed}");
@@ -99,7 +99,7 @@ async fn new_upstreams_take_over_at_once() {
     let (old, new) = (example("203.0.113.1"), example("203.0.113.2"));
     let server = Running::start(Mesh::new().table(), &[old.address]);
     assert_eq!(short(server.address, "www.example.com").await, ["203.0.113.1"]);
-    server.forwarder.set_upstreams(vec![new.address]);
+    server.forwarder.set_host(&[new.address]);
     assert_eq!(short(server.address, "www.example.com").await, ["203.0.113.2"]);
     server.stop().await;
 }
@@ -161,8 +161,7 @@ async fn only_what_answers_the_question_is_believed() {
 async fn queries_under_way_are_bounded() {
     let silent = silent().await;
     let options = ForwarderOptions { in_flight: 1, ..ForwarderOptions::default() };
-    let forwarder = Forwarder::new(vec![silent.local_addr().unwrap()], options);
-    let server = Running::with(Mesh::with_web().table(), forwarder);
+    let server = Running::with(Mesh::with_web().table(), &[silent.local_addr().unwrap()], options);
     let waiting = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     waiting.send_to(&query("one.example.", RecordType::A).to_vec().unwrap(), server.address).await.unwrap();
     // Once the first one is upstream, there is room for no other.

@@ -5,7 +5,7 @@ use hickory_proto::{
     op::{Edns, Message, OpCode, ResponseCode},
     rr::{DNSClass, RecordType},
 };
-use mesh_dns::{Outcome, Table, Transport, answer};
+use mesh_dns::{Names, Outcome, Table, Transport, answer};
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::sync::LazyLock;
@@ -146,7 +146,7 @@ proptest! {
     fn any_octets_are_survived(octets in prop::collection::vec(any::<u8>(), 0..600), tcp: bool, room in 0usize..700) {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let mut out = vec![0; room];
-        let outcome = answer(&TABLE, &octets, transport, &mut SmallRng::seed_from_u64(1), &mut out);
+        let outcome = answer(Names::OfContainer(&[&TABLE]), &octets, transport, &mut SmallRng::seed_from_u64(1), &mut out);
         if let Outcome::Answer(len) = outcome {
             prop_assert!(len <= room);
         }

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
@@ -131,13 +131,27 @@ async fn noise_does_not_disturb_the_next_client() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_bounded_and_room_comes_back() {
     let server = Running::start(Mesh::with_web().table(), &[]);
+    let connect = async |last: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        socket.connect(server.address).await.unwrap()
+    };
+    let is_closed = async |mut stream: TcpStream| {
+        let read = timeout(Duration::from_secs(3), stream.read(&mut [0; 1])).await;
+        assert_eq!(read.expect("it is closed").unwrap_or(0), 0);
+    };
     let mut held = Vec::new();
-    for _ in 0..256 {
-        held.push(TcpStream::connect(server.address).await.unwrap());
+    for _ in 0..64 {
+        held.push(connect(1).await);
     }
-    let mut refused = TcpStream::connect(server.address).await.unwrap();
-    let closed = timeout(Duration::from_secs(3), refused.read(&mut [0; 1])).await.expect("it is closed");
-    assert_eq!(closed.unwrap_or(0), 0);
+    is_closed(connect(1).await).await;
+    assert_eq!(short(server.address, "+tcp -b 127.0.0.2 www").await, ["192.168.100.2"], "others have room");
+    for last in 2..9 {
+        for _ in 0..64 {
+            held.push(connect(last).await);
+        }
+    }
+    is_closed(connect(100).await).await;
     assert_eq!(short(server.address, "+notcp www").await, ["192.168.100.2"]);
     held.clear();
     let deadline = Instant::now() + Duration::from_secs(5);

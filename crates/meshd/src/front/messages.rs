@@ -1,6 +1,6 @@
 //! What the daemon and a front process say to each other.
 
-use mesh_model::{Change, NetworkId, NodeId, NodeStatus, Snapshot};
+use mesh_model::{Change, Key, NetworkId, NodeId, NodeStatus, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -110,6 +110,12 @@ impl Delta {
                 .chain(gone.map(|node| (*node, None)))
                 .collect(),
         }
+    }
+
+    /// The records that it changes, a node's if its liveness does; none: it is a state of its own.
+    pub(crate) fn changed(&self) -> Option<Vec<Key>> {
+        let nodes = self.status.keys().map(|node| Key::Node(*node));
+        (!self.whole).then(|| self.changes.iter().map(Change::key).chain(nodes).collect())
     }
 
     /// The state after it.

@@ -1,51 +1,92 @@
-//! Name servers, one for each gateway address: its names are swapped with each state.
+//! Name servers, one for each gateway address. Names follow the state, and the upstream resolvers the host's file.
 
 use super::messages::{Descriptors, Held, NameServer, Place};
+use crate::sockets::Sockets;
 use arc_swap::ArcSwap;
-use mesh_dns::{Forwarder, ForwarderOptions, Server, Table, parse_resolv_conf};
-use mesh_model::{NetworkId, Snapshot};
+use mesh_dns::{
+    Forwarder, ForwarderOptions, Neighbours, OtherNetworks, Published, Routes, Server, Source, View, Zone,
+    parse_resolv_conf,
+};
+use mesh_model::{Key, Network, NetworkId, NodeId, Snapshot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     net::{IpAddr, TcpListener, UdpSocket},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How often it is seen whether an upstream asks this node in turn, if none has changed.
+const LOOK_FOR_LOOPS: Duration = Duration::from_secs(60);
 
 /// One server.
 struct Running {
     /// What it serves on; others take another server.
     sockets: Descriptors,
     cancel: CancellationToken,
-    table: Arc<ArcSwap<Table>>,
+}
+
+/// The names of one network.
+struct Served {
+    zone: Zone,
+    published: Published,
+    view: Arc<View>,
 }
 
 /// The name servers.
 pub(super) struct Names {
+    node: NodeId,
     forwarder: Arc<Forwarder>,
-    /// When the file with the host's resolvers was last changed, and the gateways that were left out.
-    resolvers_of: Option<(SystemTime, Vec<IpAddr>)>,
+    /// The file with the host's resolvers as it was last read, and whom it was not to name.
+    resolvers_of: Option<(String, BTreeSet<IpAddr>)>,
+    served: BTreeMap<NetworkId, Served>,
+    neighbours: Neighbours,
+    /// Whether it is to be told again who may ask what.
+    views_are_old: bool,
     running: BTreeMap<NameServer, Running>,
     servers: JoinSet<(NameServer, Descriptors, Result<(), mesh_dns::Error>)>,
+    loops: Option<(Instant, JoinHandle<()>)>,
 }
 
 impl Names {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(node: NodeId, sockets: Sockets) -> Self {
         Self {
-            forwarder: Arc::new(Forwarder::new(Vec::new(), ForwarderOptions::default())),
+            node,
+            forwarder: Arc::new(Forwarder::new(sockets, ForwarderOptions::default())),
             resolvers_of: None,
+            served: BTreeMap::new(),
+            neighbours: Neighbours::default(),
+            views_are_old: true,
             running: BTreeMap::new(),
             servers: JoinSet::new(),
+            loops: None,
         }
     }
 
-    /// Runs a server on each of these sockets, with the state's names. Returns the places whose sockets don't work.
-    pub(super) fn apply(&mut self, snapshot: &Snapshot, held: &Held) -> Vec<Place> {
-        self.follow_resolvers(snapshot);
+    /// Follows to another state, given the records that may differ; none: all may.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot, changed: Option<&[Key]>) {
+        let Some(changed) = changed else {
+            self.neighbours = Neighbours::default();
+            let endpoints: Vec<Key> = snapshot.endpoints.keys().copied().map(Key::Endpoint).collect();
+            self.neighbours.update(snapshot, self.node, &endpoints);
+            self.views_are_old = true;
+            self.served.retain(|network, served| {
+                Zone::new(snapshot, *network).map(|zone| served.zone = zone).is_some()
+            });
+            self.served.values().for_each(Served::publish);
+            return;
+        };
+        self.views_are_old |= self.neighbours.update(snapshot, self.node, changed);
+        self.views_are_old |= changed.iter().any(|key| matches!(key, Key::Network(_)));
+        self.served.retain(|_, served| served.zone.update(snapshot, changed));
+        self.served.values().for_each(Served::publish);
+    }
+
+    /// Runs a server on each of these sockets. Returns the places whose sockets don't work.
+    pub(super) fn serve(&mut self, snapshot: &Snapshot, held: &Held) -> Vec<Place> {
         let mut failed = self.reap();
         self.running.retain(|at, running| {
             let kept =
@@ -55,17 +96,22 @@ impl Names {
             }
             kept
         });
-        let mut tables: BTreeMap<NetworkId, Arc<Table>> = BTreeMap::new();
+        self.open_zones(snapshot, held);
+        if std::mem::take(&mut self.views_are_old) {
+            self.tell_views(snapshot);
+        }
         for (place, sockets) in held {
             let Place::Names(at) = place else { continue };
-            let Some(table) = table_of(&mut tables, snapshot, at.network) else { continue };
-            if let Some(running) = self.running.get(at) {
-                running.table.store(table);
-            } else if let Err(err) = self.start(*at, sockets, table) {
+            let Some(served) = self.served.get(&at.network).filter(|_| !self.running.contains_key(at)) else {
+                continue;
+            };
+            let view = Arc::clone(&served.view);
+            if let Err(err) = self.start(*at, sockets, view) {
                 tracing::error!(network = %at.network, gateway = %at.gateway, %err, "no name server");
                 failed.push(*place);
             }
         }
+        self.follow_resolvers(snapshot);
         failed
     }
 
@@ -76,15 +122,68 @@ impl Names {
         while self.servers.join_next().await.is_some() {}
     }
 
-    fn start(&mut self, at: NameServer, sockets: &Descriptors, table: Arc<Table>) -> io::Result<()> {
+    /// Names for each network that has sockets here, and for no other.
+    fn open_zones(&mut self, snapshot: &Snapshot, held: &Held) {
+        let places = held.keys().filter_map(|place| match place {
+            Place::Names(at) => Some(at.network),
+            Place::Http(_) => None,
+        });
+        let wanted: BTreeSet<NetworkId> = places.collect();
+        let before = self.served.len();
+        self.served.retain(|network, _| wanted.contains(network));
+        self.views_are_old |= self.served.len() != before;
+        for network in wanted {
+            if self.served.contains_key(&network) {
+                continue;
+            }
+            let Some(zone) = Zone::new(snapshot, network) else { continue };
+            let published = Arc::new(ArcSwap::from_pointee(zone.table()));
+            let view = Arc::new(View::of_network(Arc::clone(&published)));
+            self.served.insert(network, Served { zone, published, view });
+            self.views_are_old = true;
+        }
+    }
+
+    /// Tells who asks from where what else is to be found, and by whom.
+    fn tell_views(&self, snapshot: &Snapshot) {
+        let others = self.neighbours.other_networks();
+        for (id, served) in &self.served {
+            let Some(network) = snapshot.networks.get(id) else { continue };
+            served.view.routes.store(Arc::new(self.routes(network, snapshot, &others)));
+            let Source::Network { others: told, .. } = &served.view.names else { continue };
+            let published = |networks: &BTreeSet<NetworkId>| -> Vec<Published> {
+                let served = networks.iter().filter_map(|network| self.served.get(network));
+                served.map(|served| Arc::clone(&served.published)).collect()
+            };
+            let by_address = others.get(id).into_iter().flatten();
+            let by_address: HashMap<IpAddr, Vec<Published>> =
+                by_address.map(|(address, networks)| (*address, published(networks))).collect();
+            told.store(Arc::new(by_address));
+        }
+    }
+
+    /// An internal network has no way out, nor have names: nobody's but of those who have one by another network.
+    fn routes(&self, network: &Network, snapshot: &Snapshot, others: &OtherNetworks) -> Routes {
+        let leads_out = |networks: &BTreeSet<NetworkId>| {
+            networks.iter().any(|id| snapshot.networks.get(id).is_some_and(|network| !network.internal))
+        };
+        let only = network.internal.then(|| {
+            let on_others = others.get(&network.id).into_iter().flatten();
+            let on_others =
+                on_others.filter(|(_, networks)| leads_out(networks)).map(|(address, _)| *address);
+            on_others.chain(self.neighbours.of_docker(network.id)).collect()
+        });
+        Routes::new(&[], &[], only)
+    }
+
+    fn start(&mut self, at: NameServer, sockets: &Descriptors, view: Arc<View>) -> io::Result<()> {
         let [udp, tcp] = &sockets[..] else { return Err(io::Error::other("two sockets are needed")) };
         let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
-        let table = Arc::new(ArcSwap::new(table));
-        let server = Server { udp, tcp, table: Arc::clone(&table), forwarder: Arc::clone(&self.forwarder) };
+        let server = Server { udp, tcp, view, forwarder: Arc::clone(&self.forwarder) };
         let cancel = CancellationToken::new();
         let (stop, of) = (cancel.clone(), Arc::clone(sockets));
         self.servers.spawn(async move { (at, of, server.run(stop).await) });
-        self.running.insert(at, Running { sockets: Arc::clone(sockets), cancel, table });
+        self.running.insert(at, Running { sockets: Arc::clone(sockets), cancel });
         Ok(())
     }
 
@@ -102,31 +201,46 @@ impl Names {
         failed
     }
 
-    /// Forwards to the host's resolvers, as they are now.
+    /// Forwards to the host's resolvers, as they are now. While the file is gone or names none, as it may be for a moment when
+    /// somebody writes it, those that it named are asked.
     fn follow_resolvers(&mut self, snapshot: &Snapshot) {
-        let changed = fs::metadata(RESOLV_CONF).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         // Asking ourselves would go round in circles.
-        let own: Vec<IpAddr> = snapshot.networks.values().flat_map(|network| network.gateways()).collect();
-        let now = Some((changed, own));
-        if self.resolvers_of == now {
+        let own: BTreeSet<IpAddr> =
+            snapshot.networks.values().flat_map(|network| network.gateways()).collect();
+        let now = Some((text, own));
+        let mut differ = false;
+        if self.resolvers_of != now {
+            let (text, own) = now.as_ref().expect("it was just made");
+            let resolvers = parse_resolv_conf(text, own);
+            if !resolvers.is_empty() {
+                differ = self.forwarder.set_host(&resolvers);
+            }
+            self.resolvers_of = now;
+        }
+        self.look_for_loops(differ);
+    }
+
+    fn look_for_loops(&mut self, now: bool) {
+        let due = |(at, looking): &(Instant, JoinHandle<()>)| {
+            looking.is_finished() && (now || at.elapsed() >= LOOK_FOR_LOOPS)
+        };
+        if self.served.is_empty() || !self.loops.as_ref().is_none_or(due) {
             return;
         }
-        let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        let own = now.as_ref().map_or(&[][..], |(_, own)| own);
-        self.forwarder.set_upstreams(parse_resolv_conf(&text, own));
-        self.resolvers_of = now;
+        let forwarder = Arc::clone(&self.forwarder);
+        let views: Vec<Arc<View>> = self.served.values().map(|served| Arc::clone(&served.view)).collect();
+        let looking = tokio::spawn(async move {
+            let routes: Vec<_> = views.iter().map(|view| view.routes.load_full()).collect();
+            let routes: Vec<&Routes> = routes.iter().map(AsRef::as_ref).collect();
+            forwarder.look_for_loops(&routes).await;
+        });
+        self.loops = Some((Instant::now(), looking));
     }
 }
 
-fn table_of(
-    tables: &mut BTreeMap<NetworkId, Arc<Table>>,
-    snapshot: &Snapshot,
-    network: NetworkId,
-) -> Option<Arc<Table>> {
-    if let Some(table) = tables.get(&network) {
-        return Some(Arc::clone(table));
+impl Served {
+    fn publish(&self) {
+        self.published.store(Arc::new(self.zone.table()));
     }
-    let table = Arc::new(Table::new(snapshot, network)?);
-    tables.insert(network, Arc::clone(&table));
-    Some(table)
 }

@@ -1,0 +1,131 @@
+//! Upstreams that ask us in turn: a host's resolver that forwards to our own address, say. A question that nobody else asks
+//! goes to each, under a name that is never forwarded from here; if it arrives, that upstream is not asked.
+
+use super::{Sockets, Upstream, exchange::exchange};
+use crate::{
+    query::Query,
+    wire::{HEADER_LEN, flag, rtype},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tracing::{error, info};
+
+/// How long a question may take to come back.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Hexadecimal digits of the first label.
+const DIGITS: usize = 32;
+/// What follows it.
+const REST: &[u8] = b"\x04loop\x04mesh\x08internal\x00";
+
+/// What is known of loops.
+#[derive(Debug, Default)]
+pub(super) struct Loops {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Questions that may come back, by their number, and to whom they went.
+    awaited: HashMap<u128, Upstream>,
+    /// Those that came back this time.
+    seen: HashSet<Upstream>,
+    looping: HashSet<Upstream>,
+}
+
+/// Whether a message may be a question of [`Loops::look`].
+pub(crate) fn is_probe(message: &[u8]) -> bool {
+    let rest = HEADER_LEN + 1 + DIGITS;
+    message.get(HEADER_LEN) == Some(&(DIGITS as u8))
+        && message.get(rest..rest + REST.len()).is_some_and(|found| found.eq_ignore_ascii_case(REST))
+}
+
+impl Loops {
+    pub(super) fn has(&self, upstream: &Upstream) -> bool {
+        self.lock().looping.contains(upstream)
+    }
+
+    /// Notes a question that has come back; returns whether it is one of ours.
+    pub(super) fn saw(&self, message: &[u8]) -> bool {
+        let digits = message.get(HEADER_LEN + 1..HEADER_LEN + 1 + DIGITS);
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let Some(number) = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()) else {
+            return false;
+        };
+        let mut state = self.lock();
+        let upstream = state.awaited.get(&number).copied();
+        state.seen.extend(upstream);
+        upstream.is_some()
+    }
+
+    /// Asks each of these, and waits until the question has come back or nothing more is to be expected.
+    pub(super) async fn look(&self, upstreams: Vec<Upstream>, sockets: &dyn Sockets) {
+        let numbered: Vec<(u128, Upstream)> =
+            upstreams.into_iter().map(|upstream| (rand::random(), upstream)).collect();
+        {
+            let mut state = self.lock();
+            state.seen.clear();
+            state.awaited = numbered.iter().copied().collect();
+        }
+        let questions: Vec<Vec<u8>> = numbered.iter().map(|(number, _)| question(*number)).collect();
+        let asked = numbered.iter().zip(&questions).map(|((_, upstream), question)| async move {
+            if let Ok(query) = Query::parse(question) {
+                // What it answers, if at all, is of no interest.
+                drop(exchange(*upstream, &query, sockets, false, LIMIT).await);
+            }
+        });
+        futures_util::future::join_all(asked).await;
+        let mut state = self.lock();
+        let State { awaited, seen, looping } = &mut *state;
+        awaited.clear();
+        for upstream in seen.difference(looping) {
+            error!(
+                upstream = %upstream.address,
+                "an upstream resolver asks this node in turn: it is not asked until that ends"
+            );
+        }
+        for upstream in looping.difference(seen) {
+            info!(upstream = %upstream.address, "an upstream resolver does not ask this node any more");
+        }
+        *looping = std::mem::take(seen);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn question(number: u128) -> Vec<u8> {
+    let mut message = Vec::new();
+    for word in [0, flag::RECURSION_DESIRED, 1, 0, 0, 0] {
+        message.extend(word.to_be_bytes());
+    }
+    message.push(DIGITS as u8);
+    message.extend(format!("{number:032x}").into_bytes());
+    message.extend(REST);
+    message.extend(rtype::A.to_be_bytes());
+    message.extend([0, 1]);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_known_again_whatever_its_letters() {
+        let loops = Loops::default();
+        let upstream = Upstream { address: ([192, 0, 2, 1], 53).into(), network: None };
+        let number = 0xfeed << 100;
+        loops.lock().awaited.insert(number, upstream);
+        let mut ours = question(number);
+        ours[HEADER_LEN + 1..].make_ascii_uppercase();
+        assert!(is_probe(&ours) && loops.saw(&ours));
+        assert!(loops.lock().seen.contains(&upstream));
+        let others = question(number + 1);
+        assert!(is_probe(&others) && !loops.saw(&others));
+        assert!(!is_probe(&ours[..ours.len() - 8]) && !is_probe(&[]));
+    }
+}

@@ -1,0 +1,223 @@
+//! Many datagrams a system call: recvmmsg(2) and sendmmsg(2), with buffers that are used again.
+
+use crate::wire::EDNS_UDP_LEN;
+use std::{
+    array, io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+};
+
+/// Datagrams that are handled before others on the thread get their turn.
+pub(super) const BATCH: usize = 64;
+/// The longest query that is read; EDNS options included, none is nearly as long.
+const MAX_QUERY: usize = 4096;
+
+/// Room for datagrams, and for an answer to each.
+pub(super) struct Batch {
+    slots: Box<[Slot]>,
+    /// Of the last [`Batch::receive`].
+    received: usize,
+}
+
+struct Slot {
+    query: [u8; MAX_QUERY],
+    answer: [u8; EDNS_UDP_LEN],
+    /// Octets of each.
+    query_len: usize,
+    answer_len: usize,
+    client: libc::sockaddr_storage,
+    client_len: libc::socklen_t,
+}
+
+impl Batch {
+    #[allow(unsafe_code)]
+    pub(super) fn new() -> Self {
+        let slot = || Slot {
+            query: [0; MAX_QUERY],
+            answer: [0; EDNS_UDP_LEN],
+            query_len: 0,
+            answer_len: 0,
+            // SAFETY: all zeros is an address of no family.
+            client: unsafe { mem::zeroed() },
+            client_len: 0,
+        };
+        Self { slots: (0..BATCH).map(|_| slot()).collect(), received: 0 }
+    }
+
+    /// Reads what is there, up to a batch; returns how many datagrams.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.received = 0;
+        let mut parts: [libc::iovec; BATCH] = array::from_fn(|at| part(&mut self.slots[at].query));
+        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| {
+            self.slots[at].client_len = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header(&mut self.slots[at], &mut parts[at])
+        });
+        // SAFETY: each header points to an address and a buffer of its own slot, none of which moves or goes before the call
+        // returns, with the lengths that they have.
+        #[allow(unsafe_code)]
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for (slot, header) in self.slots.iter_mut().zip(&headers[..received]) {
+            (slot.query_len, slot.answer_len) = (header.msg_len as usize, 0);
+            slot.client_len = header.msg_hdr.msg_namelen;
+        }
+        self.received = received;
+        Ok(received)
+    }
+
+    /// Has `answer` look at each datagram, and write its answer: it returns the length of that, 0 if there is none.
+    pub(super) fn each(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
+        for slot in &mut self.slots[..self.received] {
+            let Some(client) = address(&slot.client, slot.client_len) else { continue };
+            slot.answer_len = answer(&slot.query[..slot.query_len], client, &mut slot.answer);
+        }
+    }
+
+    /// Sends the answers. What there is no room for, or can't be sent, is lost as any datagram may be: clients ask again.
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>) {
+        let mut answered = self.slots[..self.received].iter_mut().filter(|slot| slot.answer_len > 0);
+        let mut parts: [libc::iovec; BATCH] = array::from_fn(|_| part(&mut []));
+        let mut count = 0;
+        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| match answered.next() {
+            Some(slot) => {
+                let len = slot.answer_len;
+                parts[at] = part(&mut slot.answer[..len]);
+                count += 1;
+                header(slot, &mut parts[at])
+            }
+            // SAFETY: a header of no parts and no address.
+            #[allow(unsafe_code)]
+            None => unsafe { mem::zeroed() },
+        });
+        let mut rest = &mut headers[..count];
+        while !rest.is_empty() {
+            // SAFETY: as above, and nothing is written but the lengths in the headers.
+            #[allow(unsafe_code)]
+            let sent = unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                )
+            };
+            match usize::try_from(sent) {
+                Ok(sent) => rest = &mut rest[sent..],
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => return,
+                // Whatever it is, it may be this one client's.
+                Err(_) => rest = &mut rest[1..],
+            }
+        }
+    }
+}
+
+fn part(octets: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() }
+}
+
+fn header(slot: &mut Slot, part: &mut libc::iovec) -> libc::mmsghdr {
+    // SAFETY: all zeros is a header of no parts and no address; on some libcs it has padding.
+    #[allow(unsafe_code)]
+    let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+    header.msg_hdr.msg_name = ptr::from_mut(&mut slot.client).cast();
+    header.msg_hdr.msg_namelen = slot.client_len;
+    header.msg_hdr.msg_iov = part;
+    header.msg_hdr.msg_iovlen = 1;
+    header
+}
+
+fn address(storage: &libc::sockaddr_storage, len: libc::socklen_t) -> Option<SocketAddr> {
+    let len = len as usize;
+    let storage = ptr::from_ref(storage);
+    // SAFETY: an address of that family has that type, and the storage has room for any and is aligned for it.
+    #[allow(unsafe_code)]
+    unsafe {
+        match libc::c_int::from((*storage).ss_family) {
+            libc::AF_INET if len >= mem::size_of::<libc::sockaddr_in>() => {
+                let v4 = &*storage.cast::<libc::sockaddr_in>();
+                let address = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+                Some(SocketAddr::new(IpAddr::V4(address), u16::from_be(v4.sin_port)))
+            }
+            libc::AF_INET6 if len >= mem::size_of::<libc::sockaddr_in6>() => {
+                let v6 = &*storage.cast::<libc::sockaddr_in6>();
+                let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                Some(SocketAddrV6::new(address, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::UdpSocket, os::fd::AsFd};
+
+    #[test]
+    fn each_answer_goes_to_who_asked_in_both_families() {
+        let mut batch = Batch::new();
+        for server in ["127.0.0.1:0", "[::1]:0"] {
+            let server = UdpSocket::bind(server).unwrap();
+            let to = server.local_addr().unwrap();
+            let clients: Vec<UdpSocket> = (0..100).map(|_| UdpSocket::bind((to.ip(), 0)).unwrap()).collect();
+            for (index, client) in clients.iter().enumerate() {
+                client.send_to(&[index as u8; 3][..index % 4], to).unwrap();
+            }
+            let mut seen = 0;
+            while seen < clients.len() {
+                seen += batch.receive(server.as_fd()).unwrap();
+                batch.each(|query, from, out| {
+                    assert!(clients.iter().any(|client| client.local_addr().unwrap() == from));
+                    out[..query.len()].copy_from_slice(query);
+                    out[query.len()] = 7;
+                    // Nothing for the empty ones.
+                    if query.is_empty() { 0 } else { query.len() + 1 }
+                });
+                batch.send(server.as_fd());
+            }
+            assert_eq!(batch.receive(server.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            for (index, client) in clients.iter().enumerate().filter(|(index, _)| index % 4 != 0) {
+                let mut answer = [0; 8];
+                let len = client.recv(&mut answer).unwrap();
+                let expected = [&[index as u8; 3][..index % 4], &[7]].concat();
+                assert_eq!(answer[..len], expected);
+            }
+        }
+    }
+
+    #[test]
+    fn one_who_can_not_be_answered_costs_the_others_nothing() {
+        let mut batch = Batch::new();
+        let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for client in &clients {
+            client.send_to(b"?", ("127.0.0.1", port)).unwrap();
+        }
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), 3);
+        // Nobody may send to a broadcast address unasked.
+        let broadcast = ptr::from_mut(&mut batch.slots[1].client).cast::<libc::sockaddr_in>();
+        // SAFETY: the address of that slot is one of IPv4.
+        #[allow(unsafe_code)]
+        unsafe {
+            (*broadcast).sin_addr.s_addr = u32::MAX;
+        }
+        batch.each(|_, _, out| {
+            out[0] = b'!';
+            1
+        });
+        batch.send(server.as_fd());
+        for client in [&clients[0], &clients[2]] {
+            assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
+        }
+    }
+}
