@@ -40,6 +40,13 @@ fn networks() {
         cluster.vm3().shell(second).ok()?;
         let create = |options: &[&'static str]| [&["network", "create"], options].concat();
         let grow = |subnet| ["network", "update", "--subnet-add", subnet, "blue"];
+        let dns = |flag, value| ["network", "update", flag, value, "blue"];
+        let resolvers: Vec<String> = (1..=9).map(|last| format!("--dns=10.9.0.{last}")).collect();
+        let resolvers: Vec<&str> = ["network", "create"]
+            .into_iter()
+            .chain(resolvers.iter().map(String::as_str))
+            .chain(["red"])
+            .collect();
         refused(
             &cluster,
             vm1,
@@ -70,6 +77,16 @@ fn networks() {
                 (&create(&["--subnet", "10.60.0.0/24", "--vni", "99999999999", "red"]), "1 to 16777215"),
                 (&create(&["--subnet", "10.60.0.0/24", "--mtu", "100", "red"]), "MTU"),
                 (&create(&["--encrypted", "red"]), "encrypted"),
+                (&create(&["--dns", "banana", "red"]), "'banana' is no resolver"),
+                (&create(&["--dns", "10.9.0.1:0", "red"]), "1 to 65535"),
+                (&create(&["--dns", "224.0.0.251", "red"]), "no single host"),
+                (&create(&["--subnet", "10.60.0.0/24", "--dns", "10.60.0.1", "red"]), "ask itself"),
+                (&resolvers, "9 upstream resolvers are too many"),
+                (&create(&["--dns-domain", "corp.example", "red"]), "DOMAIN=ADDR"),
+                (&create(&["--dns-domain", "web.red.mesh.internal=10.9.0.1", "red"]), "the mesh's own"),
+                (&dns("--dns-add", "10.50.0.1"), "ask itself"),
+                (&dns("--dns-domain-add", "corp.example=10.9.0.1,10.50.0.1"), "ask itself"),
+                (&dns("--dns-domain-rm", "a..b"), "'a..b' is no domain"),
                 (&create(&["blue"]), "exists"),
                 (&create(&[".red"]), ".red"),
                 (&create(&["red/green"]), "red/green"),

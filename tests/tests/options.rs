@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use mesh_tests::{
     CONVERGES, Cluster, Container, Host, Lab, Ping, Replica, ReplicaSpec, field, scenario, shares, within,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn connect(lab: &Lab, host: &Host, network: &str, name: &str) -> Result<Container> {
     let container = lab.container(name)?;
@@ -29,10 +29,21 @@ fn a_network_is_as_it_was_asked_for_and_grows() {
         let (vm1, vm2, vm3) = (cluster.vm1(), cluster.vm2(), cluster.vm3());
         let options =
             ["--subnet", "10.60.0.0/29", "--gateway", "10.60.0.6", "--mtu", "1300", "--label", "tier=db"];
-        vm1.meshctl(&[&["network", "create"], &options[..], &["small"]].concat()).ok()?;
+        let dns =
+            ["--dns", "10.77.0.9", "--dns", "10.77.0.9:53", "--dns-domain", "Corp.example.=10.77.0.8:5353"];
+        vm1.meshctl(&[&["network", "create"], &options[..], &dns, &["small"]].concat()).ok()?;
         let shown = &vm1.meshctl(&["-o", "json", "network", "inspect", "small"]).json()?[0];
         ensure!(shown["mtu"] == 1300 && shown["labels"]["tier"] == "db", "{shown}");
         ensure!(shown["subnets"][0]["gateway"] == "10.60.0.6", "{shown}");
+        let dns = json!({ "upstreams": ["10.77.0.9"], "domains": { "corp.example": ["10.77.0.8:5353"] } });
+        ensure!(shown["dns"] == dns, "{shown}");
+        let change =
+            ["--dns-rm", "10.77.0.9", "--dns-domain-add", "lan=10.77.0.7", "--dns-domain-rm", "corp.example"];
+        vm1.meshctl(&[&["network", "update"], &change[..], &["small"]].concat()).ok()?;
+        let shown = &vm1.meshctl(&["-o", "json", "network", "inspect", "small"]).json()?[0];
+        ensure!(shown["dns"] == json!({ "upstreams": [], "domains": { "lan": ["10.77.0.7"] } }), "{shown}");
+        vm1.meshctl(&["network", "update", "--dns-domain-rm", "lan", "--dns-rm", "10.77.0.9", "small"])
+            .ok()?;
         let (c1, c2) = (connect(lab, vm1, "small", "c1")?, connect(lab, vm2, "small", "c2")?);
         let _c3 = connect(lab, vm3, "small", "c3")?;
         ensure!(

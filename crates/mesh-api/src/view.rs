@@ -1,8 +1,8 @@
 //! What is shown: records with the names of what they refer to.
 
 use mesh_model::{
-    Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, MacAddr, NetworkId, NodeId,
-    NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target, Weight,
+    Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, MacAddr, NetworkDns, NetworkId,
+    NodeId, NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target, Weight,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -170,6 +170,9 @@ pub struct NetworkView {
     pub internal: bool,
     /// MTU asked for, in bytes; absent: derived on each node.
     pub mtu: Option<u32>,
+    /// Resolvers of its own; the hosts' where there are none.
+    #[serde(default)]
+    pub dns: NetworkDns,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Endpoints on it.

@@ -2,6 +2,7 @@
 //!
 //! A manager calls these inside its transaction, so that two requests never get the same thing.
 
+mod dns;
 mod endpoint;
 mod endpoint_update;
 mod network;

@@ -6,6 +6,7 @@
 //!   and what to do. Everything that is allocated (VNI, subnet, VIP, address, port) is allocated there.
 
 pub mod admit;
+mod dns;
 mod duration;
 mod endpoint;
 mod event;
@@ -24,6 +25,10 @@ mod service;
 mod snapshot;
 mod weight;
 
+pub use dns::{
+    DNS_DOMAIN_RESOLVERS, DNS_DOMAINS, DNS_UPSTREAMS, DomainName, NetworkDns, ParseDomainError,
+    ParseResolverError, Resolver,
+};
 pub use duration::{ParseDurationError, parse_millis};
 pub use endpoint::{Container, DOCKER, Endpoint, EndpointSpec, EndpointUpdate, Health, Target};
 pub use event::{Action, Event, Happened};

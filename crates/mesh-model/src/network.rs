@@ -1,6 +1,6 @@
 //! Networks: an overlay with its VNI and subnets.
 
-use crate::{Name, NetworkId};
+use crate::{DomainName, Name, NetworkDns, NetworkId, Resolver};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -39,6 +39,9 @@ pub struct Network {
     /// MTU of the overlay in bytes; derived from the underlay on each node if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// Who answers what the mesh does not know.
+    #[serde(default, skip_serializing_if = "NetworkDns::is_empty")]
+    pub dns: NetworkDns,
     /// Labels of the user.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -92,6 +95,9 @@ pub struct NetworkSpec {
     /// A VNI of the user's own choice.
     #[serde(default)]
     pub vni: Option<u32>,
+    /// See [`Network::dns`].
+    #[serde(default)]
+    pub dns: NetworkDns,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -109,6 +115,18 @@ pub struct NetworkUpdate {
     /// Ranges, each inside one of the subnets added; see [`NetworkSpec::ranges`].
     #[serde(default)]
     pub ranges: Vec<IpNetwork>,
+    /// Upstreams to add, behind those that are there.
+    #[serde(default)]
+    pub dns_add: Vec<Resolver>,
+    /// Upstreams to remove; those that are not there are fine.
+    #[serde(default)]
+    pub dns_rm: Vec<Resolver>,
+    /// Domains that get these resolvers, in place of those that they have.
+    #[serde(default)]
+    pub dns_domain_add: BTreeMap<DomainName, Vec<Resolver>>,
+    /// Domains that are to have no resolvers of their own; those that have none are fine.
+    #[serde(default)]
+    pub dns_domain_rm: Vec<DomainName>,
     /// Labels to set.
     #[serde(default)]
     pub label_add: BTreeMap<String, String>,
@@ -130,6 +148,7 @@ impl NetworkSpec {
             encrypted: false,
             mtu: None,
             vni: None,
+            dns: NetworkDns::default(),
             labels: BTreeMap::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! Why a change is refused: what is wrong and what to do, in one line each.
 
-use crate::MacAddr;
+use crate::{DomainName, MacAddr, Resolver};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -49,6 +49,21 @@ pub enum Refusal {
     Mtu(u32),
     #[error("encrypted networks are not available yet: create the network without --encrypted")]
     Encrypted,
+    #[error("{0} upstream resolvers are too many: give {most} or fewer", most = crate::DNS_UPSTREAMS)]
+    DnsUpstreams(usize),
+    #[error("{0} domains with their own resolvers are too many: give {most} or fewer", most = crate::DNS_DOMAINS)]
+    DnsDomains(usize),
+    #[error("domain '{0}' has no resolver: give it one, or leave it out")]
+    DnsDomainEmpty(DomainName),
+    #[error(
+        "{count} resolvers of domain '{domain}' are too many: give {most} or fewer",
+        most = crate::DNS_DOMAIN_RESOLVERS
+    )]
+    DnsDomainResolvers { domain: DomainName, count: usize },
+    #[error(
+        "{resolver} is a gateway of network '{network}', which would ask itself: choose another resolver, or another --gateway"
+    )]
+    DnsItself { resolver: Resolver, network: String },
     #[error("network '{network}' is in use by {by}: remove that first")]
     NetworkInUse { network: String, by: String },
 

@@ -2,6 +2,8 @@
 
 #[path = "admit/cluster.rs"]
 mod cluster;
+#[path = "admit/dns.rs"]
+mod dns;
 #[path = "admit/endpoint.rs"]
 mod endpoint;
 #[path = "admit/network.rs"]

@@ -13,6 +13,7 @@ use crate::{
 };
 use clap::Subcommand;
 use mesh_api::{NetworkUse, NetworkView};
+use mesh_model::{DomainName, Resolver};
 
 /// What can be asked of networks.
 #[derive(Debug, Subcommand)]
@@ -73,6 +74,8 @@ pub(crate) const FIELDS: &[Column<NetworkView>] = &[
     ("Subnets", |n, _| joined(n.subnets.iter().map(subnet))),
     ("Internal", |n, _| if n.internal { "yes".to_owned() } else { String::new() }),
     ("MTU", |n, _| n.mtu.map_or_else(String::new, |mtu| mtu.to_string())),
+    ("DNS", |n, _| joined(&n.dns.upstreams)),
+    ("DNS domains", |n, _| domains(n)),
     ("Labels", |n, _| joined(n.labels.iter().map(|(key, value)| format!("{key}={value}")))),
     ("Services", |n, _| users(&n.services)),
     ("Endpoints", |n, _| users(&n.endpoints)),
@@ -82,6 +85,12 @@ pub(crate) const FIELDS: &[Column<NetworkView>] = &[
 fn subnet(subnet: &mesh_model::Subnet) -> String {
     let range = subnet.range.map(|range| format!(", range {range}")).unwrap_or_default();
     format!("{} (gateway {}{range})", subnet.cidr, subnet.gateway)
+}
+
+/// A line each: the domain and its resolvers.
+fn domains(network: &NetworkView) -> String {
+    let line = |(domain, resolvers): (&DomainName, &Vec<Resolver>)| format!("{domain} {}", joined(resolvers));
+    network.dns.domains.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A line each, by name: name, addresses and, for an endpoint, its node.

@@ -2,8 +2,11 @@
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
-use mesh_model::VNI_MAX;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use mesh_model::{DomainName, ParseDomainError, ParseResolverError, Resolver, VNI_MAX};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 /// The port that managers listen at unless another is given.
 pub(crate) const API_PORT: u16 = 7443;
@@ -109,6 +112,27 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `DOMAIN=RESOLVER[,RESOLVER…]`.
+pub(crate) fn dns_domain(text: &str) -> Result<(DomainName, Vec<Resolver>), String> {
+    let bad = || format!("'{text}' is no domain with its resolvers: write DOMAIN=ADDR[:PORT][,ADDR…]");
+    let (domain, resolvers) = text.split_once('=').ok_or_else(bad)?;
+    let domain = domain.parse().map_err(|e: ParseDomainError| e.to_string())?;
+    if resolvers.is_empty() {
+        return Err(bad());
+    }
+    let resolvers = resolvers.split(',').map(str::parse).collect::<Result<_, ParseResolverError>>();
+    Ok((domain, resolvers.map_err(|e| e.to_string())?))
+}
+
+/// What is given of each domain; one that is given twice has the resolvers of both.
+pub(crate) fn by_domain(given: Vec<(DomainName, Vec<Resolver>)>) -> BTreeMap<DomainName, Vec<Resolver>> {
+    let mut domains: BTreeMap<DomainName, Vec<Resolver>> = BTreeMap::new();
+    for (domain, resolvers) in given {
+        domains.entry(domain).or_default().extend(resolvers);
+    }
+    domains
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +204,28 @@ mod tests {
             );
         }
         assert!(mtu("-5").is_err() && count("0").is_err() && count("-1").is_err());
+    }
+
+    #[test]
+    fn a_domain_has_its_resolvers() {
+        let (domain, resolvers) = dns_domain("Corp.example.=10.0.0.1,[fd00::1]:5353").unwrap();
+        assert_eq!((&*domain, resolvers.len()), ("corp.example", 2));
+        let given = ["a.example=10.0.0.1", "b.example=10.0.0.2", "A.example=10.0.0.3"];
+        let domains = by_domain(given.map(|text| dns_domain(text).unwrap()).to_vec());
+        let expected = ["10.0.0.1", "10.0.0.3"].map(|text| text.parse().unwrap());
+        assert_eq!((domains.len(), &domains["a.example"][..]), (2, &expected[..]));
+        for (bad, text) in [
+            ("corp.example", "write DOMAIN="),
+            ("corp.example=", "write DOMAIN="),
+            ("=10.0.0.1", "is no domain"),
+            ("a..b=10.0.0.1", "'a..b' is no domain"),
+            ("blue.mesh.internal=10.0.0.1", "the mesh's own"),
+            ("corp.example=10.0.0.1,", "'' is no resolver"),
+            ("corp.example=10.0.0.1,banana", "'banana' is no resolver"),
+            ("corp.example=10.0.0.1:0", "1 to 65535"),
+        ] {
+            assert!(dns_domain(bad).is_err_and(|e| e.contains(text)), "{bad}: {:?}", dns_domain(bad));
+        }
     }
 
     #[test]

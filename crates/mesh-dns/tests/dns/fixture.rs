@@ -65,6 +65,7 @@ impl Mesh {
             subnets: subnets.iter().map(subnet).collect(),
             internal: false,
             mtu: None,
+            dns: Default::default(),
             labels: Default::default(),
             created: 0,
         };

@@ -1,6 +1,6 @@
 //! Networks: VNI, subnets and gateways.
 
-use super::Fresh;
+use super::{Fresh, dns::dns};
 use crate::{
     Network, NetworkId, NetworkSpec, NetworkUpdate, Pool, Refusal, Snapshot, Subnet, VNI_FIRST, VNI_MAX,
     ipam::{self, overlaps},
@@ -27,16 +27,19 @@ pub fn network(
     let vni = vni(snapshot, spec.vni)?;
     let prefixes = prefixes(snapshot, spec, avoided)?;
     let subnets = subnets(&prefixes, &spec.gateways, &spec.ranges)?;
-    Ok(Network {
+    let mut network = Network {
         id: NetworkId::from_bits(fresh.id),
         name: spec.name.clone(),
         vni,
         subnets,
         internal: spec.internal,
         mtu: spec.mtu,
+        dns: spec.dns.clone(),
         labels: spec.labels.clone(),
         created: fresh.now,
-    })
+    };
+    network.dns = dns(&network)?;
+    Ok(network)
 }
 
 /// The network after an update. What it has stays as it is: so do the addresses of endpoints and VIPs, also when there is
@@ -49,6 +52,12 @@ pub fn network_update(
     let mut updated = network.clone();
     let prefixes = apart(snapshot, &update.subnet_add)?;
     updated.subnets.extend(subnets(&prefixes, &update.gateways, &update.ranges)?);
+    updated.dns.upstreams.retain(|resolver| !update.dns_rm.contains(resolver));
+    updated.dns.upstreams.extend(&update.dns_add);
+    updated.dns.domains.retain(|domain, _| !update.dns_domain_rm.contains(domain));
+    updated.dns.domains.extend(update.dns_domain_add.clone());
+    // Also when it is only the subnets that change: a new gateway may be what it asks.
+    updated.dns = dns(&updated)?;
     updated.labels.retain(|key, _| !update.label_rm.contains(key));
     updated.labels.extend(update.label_add.clone());
     Ok(updated)

@@ -182,6 +182,7 @@ fn network(number: u32, vni: u32, mtu: Option<u32>, internal: bool) -> Network {
         ],
         internal,
         mtu,
+        dns: Default::default(),
         labels: BTreeMap::new(),
         created: 0,
     }

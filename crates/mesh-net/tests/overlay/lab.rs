@@ -315,6 +315,7 @@ impl Lab {
             ],
             internal: false,
             mtu: None,
+            dns: Default::default(),
             labels: BTreeMap::new(),
             created: 0,
         };

@@ -2,7 +2,7 @@
 
 use crate::{session::Session, value};
 use ipnetwork::IpNetwork;
-use mesh_model::{Name, NetworkSpec};
+use mesh_model::{DomainName, Name, NetworkDns, NetworkSpec, Resolver};
 use std::net::IpAddr;
 
 pub(super) const EXAMPLES: &str = "\
@@ -10,7 +10,8 @@ Examples:
   meshctl network create blue
   meshctl network create --subnet 192.168.100.0/24 --gateway 192.168.100.254 blue
   meshctl network create --subnet 10.8.0.0/16 --ip-range 10.8.1.0/24 --subnet fd08::/64 dual
-  meshctl network create --internal --label tier=db db";
+  meshctl network create --internal --label tier=db db
+  meshctl network create --dns 10.0.0.53 --dns-domain corp.example=10.1.0.53,10.2.0.53 blue";
 
 /// `network create`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,12 @@ pub(crate) struct Args {
     /// VXLAN network identifier, 1 to 16777215; a free one unless given
     #[arg(long, value_parser = value::vni, allow_negative_numbers = true)]
     vni: Option<u32>,
+    /// Resolver for names that are none of the mesh's, in place of the hosts' (repeatable)
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    dns: Vec<Resolver>,
+    /// Resolvers for a domain and what is below it (repeatable)
+    #[arg(long, value_name = "DOMAIN=ADDR[:PORT][,ADDR…]", value_parser = value::dns_domain)]
+    dns_domain: Vec<(DomainName, Vec<Resolver>)>,
     /// Label (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = value::label)]
     labels: Vec<(String, String)>,
@@ -53,7 +60,7 @@ impl Args {
         session.created(&created)
     }
 
-    fn spec(self) -> NetworkSpec {
+    pub(crate) fn spec(self) -> NetworkSpec {
         NetworkSpec {
             name: self.name,
             subnets: self.subnet,
@@ -64,6 +71,7 @@ impl Args {
             encrypted: self.encrypted,
             mtu: self.mtu,
             vni: self.vni,
+            dns: NetworkDns { upstreams: self.dns, domains: value::by_domain(self.dns_domain) },
             labels: self.labels.into_iter().collect(),
         }
     }

@@ -2,14 +2,15 @@
 
 use crate::{session::Session, value};
 use ipnetwork::IpNetwork;
-use mesh_model::NetworkUpdate;
+use mesh_model::{DomainName, NetworkUpdate, Resolver};
 use std::net::IpAddr;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   meshctl network update --subnet-add 192.168.101.0/24 blue
   meshctl network update --subnet-add fd08::/64 --gateway fd08::ff blue
-  meshctl network update --label-add tier=db --label-rm owner blue";
+  meshctl network update --label-add tier=db --label-rm owner blue
+  meshctl network update --dns-add 10.0.0.53 --dns-domain-rm corp.example blue";
 
 /// `network update`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,18 @@ struct Changes {
     /// Add a subnet: addresses are taken from it when those before it are used up (repeatable)
     #[arg(long, value_name = "CIDR", value_parser = value::cidr)]
     subnet_add: Vec<IpNetwork>,
+    /// Add a resolver for names that are none of the mesh's, in place of the hosts' (repeatable)
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    dns_add: Vec<Resolver>,
+    /// Remove such a resolver; without any, the hosts' are asked (repeatable)
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    dns_rm: Vec<Resolver>,
+    /// Set the resolvers for a domain and what is below it, in place of those it has (repeatable)
+    #[arg(long, value_name = "DOMAIN=ADDR[:PORT][,ADDR…]", value_parser = value::dns_domain)]
+    dns_domain_add: Vec<(DomainName, Vec<Resolver>)>,
+    /// Remove the resolvers of a domain (repeatable)
+    #[arg(long, value_name = "DOMAIN")]
+    dns_domain_rm: Vec<DomainName>,
     /// Set a label (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
     label_add: Vec<(String, String)>,
@@ -43,14 +56,25 @@ struct Changes {
 
 impl Args {
     pub(super) async fn act(self, session: &Session) -> anyhow::Result<()> {
-        let update = NetworkUpdate {
-            subnet_add: self.changes.subnet_add,
+        let network = self.network.clone();
+        let update = self.update();
+        let request = session.client.network_update(&network, &update);
+        session.created(&session.wait("updating the network", request).await?)
+    }
+
+    pub(crate) fn update(self) -> NetworkUpdate {
+        let Changes { subnet_add, dns_add, dns_rm, dns_domain_add, dns_domain_rm, label_add, label_rm } =
+            self.changes;
+        NetworkUpdate {
+            subnet_add,
             gateways: self.gateway,
             ranges: self.ip_range,
-            label_add: self.changes.label_add.into_iter().collect(),
-            label_rm: self.changes.label_rm,
-        };
-        let request = session.client.network_update(&self.network, &update);
-        session.created(&session.wait("updating the network", request).await?)
+            dns_add,
+            dns_rm,
+            dns_domain_add: value::by_domain(dns_domain_add),
+            dns_domain_rm,
+            label_add: label_add.into_iter().collect(),
+            label_rm,
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::{Cli, Command, network, service};
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use mesh_model::{Balance, EndpointMode, HealthCheck, HealthKind, ServiceSpec, ServiceUpdate};
+use mesh_model::{
+    Balance, DomainName, EndpointMode, HealthCheck, HealthKind, NetworkSpec, NetworkUpdate, Resolver,
+    ServiceSpec, ServiceUpdate,
+};
 
 fn parse(line: &str) -> Result<Command, ErrorKind> {
     Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command).map_err(|e| e.kind())
@@ -18,6 +21,20 @@ fn created(line: &str) -> anyhow::Result<ServiceSpec> {
 fn updated(line: &str, current: Option<&HealthCheck>) -> anyhow::Result<ServiceUpdate> {
     match parse(line) {
         Ok(Command::Service(service::Command::Update(args))) => args.update(current),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn network_created(line: &str) -> NetworkSpec {
+    match parse(line) {
+        Ok(Command::Network(network::Command::Create(args))) => args.spec(),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn network_updated(line: &str) -> NetworkUpdate {
+    match parse(line) {
+        Ok(Command::Network(network::Command::Update(args))) => args.update(),
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -137,6 +154,38 @@ fn globals_may_come_last() {
     ));
 }
 
+#[test]
+fn resolvers_of_networks() {
+    let resolvers = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Resolver>>();
+    let domain = |text: &str| text.parse::<DomainName>().unwrap();
+    assert!(network_created("meshctl network create blue").dns.is_empty());
+    let spec = network_created(
+        "meshctl network create --dns 10.0.0.1 --dns [fd00::1]:5353 --dns-domain Corp.example=10.1.0.1,10.1.0.2:54 \
+         --dns-domain lan=fd00::2 --dns-domain corp.example.=10.1.0.3 blue",
+    );
+    assert_eq!(spec.dns.upstreams, resolvers(&["10.0.0.1", "[fd00::1]:5353"]));
+    let domains = [
+        (domain("corp.example"), resolvers(&["10.1.0.1", "10.1.0.2:54", "10.1.0.3"])),
+        (domain("lan"), resolvers(&["fd00::2"])),
+    ];
+    assert_eq!(spec.dns.domains, domains.into());
+
+    let update = network_updated(
+        "meshctl network update --dns-add 10.0.0.1 --dns-rm 10.0.0.2 --dns-rm 10.0.0.3:54 \
+         --dns-domain-add lan=10.1.0.1,10.1.0.2 --dns-domain-rm Corp.example. blue",
+    );
+    assert_eq!(update.dns_add, resolvers(&["10.0.0.1"]));
+    assert_eq!(update.dns_rm, resolvers(&["10.0.0.2", "10.0.0.3:54"]));
+    assert_eq!(update.dns_domain_add, [(domain("lan"), resolvers(&["10.1.0.1", "10.1.0.2"]))].into());
+    assert_eq!(update.dns_domain_rm, [domain("corp.example")]);
+    assert!(update.subnet_add.is_empty() && update.label_add.is_empty());
+    for alone in
+        ["--dns-add 10.0.0.1", "--dns-rm 10.0.0.1", "--dns-domain-add lan=10.0.0.1", "--dns-domain-rm lan"]
+    {
+        network_updated(&format!("meshctl network update {alone} blue"));
+    }
+}
+
 /// A flag whose function does not exist yet does not exist either.
 #[test]
 fn wrong_usage() {
@@ -186,6 +235,16 @@ fn malformed_values() {
         "meshctl network create --gateway 10.0.0 blue",
         "meshctl network create --vni 99999999999 blue",
         "meshctl network create --label tier blue",
+        "meshctl network create --dns banana blue",
+        "meshctl network create --dns 10.0.0.1:0 blue",
+        "meshctl network create --dns 0.0.0.0 blue",
+        "meshctl network create --dns 10.0.0.1,10.0.0.2 blue",
+        "meshctl network create --dns-domain corp.example blue",
+        "meshctl network create --dns-domain corp.example= blue",
+        "meshctl network create --dns-domain a..b=10.0.0.1 blue",
+        "meshctl network update --dns-add ::1%lo blue",
+        "meshctl network update --dns-domain-add blue.mesh.internal=10.0.0.1 blue",
+        "meshctl network update --dns-domain-rm mesh.internal blue",
         "meshctl network create b/lue",
         "meshctl network connect blue container",
         "meshctl network connect --ip 10.0.0 blue pid:1",

@@ -10,8 +10,8 @@ use mesh_api::{
     State, StatusView,
 };
 use mesh_model::{
-    Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, NetworkId,
-    NodeId, NodeStatus, Role, ServiceId, Subnet, Target, parse_publish,
+    Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, NetworkDns,
+    NetworkId, NodeId, NodeStatus, Role, ServiceId, Subnet, Target, parse_publish,
 };
 use std::collections::BTreeMap;
 
@@ -39,6 +39,15 @@ fn node(name: &str, index: u64) -> NodeView {
     }
 }
 
+fn dns() -> NetworkDns {
+    let resolvers = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let domains = [
+        ("corp.example".parse().unwrap(), resolvers(&["10.1.0.53", "10.2.0.53"])),
+        ("a.corp.example".parse().unwrap(), resolvers(&["10.3.0.53"])),
+    ];
+    NetworkDns { upstreams: resolvers(&["10.0.0.53", "[fd00::53]:5353"]), domains: domains.into() }
+}
+
 fn network(name: &str, internal: bool) -> NetworkView {
     let subnet = |cidr: &str, gateway: &str, range: Option<&str>| Subnet {
         cidr: cidr.parse().unwrap(),
@@ -55,6 +64,7 @@ fn network(name: &str, internal: bool) -> NetworkView {
         ],
         internal,
         mtu: internal.then_some(1400),
+        dns: if internal { dns() } else { NetworkDns::default() },
         labels: BTreeMap::new(),
         endpoints: vec![NetworkUse {
             id: "00000000000000aa".to_owned(),
@@ -160,15 +170,18 @@ fn network_ls() {
 #[test]
 fn network_inspect() {
     insta::assert_snapshot!(table::fields(&network("db", true), network::FIELDS, &WHOLE), @r"
-    ID:          feed000000000001
-    Name:        db
-    VNI:         4096
-    Subnets:     192.168.100.0/24 (gateway 192.168.100.1, range 192.168.100.128/25), fd00:1::/64 (gateway fd00:1::1)
-    Internal:    yes
-    MTU:         1400
-    Services:    web 192.168.100.130, fd00:1::2
-    Endpoints:   web1 192.168.100.129 on vm1
-    Created:     1 minute ago
+    ID:            feed000000000001
+    Name:          db
+    VNI:           4096
+    Subnets:       192.168.100.0/24 (gateway 192.168.100.1, range 192.168.100.128/25), fd00:1::/64 (gateway fd00:1::1)
+    Internal:      yes
+    MTU:           1400
+    DNS:           10.0.0.53, [fd00::53]:5353
+    DNS domains:   a.corp.example 10.3.0.53
+                   corp.example 10.1.0.53, 10.2.0.53
+    Services:      web 192.168.100.130, fd00:1::2
+    Endpoints:     web1 192.168.100.129 on vm1
+    Created:       1 minute ago
     ");
 }
 

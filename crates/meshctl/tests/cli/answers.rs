@@ -130,11 +130,14 @@ fn what_is_created_prints_its_id_and_warns_beside() {
     let daemon =
         Daemon::start().says("POST /v1/networks", &views::created()).says("POST /v1/services", &warned);
     let create = ["network", "create", "--subnet", "10.8.0.0/16", "--label", "tier=db", "--internal", "blue"];
-    assert_eq!(daemon.meshctl(&create).ok(), "00000000000000aa\n");
+    let dns = ["--dns", "10.0.0.53", "--dns-domain", "lan=10.1.0.53,fd00::53"];
+    assert_eq!(daemon.meshctl(&[&create[..], &dns].concat()).ok(), "00000000000000aa\n");
     let spec: NetworkSpec = daemon.asked_once("POST /v1/networks").body();
     assert_eq!((&*spec.name, spec.internal, spec.ipv6), ("blue", true, false));
     assert_eq!(spec.subnets, ["10.8.0.0/16".parse().unwrap()]);
     assert_eq!(spec.labels["tier"], "db");
+    assert_eq!(spec.dns.upstreams, ["10.0.0.53".parse().unwrap()]);
+    assert_eq!(spec.dns.domains["lan"], ["10.1.0.53".parse().unwrap(), "fd00::53".parse().unwrap()]);
 
     let ended = daemon.meshctl(&["service", "create", "--name", "web"]);
     assert_eq!((ended.code, &*ended.stdout), (Some(0), "00000000000000aa\n"));

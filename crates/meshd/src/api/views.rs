@@ -29,6 +29,7 @@ pub(super) fn network(snapshot: &Snapshot, network: &Network) -> NetworkView {
         subnets: network.subnets.clone(),
         internal: network.internal,
         mtu: network.mtu,
+        dns: network.dns.clone(),
         labels: network.labels.clone(),
         endpoints: endpoints
             .map(|e| NetworkUse {

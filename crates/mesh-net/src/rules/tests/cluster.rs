@@ -54,6 +54,7 @@ fn network() -> Network {
         subnets: vec![subnet("10.78.0.0/24", "10.78.0.1"), subnet("fd78::/64", "fd78::1")],
         internal: false,
         mtu: None,
+        dns: Default::default(),
         labels: Default::default(),
         created: 0,
     }
