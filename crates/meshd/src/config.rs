@@ -1,11 +1,15 @@
 //! Configuration: flags over the file over defaults. A key of the file is named as its flag.
 
+mod dns;
+
 use crate::front;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use mesh_model::Name;
+use mesh_model::{Name, Resolver};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+
+pub(crate) use dns::{DnsConfig, DnsMode};
 
 const DEFAULT_FILE: &str = "/etc/meshd/meshd.toml";
 
@@ -34,6 +38,8 @@ pub(crate) struct Args {
     /// The API of Docker on this host [default: /run/docker.sock]
     #[arg(long, value_name = "PATH")]
     docker_socket: Option<PathBuf>,
+    #[command(flatten)]
+    dns: dns::Args,
     /// What is logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -60,6 +66,13 @@ struct File {
     name: Option<String>,
     docker_plugin: Option<PathBuf>,
     docker_socket: Option<PathBuf>,
+    #[serde(default)]
+    dns_upstream: Vec<Resolver>,
+    dns_mode: Option<DnsMode>,
+    #[serde(rename = "dns-0x20")]
+    dns_random_case: Option<bool>,
+    #[serde(default)]
+    dns_listen: Vec<Resolver>,
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
@@ -93,6 +106,8 @@ pub(crate) struct Config {
     pub(crate) docker_plugin: PathBuf,
     /// The socket of Docker's API.
     pub(crate) docker_socket: PathBuf,
+    #[expect(dead_code, reason = "the front process is to be given it")]
+    pub(crate) dns: DnsConfig,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
 }
@@ -128,6 +143,12 @@ impl Config {
             Some(name) => name,
             None => host_name()?,
         };
+        let dns_of_file = dns::Args {
+            upstream: file.dns_upstream,
+            mode: file.dns_mode,
+            random_case: file.dns_random_case,
+            listen: file.dns_listen,
+        };
         Ok(Self {
             data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/meshd".into()),
             run_dir: args.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/meshd".into()),
@@ -140,6 +161,7 @@ impl Config {
                 .docker_socket
                 .or(file.docker_socket)
                 .unwrap_or_else(|| "/run/docker.sock".into()),
+            dns: DnsConfig::new(args.dns, dns_of_file)?,
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
             log_format: args.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         })
@@ -179,6 +201,7 @@ fn host_name() -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
@@ -190,11 +213,53 @@ mod tests {
     #[test]
     fn every_flag_has_a_key() {
         let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n\
-            docker-plugin = ''\ndocker-socket = '/run/docker.sock'\n";
+            docker-plugin = ''\ndocker-socket = '/run/docker.sock'\ndns-upstream = ['10.0.0.1', '[fd00::1]:5353']\n\
+            dns-mode = 'parallel'\ndns-0x20 = true\ndns-listen = ['127.0.0.2']\n";
         let file = parse_file(text).unwrap();
         assert_eq!(file.docker_plugin, Some("".into()));
         assert_eq!(file.run_dir, Some("/r".into()));
         assert!(matches!((file.log_level, file.log_format), (Some(LogLevel::Debug), Some(LogFormat::Json))));
+        assert_eq!(file.dns_upstream, ["10.0.0.1".parse().unwrap(), "[fd00::1]:5353".parse().unwrap()]);
+        assert_eq!((file.dns_mode, file.dns_random_case), (Some(DnsMode::Parallel), Some(true)));
+        assert_eq!(file.dns_listen, ["127.0.0.2".parse().unwrap()]);
+        for flag in Args::command().get_arguments().filter_map(clap::Arg::get_long) {
+            let named = text.lines().any(|line| line.starts_with(&format!("{flag} = ")));
+            assert!(named || matches!(flag, "config" | "help" | "version"), "--{flag} has no key here");
+        }
         assert!(parse_file("log-level = 'loud'").unwrap_err().starts_with("line 1: "));
+    }
+
+    fn flags(line: &str) -> Result<dns::Args, String> {
+        let args = Args::try_parse_from(line.split_whitespace());
+        args.map(|args| args.dns).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn dns_flags() {
+        let args = flags(
+            "meshd --dns-upstream 10.0.0.1 --dns-upstream [fd00::1]:5353 --dns-mode parallel --dns-0x20 --dns-listen 127.0.0.2",
+        )
+        .unwrap();
+        assert_eq!(args.upstream, ["10.0.0.1".parse().unwrap(), "[fd00::1]:5353".parse().unwrap()]);
+        assert_eq!((args.mode, args.random_case), (Some(DnsMode::Parallel), Some(true)));
+        assert_eq!(args.listen, ["127.0.0.2:53".parse().unwrap()]);
+        assert_eq!(flags("meshd --dns-0x20=false").unwrap().random_case, Some(false));
+        assert_eq!(flags("meshd").unwrap().random_case, None);
+        for (line, text) in [
+            ("meshd --dns-upstream banana", "'banana' is no resolver"),
+            ("meshd --dns-upstream 10.0.0.1:0", "1 to 65535"),
+            ("meshd --dns-mode both", "ordered, parallel"),
+            ("meshd --dns-0x20=maybe", "maybe"),
+            ("meshd --dns-listen 0.0.0.0", "no single host"),
+        ] {
+            assert!(flags(line).is_err_and(|e| e.contains(text)), "{line}: {:?}", flags(line));
+        }
+        for (text, expected) in [
+            ("name = 'vm1'\ndns-upstream = ['10.0.0']", "line 2: '10.0.0' is no resolver"),
+            ("dns-mode = 'both'", "line 1: unknown variant `both`"),
+            ("dns-0x20 = 'yes'", "line 1: invalid type"),
+        ] {
+            assert!(parse_file(text).is_err_and(|e| e.starts_with(expected)), "{:?}", parse_file(text));
+        }
     }
 }
