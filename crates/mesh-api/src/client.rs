@@ -1,10 +1,10 @@
 //! The client: one connection to the local socket for each request.
 
 use crate::{
-    AuthorityView, Created, Diagnosis, Disconnect, EndpointFilter, EndpointSettings, EndpointView, ErrorBody,
-    EventLine, EventView, EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest, JoinTokenView,
-    Joined, Leave, Migrated, NetworkView, NodeView, Pruned, Removed, Restored, RoleChanged, RotateAuthority,
-    ServiceView, StatusView, StoreSpec,
+    AuthorityView, Created, Diagnosis, Disconnect, DnsView, EndpointFilter, EndpointSettings, EndpointView,
+    ErrorBody, EventLine, EventView, EventsQuery, Examine, Init, Initialized, Join, JoinTokenRequest,
+    JoinTokenView, Joined, Leave, Migrated, NetworkView, NodeView, Pruned, Removed, Resolve, Resolved,
+    Restored, RoleChanged, RotateAuthority, ServiceView, StatusView, StoreSpec,
 };
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
@@ -82,6 +82,16 @@ impl Client {
     /// `doctor`: takes a few seconds.
     pub async fn doctor(&self, what: &Examine) -> Result<Diagnosis, Error> {
         self.send(Method::POST, "/v1/doctor", Some(what)).await
+    }
+
+    /// `dns status`.
+    pub async fn dns(&self) -> Result<DnsView, Error> {
+        self.get("/v1/dns").await
+    }
+
+    /// `dns resolve`.
+    pub async fn dns_resolve(&self, what: &Resolve) -> Result<Resolved, Error> {
+        self.send(Method::POST, "/v1/dns/resolve", Some(what)).await
     }
 
     /// `cluster init`.

@@ -4,12 +4,17 @@
 //! 5xx with an [`ErrorBody`]: one line that says what is wrong and what to do.
 
 mod client;
+mod dns;
 mod doctor;
 mod event;
 mod request;
 mod view;
 
 pub use client::{Client, Error, Events};
+pub use dns::{
+    DnsCounts, DnsView, NameServerView, RecordView, Resolve, Resolved, ResolvedView, UpstreamState,
+    UpstreamView,
+};
 pub use doctor::{Diagnosis, Examine, Finding, Group, Outcome};
 pub use event::{EventLine, EventView, EventsQuery, json_line};
 pub use request::{

@@ -12,6 +12,7 @@ mod routes;
 
 pub(crate) use cache::Remembered;
 pub(crate) use clients::Permit;
+pub(crate) use exchange::{Failure, exchange};
 
 pub(crate) use routes::Group;
 pub use routes::{Routes, Upstream};
@@ -24,7 +25,6 @@ use crate::{
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheKey};
 use clients::Clients;
-use exchange::Failure;
 use futures_util::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared, WeakShared},
@@ -84,13 +84,18 @@ pub enum Order {
     Parallel,
 }
 
-/// How a [`Forwarder`] works, and its limits.
-#[derive(Debug, Clone)]
-pub struct ForwarderOptions {
+/// How upstreams are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
     /// See [`Order`].
     pub order: Order,
     /// Letters of a question have random case, which an answer must repeat (draft-vixie-dnsext-dns0x20).
     pub random_case: bool,
+}
+
+/// Limits of a [`Forwarder`].
+#[derive(Debug, Clone)]
+pub struct ForwarderOptions {
     /// How long one upstream may be silent before the next is asked as well.
     pub patience: Duration,
     /// How long one upstream may take before it counts as failed.
@@ -109,8 +114,6 @@ pub struct ForwarderOptions {
 impl Default for ForwarderOptions {
     fn default() -> Self {
         Self {
-            order: Order::Preferred,
-            random_case: false,
             patience: Duration::from_millis(300),
             timeout: Duration::from_millis(1500),
             deadline: Duration::from_millis(4500),
@@ -128,6 +131,7 @@ type WeakAsked = WeakShared<BoxFuture<'static, Option<Arc<[u8]>>>>;
 /// The way to other resolvers, with the cache. One serves all networks of a node.
 pub struct Forwarder {
     sockets: Box<dyn Sockets>,
+    manner: ArcSwap<Manner>,
     /// The host's resolvers.
     host: ArcSwap<Group>,
     /// Upstreams that did not answer, and when.
@@ -162,6 +166,7 @@ impl Forwarder {
     pub fn new(sockets: impl Sockets + 'static, options: ForwarderOptions) -> Self {
         Self {
             sockets: Box::new(sockets),
+            manner: ArcSwap::from_pointee(Manner { order: Order::Preferred, random_case: false }),
             host: ArcSwap::from_pointee(Group::new(&[])),
             suspects: Mutex::default(),
             cache: Cache::new(options.cache_entries),
@@ -170,6 +175,11 @@ impl Forwarder {
             loops: loops::Loops::default(),
             options,
         }
+    }
+
+    /// Asks in this way from now on.
+    pub fn set_manner(&self, manner: Manner) {
+        self.manner.store(Arc::new(manner));
     }
 
     /// Takes these for the host's resolvers from now on, in this order of preference. What others said is not asked for any
@@ -291,7 +301,7 @@ impl Forwarder {
     async fn ask(&self, group: &Group, query: &Query<'_>) -> Option<Vec<u8>> {
         let in_order = self.in_order(group);
         let turns: Vec<Upstream> = in_order.iter().chain(&in_order).copied().collect();
-        let mut next = match self.options.order {
+        let mut next = match self.manner.load().order {
             Order::Preferred => 1.min(turns.len()),
             Order::Parallel => in_order.len(),
         };
@@ -329,8 +339,8 @@ impl Forwarder {
     }
 
     async fn ask_one(&self, upstream: Upstream, query: &Query<'_>) -> (Upstream, Result<Vec<u8>, Failure>) {
-        let ForwarderOptions { random_case, timeout, .. } = self.options;
-        (upstream, exchange::exchange(upstream, query, &*self.sockets, random_case, timeout).await)
+        let (random_case, timeout) = (self.manner.load().random_case, self.options.timeout);
+        (upstream, exchange(upstream, query, &*self.sockets, random_case, timeout).await)
     }
 
     /// The upstreams in order of preference, those that failed lately behind the others.

@@ -13,6 +13,7 @@
 //!   know it hands back as [`Outcome::Forward`].
 //! - [`Forwarder`] asks other resolvers, the host's ([`parse_resolv_conf`]) or a network's own ([`Routes`]), and remembers what
 //!   they said.
+//! - [`Question`] asks a server as a container would.
 //! - [`Server`] runs these on sockets that the caller bound, from a [`View`]: a loop over the UDP socket, which answers batches
 //!   of datagrams from the tables and the cache, and starts a task for each forwarded query only; and a task for each TCP
 //!   connection. All are bounded, and end with the server.
@@ -25,6 +26,7 @@ mod name;
 mod neighbours;
 mod query;
 mod resolv_conf;
+mod resolve;
 mod response;
 mod server;
 mod spread;
@@ -36,9 +38,12 @@ mod zone;
 pub use answer::{Names, Outcome, answer};
 pub use counters::{Counters, Counts};
 pub use error::Error;
-pub use forward::{Condition, Forwarder, ForwarderOptions, HostSockets, Order, Routes, Sockets, Upstream};
+pub use forward::{
+    Condition, Forwarder, ForwarderOptions, HostSockets, Manner, Order, Routes, Sockets, Upstream,
+};
 pub use neighbours::{Neighbours, OtherNetworks};
 pub use resolv_conf::parse_resolv_conf;
+pub use resolve::{Question, Reply, ResolveError};
 pub use response::Transport;
 pub use server::Server;
 pub use table::Table;

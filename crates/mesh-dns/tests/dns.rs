@@ -1,5 +1,7 @@
 //! What a container gets to see: packets judged by another implementation, and a server asked by real clients.
 
+#[path = "dns/conformance.rs"]
+mod conformance;
 #[path = "dns/dig.rs"]
 mod dig;
 #[path = "dns/fixture.rs"]
@@ -12,3 +14,7 @@ mod names;
 mod packets;
 #[path = "dns/serving.rs"]
 mod serving;
+#[path = "dns/upstreams.rs"]
+mod upstreams;
+#[path = "dns/zone.rs"]
+mod zone;

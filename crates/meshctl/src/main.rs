@@ -8,6 +8,7 @@
 //! Everything runs on the main thread: `run` changes the namespaces of the thread it is on.
 
 mod cluster;
+mod dns;
 mod doctor;
 mod endpoint;
 mod events;
@@ -70,6 +71,9 @@ enum Command {
     /// Manage endpoints: what is connected to a network
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Ask this host's name servers, and see what they do
+    #[command(subcommand)]
+    Dns(dns::Command),
     /// Follow what happens in the cluster, a line a change
     Events(events::Args),
     /// Run a command in a fresh network namespace on a network
@@ -99,6 +103,7 @@ async fn act(session: &Session, command: Command) -> anyhow::Result<()> {
         Command::Network(command) => command.act(session).await,
         Command::Service(command) => command.act(session).await,
         Command::Endpoint(command) => command.act(session).await,
+        Command::Dns(command) => command.act(session).await,
         Command::Events(args) => events::follow(session, &args).await,
         Command::Run(_) => unreachable!("run has no runtime until its namespaces are made"),
     }

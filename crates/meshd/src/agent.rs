@@ -28,16 +28,21 @@ pub(crate) use link::Link;
 pub(crate) use planes::Look;
 
 use crate::api::Failure;
-use crate::{config::Config, doctor::Responder, identity::Identity, sockets::Sockets, supervisor::Spawner};
+use crate::{
+    config::Config, doctor::Responder, front::NamesReport, identity::Identity, sockets::Sockets,
+    supervisor::Spawner,
+};
 use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_api::FrontView;
-use mesh_model::{EndpointId, NodeId, Snapshot};
+use mesh_model::{EndpointId, NetworkId, NodeId, Snapshot};
 use mesh_net::Inspection;
 use problem::Problem;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -68,6 +73,10 @@ pub(crate) struct Applied {
     pub(crate) vanished: BTreeSet<EndpointId>,
     /// The processes that serve names and the L7 ingress.
     pub(crate) fronts: Vec<FrontView>,
+    /// What the name servers do.
+    pub(crate) names: Arc<NamesReport>,
+    /// Where they are: their networks, none for the host's.
+    pub(crate) name_servers: Vec<(Option<NetworkId>, SocketAddr)>,
     /// Everything that does not work, a line each.
     pub(crate) problems: Vec<String>,
     /// Of these, what the kernel could not be brought to.
@@ -98,6 +107,7 @@ pub(crate) struct Agent {
     /// Cancelled before the agent is, it ends with what it serves.
     pub(crate) end_fronts: CancellationToken,
     disowned: endpoints::Disowned,
+    run_dir: PathBuf,
 }
 
 impl Agent {
@@ -162,6 +172,7 @@ impl Agent {
             looks,
             end_fronts,
             disowned: endpoints::Disowned::default(),
+            run_dir: config.run_dir.clone(),
         });
 
         let cancel = &spawner.cancel;
@@ -232,6 +243,11 @@ impl Agent {
         self.farewell.say.cancel();
         // Who does not hear it finds out.
         let _ = timeout(FAREWELL, self.farewell.said.cancelled()).await;
+    }
+
+    /// Opens sockets inside networks, as their containers do.
+    pub(crate) fn sockets(&self) -> Sockets {
+        Sockets::new(self.run_dir.clone(), self.identity.node, self.snapshot.clone())
     }
 
     /// The processes that serve names and the L7 ingress of this node.

@@ -77,6 +77,8 @@ fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(h::status))
         .route("/v1/doctor", post(h::doctor))
+        .route("/v1/dns", get(h::dns::status))
+        .route("/v1/dns/resolve", post(h::dns::resolve))
         .route("/v1/cluster/init", post(h::cluster_init))
         .route("/v1/cluster/join", post(h::cluster_join))
         .route("/v1/cluster/join-token", post(h::join_token))

@@ -106,7 +106,6 @@ pub(crate) struct Config {
     pub(crate) docker_plugin: PathBuf,
     /// The socket of Docker's API.
     pub(crate) docker_socket: PathBuf,
-    #[expect(dead_code, reason = "the front process is to be given it")]
     pub(crate) dns: DnsConfig,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,

@@ -19,7 +19,9 @@ mod messages;
 mod names;
 
 pub(crate) use channel::{receive, send};
-pub(crate) use messages::{Delta, Descriptors, Held, NameServer, Order, PROTOCOL, Place, Report};
+pub(crate) use messages::{
+    Delta, Descriptors, Held, NameServer, NamesReport, Order, PROTOCOL, Place, Report,
+};
 
 use crate::{
     config::{LogFormat, LogLevel},
@@ -126,6 +128,9 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
                     break;
                 }
                 front.serve_names(daemons).await;
+                if let Some(report) = front.names.report() {
+                    daemons.tell(Report::Names(report), Descriptors::default()).await;
+                }
             }
         }
     }
@@ -190,6 +195,7 @@ impl Front {
         match order {
             Order::Open(place) => drop(self.held.insert(place, descriptors)),
             Order::Close(place) => drop(self.held.remove(&place)),
+            Order::Forward(config) => self.names.set_forwarding(config),
             Order::Apply { turn, delta } => {
                 let mut snapshot = Arc::unwrap_or_clone(self.snapshot.send_replace(Arc::default()));
                 let changed = delta.changed();

@@ -15,6 +15,9 @@ use tokio::{
     sync::watch,
 };
 
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
+
 /// Opens sockets inside networks.
 #[derive(Debug, Clone)]
 pub(crate) struct Sockets {
@@ -96,6 +99,25 @@ impl Connect for Sockets {
     fn connect(&self, network: NetworkId, address: SocketAddr) -> Connecting<'_> {
         Box::pin(self.connect_from(network, address))
     }
+}
+
+/// The sockets of a name server for the host's own processes: what they send to one of the host's addresses passes the loopback
+/// device, and what others send does not.
+pub(crate) fn host_name_server(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let bound = |kind: socket2::Type| {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
+        socket.bind_device(Some(b"lo"))?;
+        socket.set_reuse_address(kind == socket2::Type::STREAM)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        Ok::<_, io::Error>(socket)
+    };
+    let (udp, tcp) = (bound(socket2::Type::DGRAM)?, bound(socket2::Type::STREAM)?);
+    tcp.listen(BACKLOG)?;
+    Ok((udp.into(), tcp.into()))
 }
 
 /// Upstream resolvers are asked from where they are: the host, or a network.

@@ -15,7 +15,7 @@ use tokio::{
 
 /// Why an upstream gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It is silent.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -35,7 +35,7 @@ struct Question {
 
 /// Asks one upstream over UDP, and again over TCP if the answer was cut. The answer is to the client's question; its ID is
 /// not the client's.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     upstream: Upstream,
     query: &Query<'_>,
     sockets: &dyn Sockets,

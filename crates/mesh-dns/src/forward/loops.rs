@@ -1,7 +1,7 @@
 //! Upstreams that ask us in turn: a host's resolver that forwards to our own address, say. A question that nobody else asks
 //! goes to each, under a name that is never forwarded from here; if it arrives, that upstream is not asked.
 
-use super::{Sockets, Upstream, exchange::exchange};
+use super::{Sockets, Upstream, exchange};
 use crate::{
     query::Query,
     wire::{HEADER_LEN, flag, rtype},

@@ -6,8 +6,9 @@ use hickory_proto::{
 };
 use mesh_dns::{Names, Outcome, Table, Transport, answer};
 use mesh_model::{
-    Endpoint, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, Network, NetworkId, NodeId,
-    Protocol, PublishMode, PublishedPort, Service, ServiceId, ServiceNetwork, Snapshot, Subnet, Target,
+    Availability, Endpoint, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, Network,
+    NetworkId, Node, NodeId, Protocol, PublishMode, PublishedPort, Role, Service, ServiceId, ServiceNetwork,
+    Snapshot, Subnet, Target,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use std::net::IpAddr;
@@ -166,6 +167,20 @@ pub(crate) fn check() -> HealthCheck {
         timeout_ms: 1000,
         rise: 2,
         fall: 3,
+    }
+}
+
+pub(crate) fn node(id: NodeId, availability: Availability) -> Node {
+    Node {
+        id,
+        name: format!("vm{}", id.bits()).parse().unwrap(),
+        role: Role::Worker,
+        index: id.bits() as u32,
+        advertise: ([192, 0, 2, id.bits() as u8], 7443).into(),
+        addresses: Vec::new(),
+        availability,
+        labels: Default::default(),
+        created: 0,
     }
 }
 

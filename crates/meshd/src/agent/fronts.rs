@@ -5,8 +5,8 @@
 
 use super::pidfd::process_end;
 use crate::{
-    config::Config,
-    front::{self, Delta, Descriptors, Held, Order, PROTOCOL, Place, Report, receive, send},
+    config::{Config, DnsConfig},
+    front::{self, Delta, Descriptors, Held, NamesReport, Order, PROTOCOL, Place, Report, receive, send},
 };
 use anyhow::{Context, ensure};
 use mesh_api::{FrontState, FrontView};
@@ -79,6 +79,7 @@ struct Reports {
     /// The turn that is in force. Closed, the process is gone.
     applied: watch::Receiver<u64>,
     failed: mpsc::Receiver<Place>,
+    names: watch::Receiver<Arc<NamesReport>>,
 }
 
 /// What it says first.
@@ -156,7 +157,7 @@ impl Fronts {
                 None => Vec::new(),
             };
         };
-        match front.follow(snapshot, wanted).await {
+        match front.serve(&self.config.dns, snapshot, wanted).await {
             Ok(()) if front.is_in_force().await => Vec::new(),
             Ok(()) => vec![front.silence()],
             Err(err) => {
@@ -171,6 +172,11 @@ impl Fronts {
     /// What runs, the one that serves first.
     pub(super) fn view(&self) -> Vec<FrontView> {
         self.serving.iter().chain(&self.retired).filter(|front| !front.is_gone()).map(Front::view).collect()
+    }
+
+    /// What its name servers do, as of a moment ago.
+    pub(super) fn names(&self) -> Arc<NamesReport> {
+        self.serving.as_ref().map(|front| Arc::clone(&front.reports.names.borrow())).unwrap_or_default()
     }
 
     /// Places whose sockets do not work.
@@ -296,8 +302,9 @@ impl Front {
         let stream = Arc::new(stream);
         let (to_applied, applied) = watch::channel(0);
         let (to_failed, failed) = mpsc::channel(FAILED);
-        tokio::spawn(listen(Arc::clone(&stream), to_applied, to_failed));
-        let reports = Reports { applied, failed };
+        let (to_names, names) = watch::channel(Arc::default());
+        tokio::spawn(listen(Arc::clone(&stream), to_applied, to_failed, to_names));
+        let reports = Reports { applied, failed, names };
         let (since, Ready { protocol, version, retired, held, node }) = (Instant::now(), ready);
         let (told, turn) = (None, 0);
         Ok((
@@ -320,6 +327,14 @@ impl Front {
 
     fn is_gone(&self) -> bool {
         self.reports.applied.has_changed().is_err()
+    }
+
+    /// The same as [`Front::follow`], of one that serves: it learns first how, as the daemon before may have had it otherwise.
+    async fn serve(&mut self, dns: &DnsConfig, snapshot: &Arc<Snapshot>, wanted: &Held) -> io::Result<()> {
+        if self.told.is_none() {
+            self.order(&Order::Forward(dns.clone()), &[]).await?;
+        }
+        self.follow(snapshot, wanted).await
     }
 
     /// Opens, closes and applies.
@@ -410,17 +425,23 @@ async fn ready(stream: &UnixStream) -> anyhow::Result<Ready> {
                 return Ok(Ready { protocol, version, node, retired, held });
             }
             Report::Log(lines) => print(&lines),
-            Report::Applied { .. } | Report::Failed(_) => {}
+            Report::Applied { .. } | Report::Failed(_) | Report::Names(_) => {}
         }
     }
 }
 
-async fn listen(stream: Arc<UnixStream>, applied: watch::Sender<u64>, failed: mpsc::Sender<Place>) {
+async fn listen(
+    stream: Arc<UnixStream>,
+    applied: watch::Sender<u64>,
+    failed: mpsc::Sender<Place>,
+    names: watch::Sender<Arc<NamesReport>>,
+) {
     loop {
         match receive(&stream).await {
             Ok(Some((Report::Applied { turn }, _))) => drop(applied.send_replace(turn)),
             // One too many is told again by the next pass.
             Ok(Some((Report::Failed(place), _))) => drop(failed.try_send(place)),
+            Ok(Some((Report::Names(report), _))) => drop(names.send_replace(Arc::new(report))),
             Ok(Some((Report::Log(lines), _))) => print(&lines),
             Ok(Some((Report::Holds(_) | Report::Ready { .. }, _))) => {}
             Ok(None) => return,

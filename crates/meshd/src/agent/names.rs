@@ -1,31 +1,28 @@
-//! Places of the name servers on this node: sockets on each gateway address, which the front process serves.
+//! Places of the name servers on this node: sockets on each gateway address, and on those of the host that it is told, which
+//! the front process serves.
 
 use crate::{
     front::{Descriptors, Held, NameServer, Place},
-    sockets::Sockets,
+    sockets::{self, Sockets},
 };
-use mesh_model::{NodeId, Snapshot};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use mesh_model::{NetworkId, NodeId, Snapshot};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
 const PORT: u16 = 53;
 
 /// The sockets of the name servers.
 pub(super) struct Names {
     sockets: Sockets,
-    held: BTreeMap<NameServer, Descriptors>,
+    /// Where processes of the host are answered.
+    listen: Vec<SocketAddr>,
+    held: Held,
 }
 
 impl Names {
-    pub(super) fn new(sockets: Sockets, adopted: &Held) -> Self {
-        let held = adopted.iter().filter_map(|(place, descriptors)| match place {
-            Place::Names(at) => Some((*at, Arc::clone(descriptors))),
-            Place::Http(_) => None,
-        });
-        Self { sockets, held: held.collect() }
+    pub(super) fn new(sockets: Sockets, listen: Vec<SocketAddr>, adopted: &Held) -> Self {
+        let ours = adopted.iter().filter(|(place, _)| !matches!(place, Place::Http(_)));
+        let held = ours.map(|(place, descriptors)| (*place, Arc::clone(descriptors))).collect();
+        Self { sockets, listen, held }
     }
 
     /// Opens sockets wherever a network of the snapshot is on this node. Returns what can't be served, a line each; the
@@ -38,10 +35,9 @@ impl Names {
             if self.held.contains_key(&at) {
                 continue;
             }
-            let address = SocketAddr::new(at.gateway, PORT);
-            match self.sockets.name_server(at.network, address) {
-                Ok((udp, tcp)) => drop(self.held.insert(at, Arc::new(vec![udp.into(), tcp.into()]))),
-                Err(e) => problems.push(format!("no name server on {address}: {e}")),
+            match self.open(&at) {
+                Ok(opened) => drop(self.held.insert(at, opened)),
+                Err(e) => problems.push(format!("no name server on {}: {e}", address(&at))),
             }
         }
         problems
@@ -49,23 +45,50 @@ impl Names {
 
     /// What is held, for the front process.
     pub(super) fn held(&self) -> impl Iterator<Item = (Place, Descriptors)> {
-        self.held.iter().map(|(at, sockets)| (Place::Names(*at), Arc::clone(sockets)))
+        self.held.iter().map(|(at, sockets)| (*at, Arc::clone(sockets)))
+    }
+
+    /// Where there is a name server, and of which network.
+    pub(super) fn places(&self) -> Vec<(Option<NetworkId>, SocketAddr)> {
+        self.held.keys().map(|place| (network(place), address(place))).collect()
     }
 
     /// Lets go of sockets that do not work.
     pub(super) fn forget(&mut self, place: &Place) {
-        if let Place::Names(at) = place {
-            self.held.remove(at);
-        }
+        self.held.remove(place);
     }
 
-    fn wanted(&self, snapshot: &Snapshot, me: NodeId) -> BTreeSet<NameServer> {
+    fn open(&self, at: &Place) -> io::Result<Descriptors> {
+        let (udp, tcp) = match network(at) {
+            Some(network) => self.sockets.name_server(network, address(at))?,
+            None => sockets::host_name_server(address(at))?,
+        };
+        Ok(Arc::new(vec![udp.into(), tcp.into()]))
+    }
+
+    fn wanted(&self, snapshot: &Snapshot, me: NodeId) -> BTreeSet<Place> {
         let needed = snapshot.networks_on(me);
         let here = snapshot.networks.values().filter(|network| needed.contains(&network.id));
         let placed = here.filter_map(|network| Some((network, self.sockets.namespace(network.id)?)));
-        let places = placed.flat_map(|(network, namespace)| {
-            network.gateways().map(move |gateway| NameServer { network: network.id, namespace, gateway })
+        let of_networks = placed.flat_map(|(network, namespace)| {
+            network
+                .gateways()
+                .map(move |gateway| Place::Names(NameServer { network: network.id, namespace, gateway }))
         });
-        places.collect()
+        of_networks.chain(self.listen.iter().copied().map(Place::HostNames)).collect()
+    }
+}
+
+fn network(place: &Place) -> Option<NetworkId> {
+    match place {
+        Place::Names(at) => Some(at.network),
+        Place::Http(_) | Place::HostNames(_) => None,
+    }
+}
+
+fn address(place: &Place) -> SocketAddr {
+    match place {
+        Place::Names(at) => SocketAddr::new(at.gateway, PORT),
+        Place::Http(address) | Place::HostNames(address) => *address,
     }
 }

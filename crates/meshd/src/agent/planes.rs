@@ -2,7 +2,7 @@
 //! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
 
 use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
-use crate::{config::Config, identity::Identity, lan, sockets::Sockets, supervisor::Spawner, wire::Reserved};
+use crate::{config::Config, identity::Identity, lan, supervisor::Spawner, wire::Reserved};
 use anyhow::Context;
 use mesh_model::Snapshot;
 use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner};
@@ -58,7 +58,7 @@ impl Planes {
         let identity = agent.identity.clone();
         let snapshot = agent.snapshot.clone();
         let net = start_net(mesh_net::Config { run_dir: config.run_dir.clone(), me: identity.node }).await?;
-        let sockets = Sockets::new(config.run_dir.clone(), identity.node, snapshot.clone());
+        let sockets = agent.sockets();
 
         let (to_verdicts, verdicts) = mpsc::channel(VERDICTS);
         let resend = Arc::new(Notify::new());
@@ -73,7 +73,7 @@ impl Planes {
         );
 
         let (fronts, adopted) = Fronts::adopt(config, identity.node).await;
-        let (names, ports) = (Names::new(sockets, &adopted), Ports::new(&adopted));
+        let (names, ports) = (Names::new(sockets, config.dns.listen.clone(), &adopted), Ports::new(&adopted));
         Ok(Self {
             identity,
             agent: Arc::clone(agent),
@@ -184,8 +184,15 @@ impl Planes {
     }
 
     fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>, ports: Vec<String>) {
-        let (revision, fronts) = (snapshot.revision, self.fronts.view());
-        let mut applied = Applied { revision, fronts, problems, ports, ..Applied::default() };
+        let mut applied = Applied {
+            revision: snapshot.revision,
+            fronts: self.fronts.view(),
+            names: self.fronts.names(),
+            name_servers: self.names.places(),
+            problems,
+            ports,
+            ..Applied::default()
+        };
         for failure in &report.failures {
             let text = failure.error.to_string();
             let owner = match failure.owner {

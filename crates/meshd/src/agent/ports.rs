@@ -65,7 +65,7 @@ impl Ports {
     pub(super) fn new(adopted: &Held) -> Self {
         let adopted = adopted.iter().filter_map(|(place, descriptors)| match place {
             front::Place::Http(at) => Some((*at, Arc::clone(descriptors))),
-            front::Place::Names(_) => None,
+            front::Place::Names(_) | front::Place::HostNames(_) => None,
         });
         Self { adopted: adopted.collect(), ..Self::default() }
     }

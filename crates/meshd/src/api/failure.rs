@@ -23,6 +23,10 @@ impl Failure {
         Self { status, text: text.into().replace(char::is_control, " ") }
     }
 
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
     pub(crate) fn bad_request(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
     }

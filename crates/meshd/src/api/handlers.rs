@@ -1,5 +1,6 @@
 //! One function a request.
 
+pub(super) mod dns;
 pub(super) mod endpoints;
 
 use super::{

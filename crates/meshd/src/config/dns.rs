@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use clap::ValueEnum;
 use mesh_model::{DNS_UPSTREAMS, Resolver};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The flags, and the keys of the file that are named as they are.
@@ -31,7 +31,7 @@ pub(super) struct Args {
 }
 
 /// In which order resolvers are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DnsMode {
     // One after the other.
@@ -41,7 +41,7 @@ pub(crate) enum DnsMode {
 }
 
 /// What the daemon's DNS runs with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DnsConfig {
     /// In place of the resolvers of `/etc/resolv.conf`, if there are any.
     pub(crate) upstreams: Vec<Resolver>,

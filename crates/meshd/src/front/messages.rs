@@ -1,5 +1,7 @@
 //! What the daemon and a front process say to each other.
 
+use crate::config::DnsConfig;
+use mesh_api::{DnsCounts, UpstreamView};
 use mesh_model::{Change, Key, NetworkId, NodeId, NodeStatus, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,6 +23,8 @@ pub(crate) enum Place {
     Http(SocketAddr),
     /// A name server: a UDP socket, and a TCP socket that listens.
     Names(NameServer),
+    /// The name server of the host's own processes, likewise.
+    HostNames(SocketAddr),
 }
 
 /// A name server's place: a gateway address inside a network's namespace. Should the namespace be made anew, so is
@@ -46,6 +50,8 @@ pub(crate) enum Order {
     Open(Place),
     /// Serve it no more, likewise.
     Close(Place),
+    /// Forward names like this from now on. Only for those that run this daemon's program.
+    Forward(DnsConfig),
     /// Serve the places that are open from this state.
     Apply {
         /// Repeated in the answer.
@@ -77,8 +83,18 @@ pub(crate) enum Report {
     Applied { turn: u64 },
     /// The sockets of that place do not work: it needs others.
     Failed(Place),
+    /// What the name servers do.
+    Names(NamesReport),
     /// Lines of the log.
     Log(String),
+}
+
+/// What the name servers do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NamesReport {
+    /// Of networks; of the host.
+    pub(crate) counts: Vec<(Option<NetworkId>, DnsCounts)>,
+    pub(crate) upstreams: Vec<UpstreamView>,
 }
 
 /// What leads from one state to the next.

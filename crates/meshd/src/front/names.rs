@@ -1,23 +1,28 @@
 //! Name servers, one for each gateway address. Names follow the state, and the upstream resolvers the host's file.
 
-use super::messages::{Descriptors, Held, NameServer, Place};
-use crate::sockets::Sockets;
-use arc_swap::ArcSwap;
-use mesh_dns::{
-    Forwarder, ForwarderOptions, Neighbours, OtherNetworks, Published, Routes, Server, Source, View, Zone,
-    parse_resolv_conf,
+use super::messages::{Descriptors, Held, NamesReport, Place};
+use crate::{
+    config::{DnsConfig, DnsMode},
+    sockets::Sockets,
 };
-use mesh_model::{Key, Network, NetworkId, NodeId, Snapshot};
+use arc_swap::ArcSwap;
+use mesh_api::{DnsCounts, UpstreamState, UpstreamView};
+use mesh_dns::{
+    Condition, Counts, Forwarder, ForwarderOptions, Manner, Neighbours, Order, OtherNetworks, Published,
+    Routes, Server, Source, Upstream, View, Zone, parse_resolv_conf,
+};
+use mesh_model::{Key, Network, NetworkId, NodeId, Resolver, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
-    net::{IpAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+const PORT: u16 = 53;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often it is seen whether an upstream asks this node in turn, if none has changed.
 const LOOK_FOR_LOOPS: Duration = Duration::from_secs(60);
@@ -40,15 +45,20 @@ struct Served {
 pub(super) struct Names {
     node: NodeId,
     forwarder: Arc<Forwarder>,
+    /// In place of the host's own resolvers, if there are any.
+    upstreams: Vec<Resolver>,
     /// The file with the host's resolvers as it was last read, and whom it was not to name.
     resolvers_of: Option<(String, BTreeSet<IpAddr>)>,
     served: BTreeMap<NetworkId, Served>,
+    /// For the host's own processes.
+    host: Arc<View>,
     neighbours: Neighbours,
     /// Whether it is to be told again who may ask what.
     views_are_old: bool,
-    running: BTreeMap<NameServer, Running>,
-    servers: JoinSet<(NameServer, Descriptors, Result<(), mesh_dns::Error>)>,
+    running: BTreeMap<Place, Running>,
+    servers: JoinSet<(Place, Descriptors, Result<(), mesh_dns::Error>)>,
     loops: Option<(Instant, JoinHandle<()>)>,
+    reported: NamesReport,
 }
 
 impl Names {
@@ -56,14 +66,43 @@ impl Names {
         Self {
             node,
             forwarder: Arc::new(Forwarder::new(sockets, ForwarderOptions::default())),
+            upstreams: Vec::new(),
             resolvers_of: None,
             served: BTreeMap::new(),
+            host: Arc::new(View::of_host()),
             neighbours: Neighbours::default(),
             views_are_old: true,
             running: BTreeMap::new(),
             servers: JoinSet::new(),
             loops: None,
+            reported: NamesReport::default(),
         }
+    }
+
+    /// Forwards in this way from now on.
+    pub(super) fn set_forwarding(&mut self, config: DnsConfig) {
+        let order = match config.mode {
+            DnsMode::Ordered => Order::Preferred,
+            DnsMode::Parallel => Order::Parallel,
+        };
+        self.forwarder.set_manner(Manner { order, random_case: config.random_case });
+        self.upstreams = config.upstreams;
+        self.resolvers_of = None;
+    }
+
+    /// What is done here, if that is something else than was last reported.
+    pub(super) fn report(&mut self) -> Option<NamesReport> {
+        let routes = self.routes_now();
+        let routes: Vec<&Routes> = routes.iter().map(AsRef::as_ref).collect();
+        let of_networks = self.served.iter().map(|(network, served)| (Some(*network), &served.view));
+        let counts = of_networks.chain([(None, &self.host)]);
+        let report = NamesReport {
+            counts: counts.map(|(network, view)| (network, shown(view.counters.counts()))).collect(),
+            upstreams: self.forwarder.conditions(&routes).into_iter().map(upstream_view).collect(),
+        };
+        let differs = report != self.reported;
+        self.reported = report;
+        differs.then(|| self.reported.clone())
     }
 
     /// Follows to another state, given the records that may differ; none: all may.
@@ -89,8 +128,7 @@ impl Names {
     pub(super) fn serve(&mut self, snapshot: &Snapshot, held: &Held) -> Vec<Place> {
         let mut failed = self.reap();
         self.running.retain(|at, running| {
-            let kept =
-                held.get(&Place::Names(*at)).is_some_and(|sockets| Arc::ptr_eq(sockets, &running.sockets));
+            let kept = held.get(at).is_some_and(|sockets| Arc::ptr_eq(sockets, &running.sockets));
             if !kept {
                 running.cancel.cancel();
             }
@@ -101,13 +139,14 @@ impl Names {
             self.tell_views(snapshot);
         }
         for (place, sockets) in held {
-            let Place::Names(at) = place else { continue };
-            let Some(served) = self.served.get(&at.network).filter(|_| !self.running.contains_key(at)) else {
-                continue;
+            let view = match place {
+                Place::Names(at) => self.served.get(&at.network).map(|served| &served.view),
+                Place::HostNames(_) => Some(&self.host),
+                Place::Http(_) => None,
             };
-            let view = Arc::clone(&served.view);
-            if let Err(err) = self.start(*at, sockets, view) {
-                tracing::error!(network = %at.network, gateway = %at.gateway, %err, "no name server");
+            let Some(view) = view.filter(|_| !self.running.contains_key(place)).cloned() else { continue };
+            if let Err(err) = self.start(*place, sockets, view) {
+                tracing::error!(?place, %err, "no name server");
                 failed.push(*place);
             }
         }
@@ -126,7 +165,7 @@ impl Names {
     fn open_zones(&mut self, snapshot: &Snapshot, held: &Held) {
         let places = held.keys().filter_map(|place| match place {
             Place::Names(at) => Some(at.network),
-            Place::Http(_) => None,
+            Place::HostNames(_) | Place::Http(_) => None,
         });
         let wanted: BTreeSet<NetworkId> = places.collect();
         let before = self.served.len();
@@ -146,6 +185,9 @@ impl Names {
 
     /// Tells who asks from where what else is to be found, and by whom.
     fn tell_views(&self, snapshot: &Snapshot) {
+        if let Source::Host(told) = &self.host.names {
+            told.store(Arc::new(self.served.values().map(|served| Arc::clone(&served.published)).collect()));
+        }
         let others = self.neighbours.other_networks();
         for (id, served) in &self.served {
             let Some(network) = snapshot.networks.get(id) else { continue };
@@ -173,10 +215,20 @@ impl Names {
                 on_others.filter(|(_, networks)| leads_out(networks)).map(|(address, _)| *address);
             on_others.chain(self.neighbours.of_docker(network.id)).collect()
         });
-        Routes::new(&[], &[], only)
+        let upstreams = |resolvers: &[Resolver]| -> Vec<Upstream> {
+            resolvers.iter().map(|resolver| upstream(network, *resolver)).collect()
+        };
+        let domains = network.dns.domains.iter();
+        let domains: Vec<_> =
+            domains.map(|(domain, resolvers)| (domain.to_string(), upstreams(resolvers))).collect();
+        Routes::new(&domains, &upstreams(&network.dns.upstreams), only)
     }
 
-    fn start(&mut self, at: NameServer, sockets: &Descriptors, view: Arc<View>) -> io::Result<()> {
+    fn routes_now(&self) -> Vec<Arc<Routes>> {
+        self.served.values().map(|served| served.view.routes.load_full()).collect()
+    }
+
+    fn start(&mut self, at: Place, sockets: &Descriptors, view: Arc<View>) -> io::Result<()> {
         let [udp, tcp] = &sockets[..] else { return Err(io::Error::other("two sockets are needed")) };
         let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
         let server = Server { udp, tcp, view, forwarder: Arc::clone(&self.forwarder) };
@@ -192,10 +244,10 @@ impl Names {
         let mut failed = Vec::new();
         while let Some(ended) = self.servers.try_join_next() {
             let Ok((at, sockets, Err(err))) = ended else { continue };
-            tracing::error!(network = %at.network, gateway = %at.gateway, %err, "name server failed");
+            tracing::error!(place = ?at, %err, "name server failed");
             if self.running.get(&at).is_some_and(|running| Arc::ptr_eq(&running.sockets, &sockets)) {
                 self.running.remove(&at);
-                failed.push(Place::Names(at));
+                failed.push(at);
             }
         }
         failed
@@ -206,17 +258,22 @@ impl Names {
     fn follow_resolvers(&mut self, snapshot: &Snapshot) {
         let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         // Asking ourselves would go round in circles.
-        let own: BTreeSet<IpAddr> =
-            snapshot.networks.values().flat_map(|network| network.gateways()).collect();
-        let now = Some((text, own));
+        let gateways = snapshot.networks.values().flat_map(|network| network.gateways());
+        let host = self.running.keys().filter_map(|place| match place {
+            Place::HostNames(address) if address.port() == PORT => Some(address.ip()),
+            _ => None,
+        });
+        let now = (text, gateways.chain(host).collect());
         let mut differ = false;
-        if self.resolvers_of != now {
-            let (text, own) = now.as_ref().expect("it was just made");
-            let resolvers = parse_resolv_conf(text, own);
+        if self.resolvers_of.as_ref() != Some(&now) {
+            let resolvers: Vec<SocketAddr> = match &self.upstreams[..] {
+                [] => parse_resolv_conf(&now.0, &now.1),
+                given => given.iter().map(|resolver| resolver.address()).collect(),
+            };
             if !resolvers.is_empty() {
                 differ = self.forwarder.set_host(&resolvers);
             }
-            self.resolvers_of = now;
+            self.resolvers_of = Some(now);
         }
         self.look_for_loops(differ);
     }
@@ -225,13 +282,12 @@ impl Names {
         let due = |(at, looking): &(Instant, JoinHandle<()>)| {
             looking.is_finished() && (now || at.elapsed() >= LOOK_FOR_LOOPS)
         };
-        if self.served.is_empty() || !self.loops.as_ref().is_none_or(due) {
+        if self.running.is_empty() || !self.loops.as_ref().is_none_or(due) {
             return;
         }
         let forwarder = Arc::clone(&self.forwarder);
-        let views: Vec<Arc<View>> = self.served.values().map(|served| Arc::clone(&served.view)).collect();
+        let routes = self.routes_now();
         let looking = tokio::spawn(async move {
-            let routes: Vec<_> = views.iter().map(|view| view.routes.load_full()).collect();
             let routes: Vec<&Routes> = routes.iter().map(AsRef::as_ref).collect();
             forwarder.look_for_loops(&routes).await;
         });
@@ -243,4 +299,24 @@ impl Served {
     fn publish(&self) {
         self.published.store(Arc::new(self.zone.table()));
     }
+}
+
+/// A resolver with an address of the network is asked there, any other from the host.
+fn upstream(network: &Network, resolver: Resolver) -> Upstream {
+    let address = resolver.address();
+    Upstream { address, network: network.subnet_of(address.ip()).map(|_| network.id) }
+}
+
+fn upstream_view((upstream, condition): (Upstream, Condition)) -> UpstreamView {
+    let state = match condition {
+        Condition::Good => UpstreamState::Good,
+        Condition::Silent => UpstreamState::Silent,
+        Condition::Loops => UpstreamState::Loops,
+    };
+    UpstreamView { address: upstream.address, network: upstream.network, state }
+}
+
+fn shown(counts: Counts) -> DnsCounts {
+    let Counts { udp, tcp, answered, cached, forwarded, failed, limited, dropped } = counts;
+    DnsCounts { udp, tcp, answered, cached, forwarded, failed, limited, dropped }
 }
