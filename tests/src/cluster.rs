@@ -1,4 +1,4 @@
-//! Three hosts that are one cluster.
+//! Hosts that are one cluster, three of them as a rule.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::probe::{shares, within};
 /// How long the cluster may take to agree on a change.
 pub const CONVERGES: Duration = Duration::from_secs(20);
 
-/// vm1, vm2 and vm3; vm1 is a manager.
+/// vm1, vm2 and vm3, unless made otherwise; vm1 is a manager.
 #[derive(Debug)]
 pub struct Cluster {
     /// The daemons, that of vm1 first.
@@ -25,6 +25,14 @@ impl Cluster {
     /// Starts `meshd` on three new hosts and joins them, as the walk-through does.
     pub fn three(lab: &Lab) -> Result<Self> {
         Self::three_with(lab, &[])
+    }
+
+    /// vm1 alone, for what needs no others.
+    pub fn one(lab: &Lab) -> Result<Self> {
+        let cluster = Self { daemons: vec![lab.host("vm1")?.meshd()?] };
+        let vm1 = cluster.vm1();
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
+        Ok(cluster)
     }
 
     /// Three managers with an etcd each.

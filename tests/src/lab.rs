@@ -82,18 +82,20 @@ impl Lab {
     /// Starts a DNS server outside the cluster, on the LAN's router, which all hosts have as their resolver:
     /// `example.test` is 192.0.2.1 and `www.example.test` an alias of it.
     pub fn resolver(&self) -> Result<Background> {
+        self.resolver_with(&["--host-record=example.test,192.0.2.1", "--cname=www.example.test,example.test"])
+    }
+
+    /// The same with what these options of dnsmasq's say, and with no other names.
+    pub fn resolver_with(&self, options: &[&str]) -> Result<Background> {
         let lan = Namespace::named(&self.init, "lan");
-        lan.spawn(&[
-            "dnsmasq",
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--no-resolv",
-            "--no-hosts",
-            "--user=root",
-            "--pid-file=",
-            "--host-record=example.test,192.0.2.1",
-            "--cname=www.example.test,example.test",
-        ])
+        let server =
+            ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"];
+        lan.spawn(&[&server[..], &["--user=root", "--pid-file="], options].concat())
+    }
+
+    /// Writes the resolv.conf of all hosts, in place of the one that names the LAN's router.
+    pub fn hosts_resolv_conf(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.init.file("/run/lab/resolv.conf"), text)?)
     }
 
     /// Runs a script of the shell where the LAN's switch is: the port of each machine bears its name.
@@ -168,9 +170,12 @@ impl Container {
 
     /// Writes its resolv.conf, as an engine does.
     pub fn resolver(&self, nameserver: &str) -> Result<()> {
-        let file = self.file(format!("/run/lab/{}.resolv.conf", self.name()));
-        fs::write(&file, format!("nameserver {nameserver}\noptions timeout:2 attempts:1\n"))?;
-        Ok(())
+        self.resolv_conf(&format!("nameserver {nameserver}\noptions timeout:2 attempts:1\n"))
+    }
+
+    /// Writes its resolv.conf, with this text.
+    pub fn resolv_conf(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.file(format!("/run/lab/{}.resolv.conf", self.name())), text)?)
     }
 }
 
