@@ -85,7 +85,7 @@ impl Lab {
         self.resolver_with(&["--host-record=example.test,192.0.2.1", "--cname=www.example.test,example.test"])
     }
 
-    /// The same with what these options of dnsmasq's say, and with no other names.
+    /// The same with other names: those that these options of dnsmasq's give it.
     pub fn resolver_with(&self, options: &[&str]) -> Result<Background> {
         let lan = Namespace::named(&self.init, "lan");
         let server =

@@ -33,6 +33,7 @@ pub mod partition;
 pub mod podman;
 pub mod probe;
 pub mod process;
+pub mod queries;
 pub mod site_etcd;
 
 pub use clock::Clock;
@@ -50,4 +51,5 @@ pub use partition::Partition;
 pub use podman::Podman;
 pub use probe::{Load, Ping, only, shares, within};
 pub use process::{Background, Outcome};
+pub use queries::{Asked, Queries, Tally};
 pub use site_etcd::{SiteEtcd, SiteTls};

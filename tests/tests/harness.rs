@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Lab, Load, Nginx, Ping, scenario, within};
+use mesh_tests::{Lab, Load, Nginx, Ping, Queries, scenario, within};
 use nix::sys::signal::Signal;
 
 /// Set for the child of [`dead_owner_leaves_nothing`].
@@ -27,6 +27,45 @@ fn machines_reach_each_other() {
             }
             client.output(&["ping", "-c1", "-W2", &host.ip().to_string()]).ok()?;
         }
+        Ok(())
+    });
+}
+
+/// A server that is silent for a while, and one that ends: what waited is late or lost, and counted as such.
+#[test]
+fn queries_without_an_answer_are_counted() {
+    scenario("queries", |lab| {
+        let (client, server) = (lab.client("client")?, "10.77.0.1".parse()?);
+        let mut resolver = lab.resolver_with(&["--address=/example.test/192.0.2.9"])?;
+        within(Duration::from_secs(10), "the server answers", || {
+            ensure!(client.dig(&["@10.77.0.1", "example.test"])? == ["192.0.2.9"]);
+            Ok(())
+        })?;
+        let queries = Queries::start(&client, server, 100, &["n{}.example.test", "example.test", "nowhere"])?;
+        let more_are_sent = |from: usize| {
+            within(Duration::from_secs(30), "more are sent", || {
+                ensure!(queries.asked() > from + 100, "{}", queries.asked() - from);
+                Ok(())
+            })
+        };
+        queries.go_on(100)?;
+        resolver.signal(Signal::SIGSTOP)?;
+        more_are_sent(queries.asked())?;
+        resolver.resume()?;
+        queries.go_on(100)?;
+        resolver.kill()?;
+        more_are_sent(queries.asked())?;
+        let tally = queries.stop()?;
+        let right: Vec<_> =
+            tally.asked.iter().filter(|asked| asked.found(&["192.0.2.9".parse().unwrap()])).collect();
+        ensure!(
+            right.len() >= 130 && right.iter().all(|asked| asked.name.ends_with("example.test")),
+            "{tally}"
+        );
+        ensure!(tally.all_right(|asked| asked.name != "nowhere").is_err(), "{tally}");
+        ensure!(tally.slowest() > Duration::from_millis(500), "{tally}");
+        let lost = tally.lost().len();
+        ensure!((90..=300).contains(&lost) && tally.none_lost().is_err() && tally.strays == 0, "{tally}");
         Ok(())
     });
 }
