@@ -1,0 +1,149 @@
+//! Our server while its table is swapped all the time: what that does to others' queries, and how soon a change is seen.
+
+use super::{
+    asking::Queries,
+    ours,
+    place::{CLIENT_CPU, Contender, Place},
+    rounds::{self, Effort, Found},
+    zone::Zone,
+};
+use anyhow::{Context, Result};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+/// Asked all the while.
+const RATE: u32 = 20_000;
+/// What an answer may be behind.
+const MAX_AGE: Duration = Duration::from_millis(100);
+/// Between an answer and the next question for the name that changes.
+const PAUSE: Duration = Duration::from_millis(1);
+/// One that has no answer by then is lost.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What was said of the name that changes, and when that arrived.
+struct Said {
+    address: Ipv4Addr,
+    at: SystemTime,
+}
+
+/// What a prober heard.
+#[derive(Default)]
+struct Heard {
+    said: Vec<Said>,
+    lost: u64,
+}
+
+pub(super) fn measure(place: &Place, zone: &Zone, contender: &Contender, effort: Effort) -> Result<()> {
+    let queries = Queries::write(place, zone, false)?;
+    let (mut still, mut swapping, mut heard) = (Found::default(), Found::default(), Heard::default());
+    let (probe, mut asked) = (query(&ours::changing()?), Duration::ZERO);
+    for _ in 0..effort.rounds {
+        rounds::measure(place, contender, &queries, Some(RATE), effort, &mut still)?;
+        ours::swap(place, true)?;
+        let start = SystemTime::now();
+        let measured = probing(place, contender, &probe, &mut heard, || {
+            rounds::measure(place, contender, &queries, Some(RATE), effort, &mut swapping)
+        });
+        asked += start.elapsed()?;
+        ours::swap(place, false)?;
+        measured?;
+    }
+    let swaps = ours::swaps(place)?;
+    println!("\nmesh-dns alone: {} names, {RATE} a second, while the table is swapped;", zone.len());
+    println!("what it costs to make the tables is counted as well\n");
+    println!("| {:<8} | {:<20} | {:<19} | {:<4} |", "", "CPU µs a query", "p99 µs", "lost");
+    println!("|{}", ["---|"; 4].concat());
+    for (name, found) in [("still", &still), ("swapping", &swapping)] {
+        let (processor, late) = (found.processor.to_string(), found.late.to_string());
+        println!("| {name:<8} | {processor:<20} | {late:<19} | {:<4} |", found.lost);
+    }
+    let wanted = 1.0 / ours::INTERVAL.as_secs_f64();
+    println!(
+        "\n{:.0} swaps a second (wanted: {wanted:.0}). Of the name that changed with each: {} answers, {} queries lost;",
+        swaps.len() as f64 / asked.as_secs_f64(),
+        heard.said.len(),
+        heard.lost
+    );
+    let ages: Vec<Duration> = heard.said.iter().filter_map(|said| age(said, &swaps)).collect();
+    println!(
+        "behind for more than {} ms (none may be): {}; at most {:.1} ms from the change to an answer without it.",
+        MAX_AGE.as_millis(),
+        ages.iter().filter(|&&age| age > MAX_AGE).count(),
+        ages.iter().max().copied().unwrap_or_default().as_secs_f64() * 1e3
+    );
+    Ok(())
+}
+
+/// For how long an answer had not been true any more when it arrived. Counted from the change, before the table with it was
+/// there.
+fn age(said: &Said, swaps: &[SystemTime]) -> Option<Duration> {
+    let next = ours::number(said.address).map_or(0, |number| number + 1);
+    said.at.duration_since(*swaps.get(next as usize)?).ok()
+}
+
+/// Asks for the name that changes, from the client, while something runs.
+fn probing<T>(
+    place: &Place,
+    contender: &Contender,
+    query: &[u8],
+    heard: &mut Heard,
+    run: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let prober = scope.spawn(|| place.client.inside(|| probe(place, contender, query, heard, &over)));
+        let done = run();
+        over.store(true, Ordering::Relaxed);
+        prober.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        done
+    })
+}
+
+fn probe(
+    place: &Place,
+    contender: &Contender,
+    query: &[u8],
+    heard: &mut Heard,
+    over: &AtomicBool,
+) -> Result<()> {
+    let mut cpu = CpuSet::new();
+    cpu.set(CLIENT_CPU)?;
+    sched_setaffinity(Pid::from_raw(0), &cpu)?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((place.address, contender.port))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = [0; 512];
+    while !over.load(Ordering::Relaxed) {
+        socket.send(query)?;
+        match socket.recv(&mut answer) {
+            Ok(len) => {
+                let at = SystemTime::now();
+                // Without EDNS, an A record's address is the last that there is.
+                let address = answer[..len].last_chunk::<4>().context("an answer")?;
+                heard.said.push(Said { address: Ipv4Addr::from(*address), at });
+            }
+            Err(_) => heard.lost += 1,
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Asks for a name's IPv4 address.
+fn query(name: &str) -> Vec<u8> {
+    let mut query = vec![0x12, 0x34, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
