@@ -29,7 +29,12 @@ impl Cluster {
 
     /// vm1 alone, for what needs no others.
     pub fn one(lab: &Lab) -> Result<Self> {
-        let cluster = Self { daemons: vec![lab.host("vm1")?.meshd()?] };
+        Self::alone(lab.host("vm1")?.meshd()?)
+    }
+
+    /// One host whose daemon runs.
+    pub fn alone(daemon: Meshd) -> Result<Self> {
+        let cluster = Self { daemons: vec![daemon] };
         let vm1 = cluster.vm1();
         vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
         Ok(cluster)

@@ -80,10 +80,32 @@ fn a_container_that_is_on_several_networks_of_the_mesh() {
             docker.run(&["network", "connect", name, "web1"]).ok()?;
         }
         cluster.endpoints("web", "1/1")?;
-        finds(&docker, "web1", "far", &cluster.address("far")?)?;
+        let vm1 = cluster.vm1();
+        let mut others = Vec::new();
+        for name in ["inner1", "inner2", "outer"] {
+            let peer = lab.container(&format!("of-{name}"))?;
+            let named = format!("of-{name}");
+            vm1.meshctl(&["network", "connect", "--name", &named, name, &peer.target()]).ok()?;
+            others.push((named, peer));
+        }
+        let finds_all = || {
+            finds(&docker, "web1", "far", &cluster.address("far")?)?;
+            // Docker's resolver asks in one network, whose name server knows on which others who asks is.
+            others.iter().try_for_each(|(name, _)| finds(&docker, "web1", name, &cluster.address(name)?))
+        };
+        finds_all()?;
         // Also at its next start, when all are there before it is.
         docker.run(&["restart", "--time", "0", "web1"]).ok()?;
         cluster.endpoints("web", "1/1")?;
+        finds_all()?;
+        // A network that it is no longer on is none of its own.
+        docker.run(&["network", "disconnect", "inner2", "web1"]).ok()?;
+        within(CONVERGES, "names of a network that it left are not found", || {
+            let said = docker.exec("web1", &["nslookup", "-type=a", "of-inner2.inner2.mesh.internal"]);
+            ensure!(said.code != Some(0), "{said:?}");
+            Ok(())
+        })?;
+        docker.run(&["network", "connect", "inner2", "web1"]).ok()?;
         let here = cluster.list(&["endpoint", "ls"])?;
         let named = here.iter().filter(|endpoint| endpoint["name"] == "web1");
         let with_service = named.clone().filter(|endpoint| endpoint["service"] == "web").count();

@@ -9,8 +9,8 @@ use super::{
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use mesh_benches::{Size, grown};
-use mesh_dns::{Forwarder, ForwarderOptions, Server, Table};
-use mesh_model::{Balance, Change, Endpoint, Network, NetworkId, Object, Snapshot, Subnet};
+use mesh_dns::{Forwarder, ForwarderOptions, HostSockets, Published, Server, View, Zone as Names};
+use mesh_model::{Balance, Change, Endpoint, Key, Network, Object, Snapshot, Subnet};
 use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
@@ -100,23 +100,23 @@ fn cluster() -> Result<(Snapshot, Arc<Network>)> {
 pub(super) fn run(task: &str) -> Result<()> {
     let address: SocketAddr = task.parse().context("an address to serve at")?;
     let (snapshot, network) = cluster()?;
-    let table = Table::new(&snapshot, network.id).context("the network is there")?;
-    let table = Arc::new(ArcSwap::from_pointee(table));
+    let names = Names::new(&snapshot, network.id).context("the network is there")?;
+    let table = Arc::new(ArcSwap::from_pointee(names.table()));
     let server = Server {
         udp: UdpSocket::bind(address)?,
         tcp: TcpListener::bind(address)?,
-        table: table.clone(),
-        forwarder: Arc::new(Forwarder::new(Vec::new(), ForwarderOptions::default())),
+        view: Arc::new(View::of_network(table.clone())),
+        forwarder: Arc::new(Forwarder::new(HostSockets, ForwarderOptions::default())),
     };
     let changing = endpoint(&snapshot)?;
-    thread::spawn(move || keep_swapping(snapshot, network.id, &changing, &table));
+    thread::spawn(move || keep_swapping(snapshot, names, &changing, &table));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async { tokio::spawn(server.run(CancellationToken::new())).await })??;
     Ok(())
 }
 
 /// Changes one record and swaps the table for one that has the change, while wanted; prints what was changed when.
-fn keep_swapping(mut snapshot: Snapshot, network: NetworkId, changing: &Endpoint, table: &ArcSwap<Table>) {
+fn keep_swapping(mut snapshot: Snapshot, mut names: Names, changing: &Endpoint, table: &Published) {
     let mut next = Instant::now();
     let mut numbers = 0..;
     loop {
@@ -131,8 +131,8 @@ fn keep_swapping(mut snapshot: Snapshot, network: NetworkId, changing: &Endpoint
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let changed = Endpoint { addresses: vec![address.into()], ..changing.clone() };
         snapshot.apply(Change::Put(Object::Endpoint(Arc::new(changed))));
-        let Some(new) = Table::new(&snapshot, network) else { return };
-        table.store(Arc::new(new));
+        names.update(&snapshot, &[Key::Endpoint(changing.id)]);
+        table.store(Arc::new(names.table()));
         println!("{}", at.as_micros());
     }
 }

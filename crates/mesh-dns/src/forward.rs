@@ -215,9 +215,11 @@ impl Forwarder {
         self.loops.look(upstreams.collect(), &*self.sockets).await;
     }
 
-    /// Whether a message is a question of [`Forwarder::look_for_loops`], which has come back.
-    pub(crate) fn has_come_back(&self, message: &[u8]) -> bool {
-        loops::is_probe(message) && self.loops.saw(message)
+    /// Notes a message that is a question of [`Forwarder::look_for_loops`], which has come back.
+    pub(crate) fn note_loop(&self, message: &[u8], client: IpAddr) {
+        if loops::is_probe(message) {
+            self.loops.note(message, client);
+        }
     }
 
     /// The right to have one more query of a client's under way; none if there are too many.
@@ -343,24 +345,32 @@ impl Forwarder {
         (upstream, exchange(upstream, query, &*self.sockets, random_case, timeout).await)
     }
 
-    /// The upstreams in order of preference, those that failed lately behind the others.
+    /// The upstreams in order of preference, those that failed lately behind the others. Now and then one query tries such a
+    /// one first, which costs it no more than [`ForwarderOptions::patience`].
     fn in_order(&self, group: &Group) -> Vec<Upstream> {
-        let mut in_order = Vec::new();
-        for condition in [Condition::Good, Condition::Silent] {
-            let of_condition =
-                group.upstreams.iter().filter(|upstream| self.condition(upstream) == condition);
-            in_order.extend(of_condition.copied());
+        let (mut good, mut suspect) = (Vec::new(), Vec::new());
+        let mut suspects = lock(&self.suspects);
+        for upstream in group.upstreams.iter().filter(|upstream| !self.loops.has(upstream)) {
+            match suspects.get_mut(upstream) {
+                Some(since) if since.elapsed() < SUSPECT_FOR => suspect.push(*upstream),
+                Some(since) => {
+                    *since = Instant::now();
+                    good.push(*upstream);
+                }
+                None => good.push(*upstream),
+            }
         }
-        in_order
+        good.extend(suspect);
+        good
     }
 
     fn condition(&self, upstream: &Upstream) -> Condition {
         if self.loops.has(upstream) {
-            return Condition::Loops;
-        }
-        match lock(&self.suspects).get(upstream) {
-            Some(since) if since.elapsed() < SUSPECT_FOR => Condition::Silent,
-            _ => Condition::Good,
+            Condition::Loops
+        } else if lock(&self.suspects).contains_key(upstream) {
+            Condition::Silent
+        } else {
+            Condition::Good
         }
     }
 

@@ -38,10 +38,11 @@ pub enum ResolveError {
 pub struct Question(Vec<u8>);
 
 impl Question {
-    /// About a name, or an address for a reverse look-up; of a type as zone files write it.
+    /// About a name, or an address for a reverse look-up; of a type as zone files write it. Servers ask others for names that
+    /// they do not know if `recursive`, and refuse to answer if not.
     ///
     /// Errors: a name or type that DNS can't express.
-    pub fn new(name: &str, rtype: &str) -> Result<Self, ResolveError> {
+    pub fn new(name: &str, rtype: &str, recursive: bool) -> Result<Self, ResolveError> {
         let no_name = || ResolveError::Name(name.to_owned());
         let mut of = match name.parse::<IpAddr>() {
             Ok(address) => Name::from(address),
@@ -51,7 +52,7 @@ impl Question {
         let rtype = RecordType::from_str(&rtype.to_ascii_uppercase())
             .map_err(|_| ResolveError::Type(rtype.to_owned()))?;
         let mut message = Message::query();
-        message.metadata.recursion_desired = true;
+        message.metadata.recursion_desired = recursive;
         message.add_query(Query::query(of, rtype));
         message.set_edns(Edns::new());
         let octets = message.to_vec().map_err(|_| no_name())?;

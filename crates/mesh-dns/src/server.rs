@@ -10,7 +10,7 @@ use crate::{
     forward::{Group, Permit, Remembered, without_records},
     query::Query,
     response::Transport,
-    wire::Rcode,
+    wire::{PLAIN_UDP_LEN, Rcode, flag},
 };
 use std::{
     net::{IpAddr, TcpListener, UdpSocket},
@@ -52,14 +52,12 @@ impl Server {
     ///
     /// Errors: a socket that can't be used or read. Trouble with one client or upstream is none.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), Error> {
-        self.udp.set_nonblocking(true).map_err(Error::Socket)?;
         self.tcp.set_nonblocking(true).map_err(Error::Socket)?;
-        let udp = tokio::net::UdpSocket::from_std(self.udp).map_err(Error::Socket)?;
         let tcp = tokio::net::TcpListener::from_std(self.tcp).map_err(Error::Socket)?;
         let shared = Shared { view: self.view, forwarder: self.forwarder };
         // One that fails takes the other along: dropping it aborts the tasks that it owns.
         let served = tokio::try_join!(
-            udp::serve(udp, shared.clone(), cancel.clone()),
+            udp::serve(self.udp, shared.clone(), cancel.clone()),
             tcp::serve(tcp, shared, cancel),
         );
         served.map(drop)
@@ -92,6 +90,11 @@ impl Shared {
                 counts.failed += 1;
                 return Beyond::Answer(without_records(query, 0, Rcode::ServFail, out));
             }
+            // RFC 1034, 4.3.1: nobody else is asked unless that is desired.
+            None if query.header.flags & flag::RECURSION_DESIRED == 0 => {
+                counts.answered += 1;
+                return Beyond::Answer(without_records(query, 0, Rcode::Refused, out));
+            }
             None => {}
         }
         match forwarder.admit(client) {
@@ -112,7 +115,7 @@ impl Shared {
             return reply;
         }
         self.view.counters.add(&Counts { failed: 1, ..Counts::default() });
-        let mut out = vec![0; crate::wire::PLAIN_UDP_LEN];
+        let mut out = vec![0; PLAIN_UDP_LEN];
         let len =
             Query::parse(message).map_or(0, |query| without_records(&query, 0, Rcode::ServFail, &mut out));
         out.truncate(len);

@@ -4,7 +4,7 @@ use crate::{Counters, Names, Routes, Table};
 use arc_swap::{ArcSwap, Guard};
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     sync::{Arc, LazyLock},
 };
 
@@ -52,6 +52,15 @@ impl View {
             names: Source::Host(ArcSwap::default()),
             routes: ArcSwap::default(),
             counters: Counters::default(),
+        }
+    }
+
+    /// Whether somebody is answered at all: by the host's servers its own processes, from one of its addresses. The kernel takes
+    /// no packet from outside that claims to be from one (martians).
+    pub(crate) fn is_for(&self, client: IpAddr) -> bool {
+        match self.names {
+            Source::Network { .. } => true,
+            Source::Host(_) => UdpSocket::bind((client, 0)).is_ok(),
         }
     }
 

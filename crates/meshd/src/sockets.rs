@@ -8,6 +8,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::AsFd,
     path::PathBuf,
     sync::Arc,
 };
@@ -15,9 +16,6 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     sync::watch,
 };
-
-/// Connections that wait to be accepted, as the standard library has it.
-const BACKLOG: i32 = 128;
 
 /// Room for queries that wait until a front process is followed by another, in octets; the kernel doubles it for what it
 /// adds to each, some 800 octets altogether. A thousand a second have room for the five seconds that clients wait; the
@@ -52,14 +50,8 @@ impl Sockets {
     ) -> io::Result<(UdpSocket, TcpListener)> {
         self.within(network, || {
             let udp = UdpSocket::bind(address)?;
-            // Beyond what the system allows everybody; without the privilege, the queue is as long as anybody's.
-            if let Err(err) = set_socket_recv_buffer_size_force(&udp, QUERY_QUEUE) {
-                tracing::debug!(%address, %err, "the name server's queue is short");
-            }
-            udp.set_nonblocking(true)?;
-            let tcp = TcpListener::bind(address)?;
-            tcp.set_nonblocking(true)?;
-            Ok((udp, tcp))
+            lengthen_queue(&udp);
+            Ok((udp, TcpListener::bind(address)?))
         })
     }
 
@@ -111,23 +103,18 @@ impl Connect for Sockets {
     }
 }
 
-/// The sockets of a name server for the host's own processes: what they send to one of the host's addresses passes the loopback
-/// device, and what others send does not.
+/// The sockets of a name server for the host's own processes.
 pub(crate) fn host_name_server(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let bound = |kind: socket2::Type| {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
-        socket.bind_device(Some(b"lo"))?;
-        socket.set_reuse_address(kind == socket2::Type::STREAM)?;
-        socket.set_nonblocking(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        Ok::<_, io::Error>(socket)
-    };
-    let (udp, tcp) = (bound(socket2::Type::DGRAM)?, bound(socket2::Type::STREAM)?);
-    tcp.listen(BACKLOG)?;
-    Ok((udp.into(), tcp.into()))
+    let udp = UdpSocket::bind(address)?;
+    lengthen_queue(&udp);
+    Ok((udp, TcpListener::bind(address)?))
+}
+
+/// Beyond what the system allows everybody; without the privilege, the queue is as long as anybody's.
+fn lengthen_queue(udp: impl AsFd) {
+    if let Err(err) = set_socket_recv_buffer_size_force(udp, QUERY_QUEUE) {
+        tracing::debug!(%err, "a name server's queue is short");
+    }
 }
 
 /// Upstream resolvers are asked from where they are: the host, or a network.

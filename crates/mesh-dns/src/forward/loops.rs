@@ -8,6 +8,7 @@ use crate::{
 };
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -47,17 +48,17 @@ impl Loops {
         self.lock().looping.contains(upstream)
     }
 
-    /// Notes a question that has come back; returns whether it is one of ours.
-    pub(super) fn saw(&self, message: &[u8]) -> bool {
+    /// Notes a question that has come back. From a resolver in a network it may: what that asks is asked of the host's
+    /// ([`super::Routes`]), not of itself.
+    pub(super) fn note(&self, message: &[u8], client: IpAddr) {
         let digits = message.get(HEADER_LEN + 1..HEADER_LEN + 1 + DIGITS);
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         let Some(number) = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()) else {
-            return false;
+            return;
         };
         let mut state = self.lock();
         let upstream = state.awaited.get(&number).copied();
-        state.seen.extend(upstream);
-        upstream.is_some()
+        state.seen.extend(upstream.filter(|upstream| !upstream.is(client)));
     }
 
     /// Asks each of these, and waits until the question has come back or nothing more is to be expected.
@@ -122,10 +123,12 @@ mod tests {
         loops.lock().awaited.insert(number, upstream);
         let mut ours = question(number);
         ours[HEADER_LEN + 1..].make_ascii_uppercase();
-        assert!(is_probe(&ours) && loops.saw(&ours));
-        assert!(loops.lock().seen.contains(&upstream));
+        let client = [192, 0, 2, 1].into();
         let others = question(number + 1);
-        assert!(is_probe(&others) && !loops.saw(&others));
+        loops.note(&others, client);
+        assert!(is_probe(&others) && loops.lock().seen.is_empty());
+        loops.note(&ours, client);
+        assert!(is_probe(&ours) && loops.lock().seen.contains(&upstream));
         assert!(!is_probe(&ours[..ours.len() - 8]) && !is_probe(&[]));
     }
 }

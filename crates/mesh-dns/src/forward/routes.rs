@@ -38,6 +38,13 @@ pub struct Routes {
     only: Option<HashSet<IpAddr>>,
 }
 
+impl Upstream {
+    /// Whether it is a container of the network that asks.
+    pub(super) fn is(&self, client: IpAddr) -> bool {
+        self.network.is_some() && self.address.ip() == client
+    }
+}
+
 impl Group {
     pub(crate) fn new(upstreams: &[Upstream]) -> Self {
         let mut once: Vec<Upstream> = Vec::new();
@@ -52,7 +59,7 @@ impl Group {
     }
 
     fn is(&self, client: IpAddr) -> bool {
-        self.upstreams.iter().any(|upstream| upstream.network.is_some() && upstream.address.ip() == client)
+        self.upstreams.iter().any(|upstream| upstream.is(client))
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
     ptr,
 };
 
-/// Datagrams that are handled before others on the thread get their turn.
-pub(super) const BATCH: usize = 64;
+/// Datagrams a call.
+const BATCH: usize = 64;
 /// The longest query that is read; EDNS options included, none is nearly as long.
 const MAX_QUERY: usize = 4096;
 
@@ -45,8 +45,8 @@ impl Batch {
         Self { slots: (0..BATCH).map(|_| slot()).collect(), received: 0 }
     }
 
-    /// Reads what is there, up to a batch; returns how many datagrams.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    /// Waits for a datagram, and reads what is there by then, up to a batch.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.received = 0;
         let mut parts: [libc::iovec; BATCH] = array::from_fn(|at| part(&mut self.slots[at].query));
         let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| {
@@ -61,7 +61,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
                 BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
+                libc::MSG_WAITFORONE as _,
                 ptr::null_mut(),
             )
         };
@@ -71,7 +71,7 @@ impl Batch {
             slot.client_len = header.msg_hdr.msg_namelen;
         }
         self.received = received;
-        Ok(received)
+        Ok(())
     }
 
     /// Has `answer` look at each datagram, and write its answer: it returns the length of that, 0 if there is none.
@@ -160,13 +160,14 @@ fn address(storage: &libc::sockaddr_storage, len: libc::socklen_t) -> Option<Soc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{net::UdpSocket, os::fd::AsFd};
+    use std::{net::UdpSocket, os::fd::AsFd, time::Duration};
 
     #[test]
     fn each_answer_goes_to_who_asked_in_both_families() {
         let mut batch = Batch::new();
         for server in ["127.0.0.1:0", "[::1]:0"] {
             let server = UdpSocket::bind(server).unwrap();
+            server.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
             let to = server.local_addr().unwrap();
             let clients: Vec<UdpSocket> = (0..100).map(|_| UdpSocket::bind((to.ip(), 0)).unwrap()).collect();
             for (index, client) in clients.iter().enumerate() {
@@ -174,7 +175,8 @@ mod tests {
             }
             let mut seen = 0;
             while seen < clients.len() {
-                seen += batch.receive(server.as_fd()).unwrap();
+                batch.receive(server.as_fd()).unwrap();
+                seen += batch.received;
                 batch.each(|query, from, out| {
                     assert!(clients.iter().any(|client| client.local_addr().unwrap() == from));
                     out[..query.len()].copy_from_slice(query);
@@ -203,7 +205,8 @@ mod tests {
         for client in &clients {
             client.send_to(b"?", ("127.0.0.1", port)).unwrap();
         }
-        assert_eq!(batch.receive(server.as_fd()).unwrap(), 3);
+        batch.receive(server.as_fd()).unwrap();
+        assert_eq!(batch.received, 3);
         // Nobody may send to a broadcast address unasked.
         let broadcast = ptr::from_mut(&mut batch.slots[1].client).cast::<libc::sockaddr_in>();
         // SAFETY: the address of that slot is one of IPv4.

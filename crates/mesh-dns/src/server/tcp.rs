@@ -56,6 +56,9 @@ pub(super) async fn serve(
                 shared.view.counters.add(&Counts { limited: 1, ..Counts::default() });
                 debug!(%client, "too many connections: closed");
             }
+            Ok((_, client)) if !shared.view.is_for(client.ip()) => {
+                shared.view.counters.add(&Counts { dropped: 1, ..Counts::default() });
+            }
             Ok((stream, client)) => connections.start(stream, client, &shared, &cancel),
             Err(err) => {
                 warn!(%err, "no connection can be accepted");
@@ -181,6 +184,7 @@ impl Conversation<'_> {
     /// Answers a query, or has it asked elsewhere; false if it can't be answered.
     async fn answer(&mut self, message: &[u8], rng: &mut SmallRng) -> bool {
         let mut counts = Counts { tcp: 1, ..Counts::default() };
+        self.shared.forwarder.note_loop(message, self.client);
         let (shared, client) = (self.shared, self.client);
         let made = ROOM.with_borrow_mut(|room| {
             let names = |names: crate::Names<'_>| answer(names, message, Transport::Tcp, rng, room);

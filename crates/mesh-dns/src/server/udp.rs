@@ -1,145 +1,178 @@
-//! Datagrams: one loop, which answers by itself whatever needs no waiting, a batch at a time.
+//! Datagrams: a thread that does nothing else, and answers by itself whatever needs no waiting, a batch at a time.
+//!
+//! It waits in the call that reads. Waiting for readiness first, as runtimes do, costs a query more than the answer does
+//! (docs/measured.md).
 
-use super::{
-    Beyond, Shared,
-    mmsg::{BATCH, Batch},
-};
+use super::{Beyond, Shared, mmsg::Batch};
 use crate::{Error, Outcome, Transport, answer, counters::Counts, query::Query};
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{cell::RefCell, io, net::SocketAddr, os::fd::AsFd, sync::Arc};
-use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use socket2::SockRef;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
 
 /// Errors in a row after which a socket is taken for broken.
 const MAX_ERRORS: usize = 100;
-
-thread_local! {
-    /// Of whichever server is at work on the thread: a batch is handled without a pause.
-    static BUFFERS: RefCell<Batch> = RefCell::new(Batch::new());
-}
+/// How long the thread waits for a query before it sees whether it is to end, should the datagram that wakes it be lost.
+const LOOK: Duration = Duration::from_secs(1);
+/// Stack of the thread, in octets: its buffers are on the heap.
+const STACK: usize = 256 << 10;
 
 /// Answers datagrams until cancelled, and then those that wait for an upstream.
 pub(super) async fn serve(socket: UdpSocket, shared: Shared, cancel: CancellationToken) -> Result<(), Error> {
-    let mut serving = Serving {
-        socket: Arc::new(socket),
+    socket.set_nonblocking(false).map_err(Error::Socket)?;
+    socket.set_read_timeout(Some(LOOK)).map_err(Error::Socket)?;
+    let socket = Arc::new(socket);
+    let forwarded = TaskTracker::new();
+    let ended = Ended::default();
+    let serving = Serving {
+        socket: Arc::clone(&socket),
         shared,
-        forwarded: JoinSet::new(),
+        forwarded: forwarded.clone(),
+        runtime: Handle::current(),
         rng: SmallRng::from_os_rng(),
-        errors: 0,
+        ended: Arc::clone(&ended.0),
     };
-    while let Some(readable) = cancel.run_until_cancelled(serving.socket.readable()).await {
-        readable.map_err(Error::Receive)?;
-        serving.batch()?;
-        serving.reap();
-        tokio::task::yield_now().await;
+    let (done, mut outcome) = oneshot::channel();
+    thread::Builder::new()
+        .name("names".to_owned())
+        .stack_size(STACK)
+        .spawn(move || drop(done.send(serving.run())))
+        .map_err(Error::Socket)?;
+    let outcome = tokio::select! {
+        outcome = &mut outcome => outcome,
+        () = cancel.cancelled() => {
+            drop(ended);
+            wake(&socket);
+            outcome.await
+        }
+    };
+    forwarded.close();
+    forwarded.wait().await;
+    outcome.unwrap_or_else(|_| Err(Error::Receive(io::Error::other("the thread panicked"))))
+}
+
+/// Has the thread end when it is dropped, as it is with the future that waits for it.
+#[derive(Default)]
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
-    while serving.forwarded.join_next().await.is_some() {}
-    Ok(())
+}
+
+/// Sends the socket an empty datagram of its own.
+fn wake(socket: &UdpSocket) {
+    if let Ok(own) = socket.local_addr() {
+        drop(send(socket, &[], own));
+    }
+}
+
+fn send(socket: &UdpSocket, message: &[u8], client: SocketAddr) -> io::Result<()> {
+    SockRef::from(socket).send_to_with_flags(message, &client.into(), libc::MSG_DONTWAIT).map(drop)
 }
 
 struct Serving {
     socket: Arc<UdpSocket>,
     shared: Shared,
     /// Queries that wait for an upstream; the forwarder bounds their number.
-    forwarded: JoinSet<()>,
+    forwarded: TaskTracker,
+    runtime: Handle,
     rng: SmallRng,
-    errors: usize,
+    ended: Arc<AtomicBool>,
 }
 
 impl Serving {
-    /// Handles what is there, up to a batch.
-    fn batch(&mut self) -> Result<(), Error> {
-        BUFFERS.with_borrow_mut(|batch| match self.receive(batch) {
-            Ok(0) => Ok(()),
-            Ok(_) => {
-                self.errors = 0;
-                self.answer(batch);
-                batch.send(self.socket.as_fd());
-                Ok(())
+    fn run(mut self) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        let mut errors = 0;
+        while !self.ended.load(Ordering::Relaxed) {
+            match batch.receive(self.socket.as_fd()) {
+                Ok(()) => {
+                    errors = 0;
+                    self.answer(&mut batch);
+                    batch.send(self.socket.as_fd());
+                }
+                Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(err) if errors >= MAX_ERRORS => return Err(Error::Receive(err)),
+                Err(err) => {
+                    debug!(%err, "datagrams could not be read");
+                    errors += 1;
+                }
             }
-            Err(err) if self.errors >= MAX_ERRORS => Err(Error::Receive(err)),
-            Err(err) => {
-                debug!(%err, "datagrams could not be read");
-                self.errors += 1;
-                Ok(())
-            }
-        })
-    }
-
-    fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
-        let mut count = 0;
-        let received = self.socket.try_io(Interest::READABLE, || {
-            count = batch.receive(self.socket.as_fd())?;
-            // Fewer than there was room for: there are no more, and the next call would do nothing but say so. What comes from
-            // now on is a new event, which tokio does not take for this one.
-            if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match received {
-            Err(err) if err.kind() != io::ErrorKind::WouldBlock => Err(err),
-            _ => Ok(count),
         }
+        Ok(())
     }
 
     fn answer(&mut self, batch: &mut Batch) {
         let mut counts = Counts::default();
-        let (view, rng) = (Arc::clone(&self.shared.view), &mut self.rng);
-        let (shared, forwarded, socket) = (&self.shared, &mut self.forwarded, &self.socket);
         batch.each(|message, client, out| {
+            // Of our own: see [`wake`].
+            if message.is_empty() {
+                return 0;
+            }
             counts.udp += 1;
-            if shared.forwarder.has_come_back(message) {
-                debug!(%client, "a question of ours has come back");
-            }
-            // Its names are loaded for each: whoever asks after a change must not be told what was before it.
-            let outcome =
-                view.with_names(client.ip(), |names| answer(names, message, Transport::Udp, rng, out));
-            match outcome {
-                Outcome::Answer(len) => {
-                    counts.answered += 1;
-                    len
-                }
-                Outcome::Forward => forward(shared, forwarded, socket, message, client, &mut counts, out),
-                Outcome::Drop => {
-                    counts.dropped += 1;
-                    0
-                }
-            }
+            self.answer_one(message, client, &mut counts, out)
         });
-        view.counters.add(&counts);
+        self.shared.view.counters.add(&counts);
     }
 
-    fn reap(&mut self) {
-        while let Some(ended) = self.forwarded.try_join_next() {
-            if let Err(err) = ended {
-                error!(%err, "forwarding a query failed");
+    fn answer_one(
+        &mut self,
+        message: &[u8],
+        client: SocketAddr,
+        counts: &mut Counts,
+        out: &mut [u8],
+    ) -> usize {
+        let (view, rng) = (&self.shared.view, &mut self.rng);
+        if !view.is_for(client.ip()) {
+            counts.dropped += 1;
+            return 0;
+        }
+        self.shared.forwarder.note_loop(message, client.ip());
+        // The names are loaded for each: whoever asks after a change must not be told what was before it.
+        match view.with_names(client.ip(), |names| answer(names, message, Transport::Udp, rng, out)) {
+            Outcome::Answer(len) => {
+                counts.answered += 1;
+                len
+            }
+            Outcome::Forward => self.forward(message, client, counts, out),
+            Outcome::Drop => {
+                counts.dropped += 1;
+                0
             }
         }
     }
-}
 
-fn forward(
-    shared: &Shared,
-    forwarded: &mut JoinSet<()>,
-    socket: &Arc<UdpSocket>,
-    message: &[u8],
-    client: SocketAddr,
-    counts: &mut Counts,
-    out: &mut [u8],
-) -> usize {
-    let Ok(query) = Query::parse(message) else { return 0 };
-    match shared.beyond(&query, Transport::Udp, client.ip(), counts, out) {
-        Beyond::Answer(len) => len,
-        Beyond::Ask(group, permit) => {
-            let (shared, socket) = (shared.clone(), Arc::clone(socket));
-            let message = Box::<[u8]>::from(message);
-            forwarded.spawn(async move {
-                let _permit = permit;
-                let reply = shared.ask(group, &message, Transport::Udp).await;
-                if let Err(err) = socket.try_send_to(&reply, client) {
-                    debug!(%client, %err, "an answer could not be sent");
-                }
-            });
-            0
+    fn forward(&self, message: &[u8], client: SocketAddr, counts: &mut Counts, out: &mut [u8]) -> usize {
+        let Ok(query) = Query::parse(message) else { return 0 };
+        match self.shared.beyond(&query, Transport::Udp, client.ip(), counts, out) {
+            Beyond::Answer(len) => len,
+            Beyond::Ask(group, permit) => {
+                let (shared, socket) = (self.shared.clone(), Arc::clone(&self.socket));
+                let message = Box::<[u8]>::from(message);
+                let asking = async move {
+                    let _permit = permit;
+                    let reply = shared.ask(group, &message, Transport::Udp).await;
+                    if let Err(err) = send(&socket, &reply, client) {
+                        debug!(%client, %err, "an answer could not be sent");
+                    }
+                };
+                self.forwarded.spawn_on(asking, &self.runtime);
+                0
+            }
         }
     }
 }

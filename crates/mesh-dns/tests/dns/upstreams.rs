@@ -338,6 +338,19 @@ async fn bits_of_dnssec_pass_both_ways() {
     }
 }
 
+/// RFC 1034, 4.3.1: recursion is for who desires it; what is remembered is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rfc1034_4_3_1_nobody_is_asked_unless_recursion_is_desired() {
+    let fake = Fake::start("203.0.113.1").await;
+    let server = Running::start(Mesh::with_web().table(), &[fake.address]);
+    for transport in ["+notcp", "+tcp"] {
+        let refused = dig(server.address, &format!("{transport} +norecurse www.example")).await;
+        assert!(refused.contains("status: REFUSED"), "{refused}");
+        assert_eq!(short(server.address, &format!("{transport} +norecurse www")).await, ["192.168.100.2"]);
+    }
+    assert_eq!(fake.count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_and_ports_are_not_to_be_guessed() {
     let ports = Arc::<Mutex<HashSet<u16>>>::default();

@@ -134,6 +134,8 @@ impl Names {
             }
             kept
         });
+        // First: who asks already is not to be told that there is nobody to ask.
+        self.follow_resolvers(snapshot, held);
         self.open_zones(snapshot, held);
         if std::mem::take(&mut self.views_are_old) {
             self.tell_views(snapshot);
@@ -150,7 +152,6 @@ impl Names {
                 failed.push(*place);
             }
         }
-        self.follow_resolvers(snapshot);
         failed
     }
 
@@ -255,11 +256,11 @@ impl Names {
 
     /// Forwards to the host's resolvers, as they are now. While the file is gone or names none, as it may be for a moment when
     /// somebody writes it, those that it named are asked.
-    fn follow_resolvers(&mut self, snapshot: &Snapshot) {
+    fn follow_resolvers(&mut self, snapshot: &Snapshot, held: &Held) {
         let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         // Asking ourselves would go round in circles.
         let gateways = snapshot.networks.values().flat_map(|network| network.gateways());
-        let host = self.running.keys().filter_map(|place| match place {
+        let host = held.keys().filter_map(|place| match place {
             Place::HostNames(address) if address.port() == PORT => Some(address.ip()),
             _ => None,
         });

@@ -50,7 +50,7 @@ pub(in crate::api) async fn resolve(State(daemon): Shared, Json(what): Json<Reso
         None if what.name.parse::<std::net::IpAddr>().is_ok() => vec!["PTR"],
         None => ADDRESSES.to_vec(),
     };
-    let questions = types.iter().map(|rtype| Question::new(&what.name, rtype));
+    let questions = types.iter().map(|rtype| Question::new(&what.name, rtype, what.network.is_some()));
     let questions: Vec<Question> =
         questions.collect::<Result<_, ResolveError>>().map_err(|e| Failure::bad_request(e.to_string()))?;
     let snapshot = member.agent.snapshot();
@@ -112,6 +112,8 @@ async fn ask(
         match u16::from(code) {
             NO_ERROR => exists = true,
             NX_DOMAIN => {}
+            // Not the network's, and nobody else was to be asked.
+            REFUSED if !authoritative => {}
             _ => {
                 let text = format!("the name server of network '{}' says: {code}", network.name);
                 return Err(Failure::unavailable(text));
@@ -131,3 +133,4 @@ async fn ask(
 /// Response codes (RFC 1035, 4.1.1).
 const NO_ERROR: u16 = 0;
 const NX_DOMAIN: u16 = 3;
+const REFUSED: u16 = 5;
