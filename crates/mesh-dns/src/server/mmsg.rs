@@ -1,8 +1,12 @@
-//! Many datagrams a system call: recvmmsg(2) and sendmmsg(2), with buffers that are used again.
+//! Many datagrams a system call: recvmmsg(2) and sendmmsg(2), with buffers that are used again. Answers to one client go
+//! through the network's layers together, as far as their lengths allow (`UDP_SEGMENT`, udp(7)): that is most of what an
+//! answer costs, and resolvers send their questions for A and AAAA in one go.
 
 use crate::wire::EDNS_UDP_LEN;
 use std::{
-    array, io, mem,
+    array,
+    cmp::Reverse,
+    io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
@@ -28,7 +32,28 @@ struct Slot {
     answer_len: usize,
     client: libc::sockaddr_storage,
     client_len: libc::socklen_t,
+    /// The same.
+    from: SocketAddr,
 }
+
+/// Answers that follow each other in the order of sending and go out together: all as long as the first, the last at most.
+#[derive(Clone, Copy, Default)]
+struct Together {
+    first: usize,
+    count: usize,
+}
+
+/// What goes out together is one datagram until it is cut, and has as many octets at most.
+const MAX_TOGETHER: usize = 65_000;
+/// Octets of a control message that says how long segments are.
+// SAFETY: arithmetic.
+#[allow(unsafe_code)]
+const SEGMENT_SPACE: usize = unsafe { libc::CMSG_SPACE(mem::size_of::<u16>() as u32) } as usize;
+
+/// Room for a control message, aligned as one.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; SEGMENT_SPACE]);
 
 impl Batch {
     #[allow(unsafe_code)]
@@ -41,6 +66,7 @@ impl Batch {
             // SAFETY: all zeros is an address of no family.
             client: unsafe { mem::zeroed() },
             client_len: 0,
+            from: (Ipv4Addr::UNSPECIFIED, 0).into(),
         };
         Self { slots: (0..BATCH).map(|_| slot()).collect(), received: 0 }
     }
@@ -78,45 +104,121 @@ impl Batch {
     pub(super) fn each(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
         for slot in &mut self.slots[..self.received] {
             let Some(client) = address(&slot.client, slot.client_len) else { continue };
+            slot.from = client;
             slot.answer_len = answer(&slot.query[..slot.query_len], client, &mut slot.answer);
         }
     }
 
     /// Sends the answers. What there is no room for, or can't be sent, is lost as any datagram may be: clients ask again.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) {
-        let mut answered = self.slots[..self.received].iter_mut().filter(|slot| slot.answer_len > 0);
-        let mut parts: [libc::iovec; BATCH] = array::from_fn(|_| part(&mut []));
+        let mut order: [usize; BATCH] = array::from_fn(|at| at);
         let mut count = 0;
-        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| match answered.next() {
-            Some(slot) => {
-                let len = slot.answer_len;
-                parts[at] = part(&mut slot.answer[..len]);
+        for at in 0..self.received {
+            if self.slots[at].answer_len > 0 {
+                order[count] = at;
                 count += 1;
-                header(slot, &mut parts[at])
             }
-            // SAFETY: a header of no parts and no address.
-            #[allow(unsafe_code)]
-            None => unsafe { mem::zeroed() },
+        }
+        let order = &mut order[..count];
+        if count > 1 {
+            order.sort_unstable_by_key(|at| (self.slots[*at].from, Reverse(self.slots[*at].answer_len)));
+        }
+        let mut together = [Together::default(); BATCH];
+        let groups = self.join(order, &mut together);
+        self.send_groups(socket, order, &together[..groups]);
+    }
+
+    /// Finds out what goes out together; returns in how many groups.
+    fn join(&self, order: &[usize], together: &mut [Together; BATCH]) -> usize {
+        let mut groups = 0;
+        let mut first = 0;
+        while first < order.len() {
+            let head = &self.slots[order[first]];
+            let of_head =
+                order[first..].iter().map(|at| &self.slots[*at]).take_while(|slot| slot.from == head.from);
+            let (mut is_open, mut octets) = (true, 0);
+            let count = of_head
+                .take_while(|slot| {
+                    octets += slot.answer_len;
+                    let joins = is_open && slot.answer_len <= head.answer_len && octets <= MAX_TOGETHER;
+                    is_open = slot.answer_len == head.answer_len;
+                    joins
+                })
+                .count();
+            together[groups] = Together { first, count };
+            groups += 1;
+            first += count;
+        }
+        groups
+    }
+
+    fn send_groups(&mut self, socket: BorrowedFd<'_>, order: &[usize], groups: &[Together]) {
+        let mut parts: [libc::iovec; BATCH] = array::from_fn(|at| match order.get(at) {
+            Some(at) => {
+                let slot = &mut self.slots[*at];
+                part(&mut slot.answer[..slot.answer_len])
+            }
+            None => part(&mut []),
         });
-        let mut rest = &mut headers[..count];
-        while !rest.is_empty() {
-            // SAFETY: as above, and nothing is written but the lengths in the headers.
+        let mut controls = [Control([0; SEGMENT_SPACE]); BATCH];
+        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| {
+            let Some(group) = groups.get(at) else {
+                // SAFETY: a header of no parts and no address.
+                #[allow(unsafe_code)]
+                return unsafe { mem::zeroed() };
+            };
+            let slot = &mut self.slots[order[group.first]];
+            let mut header = header(slot, &mut parts[group.first]);
+            header.msg_hdr.msg_iovlen = group.count as _;
+            if group.count > 1 {
+                segment(&mut header.msg_hdr, &mut controls[at], slot.answer_len as u16);
+            }
+            header
+        });
+        let mut next = 0;
+        while next < groups.len() {
+            // SAFETY: each header points to an address, parts and a control message that stay where they are until the call
+            // returns, with the lengths that they have; nothing is written but the lengths in the headers.
             #[allow(unsafe_code)]
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
+                    headers[next..].as_mut_ptr(),
+                    (groups.len() - next) as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                 )
             };
             match usize::try_from(sent) {
-                Ok(sent) => rest = &mut rest[sent..],
+                Ok(sent) => next += sent,
                 Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => return,
-                // Whatever it is, it may be this one client's.
-                Err(_) => rest = &mut rest[1..],
+                Err(_) => {
+                    // Whatever it is, it may be this one client's; or what goes out there takes no segments, or shorter ones.
+                    let Together { first, count } = groups[next];
+                    if count > 1 {
+                        let alone: [Together; BATCH] =
+                            array::from_fn(|at| Together { first: first + at, count: 1 });
+                        self.send_groups(socket, order, &alone[..count]);
+                    }
+                    next += 1;
+                }
             }
         }
+    }
+}
+
+/// Has the kernel cut a message into datagrams of this many octets.
+fn segment(header: &mut libc::msghdr, control: &mut Control, octets: u16) {
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = SEGMENT_SPACE as _;
+    // SAFETY: the first control message has its place at the start of the room, which is as large as this one needs and aligned
+    // for it.
+    #[allow(unsafe_code)]
+    unsafe {
+        let message = libc::CMSG_FIRSTHDR(header);
+        (*message).cmsg_level = libc::SOL_UDP;
+        (*message).cmsg_type = libc::UDP_SEGMENT;
+        (*message).cmsg_len = libc::CMSG_LEN(mem::size_of::<u16>() as u32) as _;
+        ptr::write_unaligned(libc::CMSG_DATA(message).cast::<u16>(), octets);
     }
 }
 
@@ -192,6 +294,44 @@ mod tests {
                 let len = client.recv(&mut answer).unwrap();
                 let expected = [&[index as u8; 3][..index % 4], &[7]].concat();
                 assert_eq!(answer[..len], expected);
+            }
+        }
+    }
+
+    /// Answers of many lengths to few clients, in an order of chance: each arrives once and whole, whatever goes out together.
+    #[test]
+    fn answers_that_go_out_together_arrive_apart() {
+        let mut batch = Batch::new();
+        for server in ["127.0.0.1:0", "[::1]:0"] {
+            let server = UdpSocket::bind(server).unwrap();
+            let to = server.local_addr().unwrap();
+            let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind((to.ip(), 0)).unwrap()).collect();
+            let len = |index: usize| [40, 40, 700, 40, 41, 1, 1232, 40][index * 7 % 8];
+            for index in 0..48 {
+                clients[index % 3].send_to(&[index as u8], to).unwrap();
+            }
+            batch.receive(server.as_fd()).unwrap();
+            assert_eq!(batch.received, 48);
+            batch.each(|query, _, out| {
+                let index = query[0];
+                out[..len(index.into())].fill(index);
+                len(index.into())
+            });
+            batch.send(server.as_fd());
+            for (number, client) in clients.iter().enumerate() {
+                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut seen: Vec<usize> = (0..16)
+                    .map(|_| {
+                        let mut answer = [0; 2000];
+                        let got = client.recv(&mut answer).unwrap();
+                        let index = answer[0];
+                        assert_eq!(got, len(index.into()));
+                        assert!(answer[..got].iter().all(|octet| *octet == index));
+                        index.into()
+                    })
+                    .collect();
+                seen.sort_unstable();
+                assert_eq!(seen, (0..48).filter(|index| index % 3 == number).collect::<Vec<_>>());
             }
         }
     }

@@ -78,6 +78,7 @@ impl Display for Statement {
             Statement::SetMark(MarkKind::Connection, source) => write!(f, "ct mark set {source}"),
             Statement::SetEtherDaddr(mac) => write!(f, "ether daddr set {}", Datum::Ether(*mac)),
             Statement::SetForHost => f.write_str("meta pkttype set host"),
+            Statement::Notrack => f.write_str("notrack"),
             Statement::Nat(NatKind::Dnat, source) => write!(f, "dnat to {}", Translation(source)),
             Statement::Nat(NatKind::Snat, source) => write!(f, "snat to {}", Translation(source)),
             Statement::Masquerade => f.write_str("masquerade"),

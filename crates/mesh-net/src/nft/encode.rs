@@ -98,6 +98,7 @@ impl Encoder<'_> {
             }
             Statement::SetEtherDaddr(mac) => self.set_ether_daddr(mac),
             Statement::SetForHost => self.set_for_host(),
+            Statement::Notrack => self.expression("notrack", |_| {}),
             Statement::Nat(kind, source) => {
                 self.load_source(source);
                 self.nat(*kind, source);

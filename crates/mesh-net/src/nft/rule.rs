@@ -232,6 +232,8 @@ pub enum Statement {
     SetEtherDaddr([u8; 6]),
     /// Has the packet be one for this host, whatever the frame's destination was (`PACKET_HOST`).
     SetForHost,
+    /// `notrack`.
+    Notrack,
     /// Translates an address and, if the source has one, the port.
     Nat(NatKind, Source),
     /// Source NAT to the address of the interface the packet leaves by.
@@ -377,6 +379,11 @@ impl Rule {
     /// `meta pkttype set host ether daddr set …`: a bridge gives the frame to its own interface, which has this MAC address.
     pub fn hand_up(self, bridge: [u8; 6]) -> Self {
         self.with(Statement::SetForHost).with(Statement::SetEtherDaddr(bridge))
+    }
+
+    /// `notrack`: connection tracking leaves the packet alone. Before it has looked, and before a zone is set.
+    pub fn notrack(self) -> Self {
+        self.with(Statement::Notrack)
     }
 
     /// `dnat to …`.

@@ -17,7 +17,8 @@ const CT_STATE_NEW: u32 = 1 << 3;
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) -> Table {
     let mut table = Table::new(version.family(), OVERLAY_TABLE);
-    marks(&mut table);
+    let untracked = resolver::untracked(&mut table, rules, version, network);
+    marks(&mut table, untracked);
     limits(&mut table, rules, version, network);
     vips(&mut table, rules, version, network);
     hairpin(&mut table, rules, version, network);
@@ -67,11 +68,12 @@ fn probes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
 ///
 /// What goes back gets the connection's mark also when that is 0, and what belongs to no connection gets none: else
 /// packets would loop between two nodes.
-fn marks(table: &mut Table) {
+fn marks(table: &mut Table, untracked: Vec<Rule>) {
+    let zone = Rule::new().set_zone(Source::Field(Field::Mark));
     table.hook(
         "zones",
         Base::new(ChainKind::Filter, Hook::Prerouting, -300),
-        vec![Rule::new().set_zone(Source::Field(Field::Mark))],
+        untracked.into_iter().chain([zone]).collect(),
     );
     table.hook(
         "marks",

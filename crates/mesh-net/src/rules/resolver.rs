@@ -2,11 +2,12 @@
 //! resolvers, from inside the container. Such a query passes the network's gateway, and is answered there.
 
 use super::{IpVersion, Rules};
-use crate::nft::{Datum, Field, Rule, Set, Source, Table};
-use mesh_model::{Network, Target};
+use crate::nft::{Base, ChainKind, Datum, Field, Hook, Rule, Set, Source, Table};
+use mesh_model::{Endpoint, Network, Target};
 
-/// `IPPROTO_TCP` and `IPPROTO_UDP`.
-const PROTOCOLS: [u8; 2] = [17, 6];
+const UDP: u8 = 17;
+/// `IPPROTO_UDP` and `IPPROTO_TCP`.
+const PROTOCOLS: [u8; 2] = [UDP, 6];
 const PORT: u16 = 53;
 
 /// Rules for the hook that translates destinations, after those of VIPs; none without such a container. What goes to an
@@ -22,7 +23,7 @@ pub(super) fn rules(
     if !rules.dockers.contains(&network.id) {
         return Vec::new();
     }
-    for endpoint in rules.endpoints_here(network.id).filter(|e| matches!(e.target, Target::Docker(_))) {
+    for endpoint in rules.endpoints_here(network.id).filter(|endpoint| is_dockers(endpoint)) {
         for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
             if let Some(subnet) = network.subnet_of(*address) {
                 resolvers.insert(vec![(*address).into()], vec![subnet.gateway.into()]);
@@ -39,4 +40,41 @@ pub(super) fn rules(
         passing(protocol).dnat(Source::Map { key: vec![version.saddr()], map: "resolvers".into() })
     };
     PROTOCOLS.map(answered).into()
+}
+
+/// Rules for the hook before connection tracking: what containers ask the network's name server, and are answered, is no
+/// connection. Each query from a port of its own would take a place in the table for half a minute, and both ways cost time.
+/// What Docker's resolver asks others is translated, and so tracked: nothing of Docker's containers is exempt.
+pub(super) fn untracked(
+    table: &mut Table,
+    rules: &Rules<'_>,
+    version: IpVersion,
+    network: &Network,
+) -> Vec<Rule> {
+    let mut gateways = Set::plain(&[version.address()]);
+    let own = network.gateways().filter(|gateway| version.is_of(gateway));
+    own.for_each(|gateway| gateways.add(vec![gateway.into()]));
+    table.set("gateways", gateways);
+    let has_dockers = rules.dockers.contains(&network.id);
+    if has_dockers {
+        let mut dockers = Set::plain(&[version.address()]);
+        for endpoint in rules.endpoints_here(network.id).filter(|endpoint| is_dockers(endpoint)) {
+            for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
+                dockers.add(vec![(*address).into()]);
+            }
+        }
+        table.set("dockers", dockers);
+    }
+    let exempt = |port: Field, server: Field, client: Field| {
+        let rule = Rule::new().protocol(UDP).eq(port, Datum::Port(PORT)).is_in(&[server], "gateways");
+        if has_dockers { rule.not_in(&[client], "dockers") } else { rule }
+    };
+    let answers = exempt(Field::ThSport, version.saddr(), version.daddr());
+    table.hook("answers", Base::new(ChainKind::Filter, Hook::Output, -300), vec![answers.notrack()]);
+    // Whose zone is set is tracked after all: the chain ends here.
+    vec![exempt(Field::ThDport, version.daddr(), version.saddr()).notrack().accept()]
+}
+
+fn is_dockers(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.target, Target::Docker(_))
 }

@@ -146,6 +146,10 @@ fn the_host_table_word_for_word() {
 fn the_overlay_tables_word_for_word() {
     let [ip, ip6, bridge] = overlay(&small());
     let expected = r#"table ip mesh {
+	set gateways {
+		type ipv4_addr
+		elements = { 10.78.0.1 }
+	}
 	map hairpin {
 		type ipv4_addr . ipv4_addr : ipv4_addr
 		elements = { 10.78.0.11 . 10.78.0.11 : 10.78.0.1, 10.78.0.14 . 10.78.0.14 : 10.78.0.1 }
@@ -166,6 +170,10 @@ fn the_overlay_tables_word_for_word() {
 	map vips {
 		type ipv4_addr : verdict
 		elements = { 10.78.0.100 : goto vip_10.78.0.100 }
+	}
+	chain answers {
+		type filter hook output priority -300; policy accept;
+		meta l4proto udp th sport 53 ip saddr @gateways notrack
 	}
 	chain forward {
 		type filter hook forward priority -150; policy accept;
@@ -204,6 +212,7 @@ fn the_overlay_tables_word_for_word() {
 	}
 	chain zones {
 		type filter hook prerouting priority -300; policy accept;
+		meta l4proto udp th dport 53 ip daddr @gateways notrack accept
 		ct original zone set meta mark
 	}
 }
