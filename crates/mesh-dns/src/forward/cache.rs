@@ -273,6 +273,10 @@ mod tests {
         assert!(get(&cache, &asked, now).is_none(), "no SOA, so nothing to remember");
         let root = Name::root();
         let soa = SOA::new(root.clone(), root.clone(), 1, 1, 1, 1, 20);
+        let mut cut = absent.clone();
+        cut.add_authority(Record::update0(root.clone(), 900, RecordType::SOA));
+        put(&cache, &asked, &cut, now);
+        assert!(get(&cache, &asked, now).is_none(), "an SOA without data says nothing either");
         absent.add_authority(Record::from_rdata(root, 900, RData::SOA(soa)));
         put(&cache, &asked, &absent, now);
         assert!(get(&cache, &asked, now + seconds(19)).is_some());

@@ -5,6 +5,9 @@ use crate::{
     wire::{HEADER_LEN, Rcode, flag, rtype, skip_name, u16_at, u32_at},
 };
 
+/// The shortest data of an SOA record: two names and five numbers (RFC 1035, 3.3.13).
+const SOA_LEN: usize = 22;
+
 /// Whether a message answers a query with this ID and question: an error may come without the question (RFC 1035 does not say;
 /// servers that can't read a query do so). The name's letters may differ in case, unless `exact`.
 pub(super) fn answers(reply: &[u8], id: u16, asked: &[u8], exact: bool) -> bool {
@@ -56,7 +59,7 @@ pub(super) fn lifetime(reply: &[u8]) -> Option<u32> {
     let complete = walk(reply, |record, is_authority| {
         let ttl = effective(record.ttl);
         lowest = Some(lowest.map_or(ttl, |lowest: u32| lowest.min(ttl)));
-        if record.rtype == rtype::SOA && is_authority {
+        if record.rtype == rtype::SOA && is_authority && record.end - record.data_at >= SOA_LEN {
             let minimum = u32_at(reply, record.end - 4).unwrap_or(0);
             soa = Some(ttl.min(effective(minimum)));
         }
@@ -89,7 +92,8 @@ struct Record {
     rtype: u16,
     ttl: u32,
     ttl_at: usize,
-    /// Where its data ends.
+    /// Where its data starts and ends.
+    data_at: usize,
     end: usize,
 }
 
@@ -99,7 +103,13 @@ impl Record {
         let fixed = skip_name(reply, at)?;
         let end = fixed + 10 + usize::from(u16_at(reply, fixed + 8)?);
         reply.get(fixed..end)?;
-        Some(Self { rtype: u16_at(reply, fixed)?, ttl: u32_at(reply, fixed + 4)?, ttl_at: fixed + 4, end })
+        Some(Self {
+            rtype: u16_at(reply, fixed)?,
+            ttl: u32_at(reply, fixed + 4)?,
+            ttl_at: fixed + 4,
+            data_at: fixed + 10,
+            end,
+        })
     }
 }
 
