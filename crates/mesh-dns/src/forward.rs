@@ -6,6 +6,7 @@
 mod cache;
 mod clients;
 mod exchange;
+pub mod fuzzing;
 mod loops;
 mod reply;
 mod routes;

@@ -38,6 +38,8 @@ mod zone;
 pub use answer::{Names, Outcome, answer};
 pub use counters::{Counters, Counts};
 pub use error::Error;
+#[doc(hidden)]
+pub use forward::fuzzing;
 pub use forward::{
     Condition, Forwarder, ForwarderOptions, HostSockets, Manner, Order, Routes, Sockets, Upstream,
 };

@@ -1,0 +1,49 @@
+//! For fuzz targets: what the rest of the world sees only from behind sockets. No part of the interface.
+
+use super::{
+    Remembered,
+    cache::{Cache, CacheKey},
+    reply,
+};
+use crate::{query::Query, wire::HEADER_LEN};
+use std::time::{Duration, Instant};
+
+/// What becomes of an upstream's message.
+#[derive(Debug)]
+pub struct Relayed {
+    /// As the client gets it at once, if it has room for it.
+    pub fresh: Vec<u8>,
+    /// For how many seconds it may be remembered, if at all.
+    pub lifetime: Option<u32>,
+    /// As a client gets it later, if it is remembered then.
+    pub remembered: Option<Vec<u8>>,
+    /// As a client gets it later if nobody else has an answer then.
+    pub stale: Option<Vec<u8>>,
+}
+
+/// Judges a message of an upstream that was asked this query under this ID; none if it is not believed, or says nothing.
+/// `later` is after so many seconds.
+pub fn relayed(query: &[u8], id: u16, message: &[u8], exact: bool, later: u64) -> Option<Relayed> {
+    let query = Query::parse(query).ok()?;
+    if !reply::answers(message, id, query.question, exact) || message.len() <= HEADER_LEN {
+        return None;
+    }
+    let addressed = |mut message: Vec<u8>| {
+        reply::address_to(&mut message, query.header, query.question);
+        message
+    };
+    let (cache, key, now) = (Cache::new(2), CacheKey::new(&query, 0), Instant::now());
+    cache.put(&key, message, now);
+    let later = now + Duration::from_secs(later);
+    let mut out = vec![0; message.len()];
+    let remembered = match cache.get(&key, &query, later, &mut out) {
+        Some(Remembered::Answer(len)) => out.get(..len).map(<[u8]>::to_vec),
+        Some(Remembered::Failure) | None => None,
+    };
+    Some(Relayed {
+        fresh: addressed(message.to_vec()),
+        lifetime: reply::lifetime(message),
+        remembered,
+        stale: cache.stale(&key, later).map(addressed),
+    })
+}

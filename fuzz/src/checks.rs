@@ -1,0 +1,5 @@
+//! What is promised of whatever comes in.
+
+pub(crate) mod answer;
+pub(crate) mod reply;
+pub(crate) mod resolv_conf;

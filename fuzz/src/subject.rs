@@ -1,0 +1,71 @@
+//! The code under test. All that the targets know of its interface is here.
+
+use crate::fixture;
+use mesh_dns::{Names, Outcome, Table, Transport, fuzzing::Relayed};
+use mesh_model::NetworkId;
+use rand::{SeedableRng, rngs::SmallRng};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::LazyLock,
+};
+
+static OURS: LazyLock<Table> = LazyLock::new(|| table(fixture::OURS));
+static OTHER: LazyLock<Table> = LazyLock::new(|| table(fixture::OTHER));
+
+fn table(network: NetworkId) -> Table {
+    Table::new(&fixture::snapshot(), network).expect("the fixture has the network")
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A container on the fixture's network.
+    Container,
+    /// One that is on the other network as well.
+    ContainerOnBoth,
+    /// A process of the host.
+    Host,
+}
+
+/// What became of a query.
+pub(crate) enum Became {
+    /// It was answered.
+    Answered(Vec<u8>),
+    /// It is for an upstream resolver.
+    Forwarded,
+    /// Nothing is sent.
+    Dropped,
+}
+
+/// Has a query answered from the names of the fixture.
+pub(crate) fn ask(client: Client, query: &[u8], tcp: bool, seed: u8) -> Became {
+    let tables = [&*OURS, &*OTHER];
+    let names = match client {
+        Client::Container => Names::OfContainer(&tables[..1]),
+        Client::ContainerOnBoth => Names::OfContainer(&tables),
+        Client::Host => Names::OfHost(&tables),
+    };
+    let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+    let mut out = vec![0xaa; if tcp { 65535 } else { 1232 }];
+    let mut rng = SmallRng::seed_from_u64(seed.into());
+    match mesh_dns::answer(names, query, transport, &mut rng, &mut out) {
+        Outcome::Answer(len) => {
+            out.truncate(len);
+            Became::Answered(out)
+        }
+        Outcome::Forward => Became::Forwarded,
+        Outcome::Drop => Became::Dropped,
+    }
+}
+
+/// What becomes of a message of an upstream that was asked a query under this ID, at once and so many seconds later. `exact`:
+/// the letters of the question were given case by chance.
+pub(crate) fn relayed(query: &[u8], id: u16, message: &[u8], exact: bool, later: u16) -> Option<Relayed> {
+    mesh_dns::fuzzing::relayed(query, id, message, exact, later.into())
+}
+
+/// The upstreams of a `resolv.conf`.
+pub(crate) fn upstreams(text: &str, skip: IpAddr) -> Vec<SocketAddr> {
+    mesh_dns::parse_resolv_conf(text, &BTreeSet::from([skip]))
+}
