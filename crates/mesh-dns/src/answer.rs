@@ -68,13 +68,13 @@ pub fn answer(
 impl<'t> Names<'t> {
     /// What is known of a name, and by which table: the first that has it, else one that says that it is not there.
     fn find(self, name: &[u8]) -> Option<(&'t Table, Lookup<'t>)> {
-        let (tables, find): (_, fn(&'t Table, &[u8]) -> Option<Lookup<'t>>) = match self {
-            Self::OfContainer(tables) => (tables, Table::find),
-            Self::OfHost(tables) => (tables, Table::find_whole),
+        let (tables, is_host) = match self {
+            Self::OfContainer(tables) => (tables, false),
+            Self::OfHost(tables) => (tables, true),
         };
         let mut absent = None;
         for &table in tables {
-            match find(table, name) {
+            match if is_host { table.find_whole(name) } else { table.find(name) } {
                 Some(lookup) if lookup.found.is_something() => return Some((table, lookup)),
                 found => absent = absent.or(found.map(|lookup| (table, lookup))),
             }

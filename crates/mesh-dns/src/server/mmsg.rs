@@ -4,7 +4,6 @@
 
 use crate::wire::EDNS_UDP_LEN;
 use std::{
-    array,
     cmp::Reverse,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
@@ -12,8 +11,10 @@ use std::{
     ptr,
 };
 
-/// Datagrams a call.
+/// Datagrams a call, at most.
 const BATCH: usize = 64;
+/// As many are expected where there was one.
+const FEW: usize = 4;
 /// The longest query that is read; EDNS options included, none is nearly as long.
 const MAX_QUERY: usize = 4096;
 
@@ -22,6 +23,18 @@ pub(super) struct Batch {
     slots: Box<[Slot]>,
     /// Of the last [`Batch::receive`].
     received: usize,
+    messages: Messages,
+}
+
+/// What system calls are told, made anew for each of them, in the same memory: as much of it as is needed.
+#[derive(Default)]
+struct Messages {
+    parts: Vec<libc::iovec>,
+    controls: Vec<Control>,
+    headers: Vec<libc::mmsghdr>,
+    /// Slots with answers, as they are sent.
+    order: Vec<usize>,
+    groups: Vec<Together>,
 }
 
 struct Slot {
@@ -68,17 +81,29 @@ impl Batch {
             client_len: 0,
             from: (Ipv4Addr::UNSPECIFIED, 0).into(),
         };
-        Self { slots: (0..BATCH).map(|_| slot()).collect(), received: 0 }
+        let messages = Messages {
+            parts: Vec::with_capacity(BATCH),
+            controls: Vec::with_capacity(BATCH),
+            headers: Vec::with_capacity(BATCH),
+            order: Vec::with_capacity(BATCH),
+            groups: Vec::with_capacity(BATCH),
+        };
+        Self { slots: (0..BATCH).map(|_| slot()).collect(), received: 0, messages }
     }
 
-    /// Waits for a datagram, and reads what is there by then, up to a batch.
+    /// Waits for a datagram, and reads what is there by then, up to a batch: at first a few, and more as long as more come.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let room = (self.received * 2).clamp(FEW, BATCH);
         self.received = 0;
-        let mut parts: [libc::iovec; BATCH] = array::from_fn(|at| part(&mut self.slots[at].query));
-        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| {
-            self.slots[at].client_len = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header(&mut self.slots[at], &mut parts[at])
-        });
+        let Messages { parts, headers, .. } = &mut self.messages;
+        parts.clear();
+        headers.clear();
+        for slot in &mut self.slots[..room] {
+            slot.client_len = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            parts.push(part(&mut slot.query));
+            let at = parts.len() - 1;
+            headers.push(header(slot, &mut parts[at]));
+        }
         // SAFETY: each header points to an address and a buffer of its own slot, none of which moves or goes before the call
         // returns, with the lengths that they have.
         #[allow(unsafe_code)]
@@ -86,7 +111,7 @@ impl Batch {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                room as libc::c_uint,
                 libc::MSG_WAITFORONE as _,
                 ptr::null_mut(),
             )
@@ -100,6 +125,11 @@ impl Batch {
         Ok(())
     }
 
+    /// How many datagrams were read.
+    pub(super) fn len(&self) -> usize {
+        self.received
+    }
+
     /// Has `answer` look at each datagram, and write its answer: it returns the length of that, 0 if there is none.
     pub(super) fn each(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
         for slot in &mut self.slots[..self.received] {
@@ -111,98 +141,87 @@ impl Batch {
 
     /// Sends the answers. What there is no room for, or can't be sent, is lost as any datagram may be: clients ask again.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) {
-        let mut order: [usize; BATCH] = array::from_fn(|at| at);
-        let mut count = 0;
-        for at in 0..self.received {
-            if self.slots[at].answer_len > 0 {
-                order[count] = at;
-                count += 1;
+        let Messages { order, groups, .. } = &mut self.messages;
+        let slots = &self.slots;
+        order.clear();
+        order.extend((0..self.received).filter(|at| slots[*at].answer_len > 0));
+        if order.len() > 1 {
+            order.sort_unstable_by_key(|at| (slots[*at].from, Reverse(slots[*at].answer_len)));
+        }
+        groups.clear();
+        join(slots, order, groups);
+        let mut next = 0;
+        while next < self.messages.groups.len() {
+            match self.send_from(socket, next) {
+                Ok(sent) => next += sent,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
+                // Whatever it is, it may be this one client's; or what goes out there takes no segments, or shorter ones.
+                Err(_) => {
+                    let Together { first, count } = self.messages.groups[next];
+                    if count == 1 {
+                        next += 1;
+                        continue;
+                    }
+                    let alone = (first..first + count).map(|first| Together { first, count: 1 });
+                    self.messages.groups.splice(next..=next, alone);
+                }
             }
         }
-        let order = &mut order[..count];
-        if count > 1 {
-            order.sort_unstable_by_key(|at| (self.slots[*at].from, Reverse(self.slots[*at].answer_len)));
-        }
-        let mut together = [Together::default(); BATCH];
-        let groups = self.join(order, &mut together);
-        self.send_groups(socket, order, &together[..groups]);
     }
 
-    /// Finds out what goes out together; returns in how many groups.
-    fn join(&self, order: &[usize], together: &mut [Together; BATCH]) -> usize {
-        let mut groups = 0;
-        let mut first = 0;
-        while first < order.len() {
-            let head = &self.slots[order[first]];
-            let of_head =
-                order[first..].iter().map(|at| &self.slots[*at]).take_while(|slot| slot.from == head.from);
-            let (mut is_open, mut octets) = (true, 0);
-            let count = of_head
-                .take_while(|slot| {
-                    octets += slot.answer_len;
-                    let joins = is_open && slot.answer_len <= head.answer_len && octets <= MAX_TOGETHER;
-                    is_open = slot.answer_len == head.answer_len;
-                    joins
-                })
-                .count();
-            together[groups] = Together { first, count };
-            groups += 1;
-            first += count;
+    /// Sends these groups and those behind them; returns how many were sent.
+    fn send_from(&mut self, socket: BorrowedFd<'_>, next: usize) -> io::Result<usize> {
+        let Messages { parts, controls, headers, order, groups } = &mut self.messages;
+        parts.clear();
+        controls.clear();
+        headers.clear();
+        for at in order.iter() {
+            let slot = &mut self.slots[*at];
+            parts.push(part(&mut slot.answer[..slot.answer_len]));
         }
-        groups
-    }
-
-    fn send_groups(&mut self, socket: BorrowedFd<'_>, order: &[usize], groups: &[Together]) {
-        let mut parts: [libc::iovec; BATCH] = array::from_fn(|at| match order.get(at) {
-            Some(at) => {
-                let slot = &mut self.slots[*at];
-                part(&mut slot.answer[..slot.answer_len])
-            }
-            None => part(&mut []),
-        });
-        let mut controls = [Control([0; SEGMENT_SPACE]); BATCH];
-        let mut headers: [libc::mmsghdr; BATCH] = array::from_fn(|at| {
-            let Some(group) = groups.get(at) else {
-                // SAFETY: a header of no parts and no address.
-                #[allow(unsafe_code)]
-                return unsafe { mem::zeroed() };
-            };
+        for group in &groups[next..] {
             let slot = &mut self.slots[order[group.first]];
             let mut header = header(slot, &mut parts[group.first]);
             header.msg_hdr.msg_iovlen = group.count as _;
             if group.count > 1 {
+                controls.push(Control([0; SEGMENT_SPACE]));
+                let at = controls.len() - 1;
                 segment(&mut header.msg_hdr, &mut controls[at], slot.answer_len as u16);
             }
-            header
-        });
-        let mut next = 0;
-        while next < groups.len() {
-            // SAFETY: each header points to an address, parts and a control message that stay where they are until the call
-            // returns, with the lengths that they have; nothing is written but the lengths in the headers.
-            #[allow(unsafe_code)]
-            let sent = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    headers[next..].as_mut_ptr(),
-                    (groups.len() - next) as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                )
-            };
-            match usize::try_from(sent) {
-                Ok(sent) => next += sent,
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    // Whatever it is, it may be this one client's; or what goes out there takes no segments, or shorter ones.
-                    let Together { first, count } = groups[next];
-                    if count > 1 {
-                        let alone: [Together; BATCH] =
-                            array::from_fn(|at| Together { first: first + at, count: 1 });
-                        self.send_groups(socket, order, &alone[..count]);
-                    }
-                    next += 1;
-                }
-            }
+            headers.push(header);
         }
+        // SAFETY: each header points to an address, parts and a control message that stay where they are until the call
+        // returns, with the lengths that they have: no list grows beyond what it has room for. Nothing is written but the
+        // lengths in the headers.
+        #[allow(unsafe_code)]
+        let sent = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+            )
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// Finds out what goes out together, of answers in the order of their clients and of falling length.
+fn join(slots: &[Slot], order: &[usize], groups: &mut Vec<Together>) {
+    let mut first = 0;
+    while first < order.len() {
+        let head = &slots[order[first]];
+        let of_head = order[first..].iter().map(|at| &slots[*at]).take_while(|slot| slot.from == head.from);
+        let (mut is_open, mut octets) = (true, 0);
+        let joining = of_head.take_while(|slot| {
+            octets += slot.answer_len;
+            let joins = is_open && octets <= MAX_TOGETHER;
+            is_open = slot.answer_len == head.answer_len;
+            joins
+        });
+        let count = joining.count();
+        groups.push(Together { first, count });
+        first += count;
     }
 }
 

@@ -9,10 +9,13 @@ use std::{borrow::Borrow, fmt, hash::BuildHasher, hash::Hash, sync::Arc};
 /// the map there is a pointer to each.
 const PART: usize = 64;
 
+/// Entries, which copies share until they differ.
+type Part<K, V> = Arc<HashTable<(K, V)>>;
+
 /// A map in parts by hash.
 #[derive(Clone)]
 pub(super) struct Shards<K, V> {
-    parts: Box<[Arc<HashTable<(K, V)>>]>,
+    parts: Box<[Part<K, V>]>,
     len: usize,
     hasher: RandomState,
 }
@@ -38,7 +41,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
             self.grow();
         }
         let hash = self.hasher.hash_one(&key);
-        let (part, hasher) = (self.part(hash), self.hasher.clone());
+        let (part, hasher) = (self.part(hash), self.hasher);
         let entries = Arc::make_mut(&mut self.parts[part]);
         match entries.find_mut(hash, |(own, _)| *own == key) {
             Some((_, own)) => *own = value,
@@ -77,7 +80,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
     fn grow(&mut self) {
         let parts = self.parts.len() * 4;
         let mut grown =
-            Self { parts: (0..parts).map(|_| Arc::default()).collect(), len: 0, hasher: self.hasher.clone() };
+            Self { parts: (0..parts).map(|_| Arc::default()).collect(), len: 0, hasher: self.hasher };
         self.iter().cloned().for_each(|(key, value)| grown.insert(key, value));
         *self = grown;
     }
