@@ -8,8 +8,8 @@ use hickory_proto::{
         RecordType::{A, AAAA, ANY, HINFO, MX, PTR, SOA, SRV, TXT},
     },
 };
-use mesh_dns::Table;
-use mesh_model::{EndpointMode, Health, NetworkId, Protocol};
+use mesh_dns::{Neighbours, Table};
+use mesh_model::{Container, EndpointMode, Health, Key, NetworkId, NodeId, Protocol, Target};
 
 #[test]
 fn a_service_is_its_vip_by_every_name_it_has() {
@@ -265,4 +265,46 @@ fn a_checked_replica_without_a_verdict_is_not_offered_yet() {
     mesh.endpoint("new.1", 70, |endpoint| endpoint.service = Some(service));
     assert_eq!(negative(&mesh.table(), "new.1", A), NoError);
     assert_eq!(negative(&mesh.table(), "tasks.new", A), NoError);
+}
+
+#[test]
+fn a_container_on_several_networks_is_known_by_its_namespace() {
+    let mut mesh = Mesh::new();
+    let (here, elsewhere) = (NodeId::from_bits(1), NodeId::from_bits(2));
+    let mut place = |last: u8, network, inode, node, path: Option<&str>| {
+        let address = if network == OURS { format!("192.168.100.{last}") } else { format!("10.7.0.{last}") };
+        mesh.endpoint_at(&format!("e{last}.{inode}"), vec![ip(&address)], |endpoint| {
+            (endpoint.network, endpoint.namespace_inode, endpoint.node) = (network, inode, node);
+            endpoint.target = match path {
+                Some(path) => {
+                    Target::Docker(Container { name: "c".to_owned(), netns: Some(path.into()) })
+                }
+                None => Target::Pid(1),
+            };
+        })
+    };
+    let both = [place(10, OURS, 7, here, None), place(11, OTHER, 7, here, None)];
+    // Before its namespace is there, Docker says where it will be.
+    let staged = [place(12, OURS, 0, here, Some("/run/d")), place(13, OTHER, 0, here, Some("/run/d"))];
+    // Of another container, and of another host's with the same number.
+    let others = [place(14, OURS, 8, here, None), place(15, OTHER, 7, elsewhere, None)];
+    let keys: Vec<Key> = [both, staged, others].concat().into_iter().map(Key::Endpoint).collect();
+    let mut neighbours = Neighbours::default();
+    assert!(neighbours.update(&mesh.snapshot, here, &keys));
+    let found = neighbours.other_networks();
+    let of = |network, address: &str| found[&network].get(&ip(address)).cloned().unwrap_or_default();
+    for (network, address, expected) in [
+        (OURS, "192.168.100.10", Some(OTHER)),
+        (OTHER, "10.7.0.11", Some(OURS)),
+        (OURS, "192.168.100.12", Some(OTHER)),
+        (OTHER, "10.7.0.13", Some(OURS)),
+        (OURS, "192.168.100.14", None),
+        (OTHER, "10.7.0.15", None),
+    ] {
+        assert_eq!(of(network, address), expected.into_iter().collect(), "{address}");
+    }
+    assert!(!neighbours.update(&mesh.snapshot, here, &keys), "nothing differs");
+    mesh.snapshot.endpoints.remove(&both[1]);
+    assert!(neighbours.update(&mesh.snapshot, here, &keys));
+    assert!(!neighbours.other_networks()[&OURS].contains_key(&ip("192.168.100.10")));
 }

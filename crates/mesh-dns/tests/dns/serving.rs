@@ -1,11 +1,12 @@
 //! A server on real sockets.
 
 use crate::{
-    dig::{Running, dig, short},
-    fixture::{Mesh, ip, query},
+    dig::{Running, dig, options, short},
+    fixture::{Mesh, OTHER, ip, query},
 };
+use arc_swap::ArcSwap;
 use hickory_proto::{op::Message, rr::RecordType};
-use mesh_dns::Table;
+use mesh_dns::{Published, Source, Table, View};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -125,6 +126,64 @@ async fn noise_does_not_disturb_the_next_client() {
         gone.send_to(&query("www.", RecordType::A).to_vec().unwrap(), server.address).await.unwrap();
     }
     assert_eq!(short(server.address, "www").await, ["192.168.100.2"]);
+    // What has no whole header gets no answer, and is counted: an empty one is not, as it may be the server's own.
+    assert_eq!(server.view.counters.counts().dropped, 11);
+    server.stop().await;
+}
+
+/// The table of `other`, where `web.1` is somebody else, and `db` nobody's but its own.
+fn other() -> Published {
+    let mut mesh = Mesh::new();
+    for (name, last) in [("web.1", 1), ("db", 2)] {
+        mesh.endpoint_at(name, vec![ip(&format!("10.7.0.{last}"))], |endpoint| endpoint.network = OTHER);
+    }
+    Arc::new(ArcSwap::from_pointee(Table::new(&mesh.snapshot, OTHER).unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_on_two_networks_finds_the_names_of_both() {
+    let own = Arc::new(ArcSwap::from_pointee(Mesh::with_web().table()));
+    let view = View::of_network(own);
+    let Source::Network { others, .. } = &view.names else { panic!("a network's") };
+    let second = other();
+    others.store(Arc::new([(ip("127.0.0.5"), vec![second.clone()])].into()));
+    let server = Running::of(view, &[], options());
+    for transport in ["+notcp", "+tcp"] {
+        let both = async |question: &str| short(server.address, &format!("{transport} -b 127.0.0.5 {question}")).await;
+        assert_eq!(both("db").await, ["10.7.0.2"]);
+        assert_eq!(both("db.other.mesh.internal").await, ["10.7.0.2"]);
+        assert_eq!(both("-x 10.7.0.2").await, ["db.other.mesh.internal."]);
+        assert_eq!(both("web.1").await, ["192.168.100.11"], "the names of the network that it asks in come first");
+        assert_eq!(both("web.1.other").await, ["10.7.0.1"]);
+        let absent = dig(server.address, &format!("{transport} -b 127.0.0.5 nobody.other.mesh.internal")).await;
+        assert!(absent.contains("status: NXDOMAIN"), "{absent}");
+        // Everybody else sees their own network alone.
+        for question in ["db.other.mesh.internal", "-x 10.7.0.2", "db.other"] {
+            assert!(short(server.address, &format!("{transport} {question}")).await.is_empty(), "{question}");
+        }
+    }
+    // What changes there is seen here.
+    second.store(Arc::new(Mesh::new().table()));
+    assert!(short(server.address, "-b 127.0.0.5 db.other.mesh.internal").await.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_finds_whole_names_of_all_networks_and_no_short_ones() {
+    let view = View::of_host();
+    let Source::Host(all) = &view.names else { panic!("the host's") };
+    let own = Arc::new(ArcSwap::from_pointee(Mesh::with_web().table()));
+    all.store(Arc::new(vec![own, other()]));
+    let server = Running::of(view, &[], options());
+    assert_eq!(short(server.address, "www.self-network.mesh.internal").await, ["192.168.100.2"]);
+    assert_eq!(short(server.address, "db.other.mesh.internal").await, ["10.7.0.2"]);
+    assert_eq!(short(server.address, "-x 10.7.0.2").await, ["db.other.mesh.internal."]);
+    let absent = dig(server.address, "nobody.mesh.internal").await;
+    assert!(absent.contains("status: NXDOMAIN") && absent.contains("SOA"), "{absent}");
+    for short_name in ["www", "db.other"] {
+        let forwarded = dig(server.address, short_name).await;
+        assert!(forwarded.contains("status: SERVFAIL"), "nobody to ask: {forwarded}");
+    }
     server.stop().await;
 }
 
