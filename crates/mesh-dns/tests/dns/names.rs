@@ -276,9 +276,7 @@ fn a_container_on_several_networks_is_known_by_its_namespace() {
         mesh.endpoint_at(&format!("e{last}.{inode}"), vec![ip(&address)], |endpoint| {
             (endpoint.network, endpoint.namespace_inode, endpoint.node) = (network, inode, node);
             endpoint.target = match path {
-                Some(path) => {
-                    Target::Docker(Container { name: "c".to_owned(), netns: Some(path.into()) })
-                }
+                Some(path) => Target::Docker(Container { name: "c".to_owned(), netns: Some(path.into()) }),
                 None => Target::Pid(1),
             };
         })

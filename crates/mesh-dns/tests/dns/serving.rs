@@ -149,13 +149,20 @@ async fn who_is_on_two_networks_finds_the_names_of_both() {
     others.store(Arc::new([(ip("127.0.0.5"), vec![second.clone()])].into()));
     let server = Running::of(view, &[], options());
     for transport in ["+notcp", "+tcp"] {
-        let both = async |question: &str| short(server.address, &format!("{transport} -b 127.0.0.5 {question}")).await;
+        let both = async |question: &str| {
+            short(server.address, &format!("{transport} -b 127.0.0.5 {question}")).await
+        };
         assert_eq!(both("db").await, ["10.7.0.2"]);
         assert_eq!(both("db.other.mesh.internal").await, ["10.7.0.2"]);
         assert_eq!(both("-x 10.7.0.2").await, ["db.other.mesh.internal."]);
-        assert_eq!(both("web.1").await, ["192.168.100.11"], "the names of the network that it asks in come first");
+        assert_eq!(
+            both("web.1").await,
+            ["192.168.100.11"],
+            "the names of the network that it asks in come first"
+        );
         assert_eq!(both("web.1.other").await, ["10.7.0.1"]);
-        let absent = dig(server.address, &format!("{transport} -b 127.0.0.5 nobody.other.mesh.internal")).await;
+        let absent =
+            dig(server.address, &format!("{transport} -b 127.0.0.5 nobody.other.mesh.internal")).await;
         assert!(absent.contains("status: NXDOMAIN"), "{absent}");
         // Everybody else sees their own network alone.
         for question in ["db.other.mesh.internal", "-x 10.7.0.2", "db.other"] {
