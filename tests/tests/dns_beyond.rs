@@ -137,8 +137,9 @@ fn networks_have_resolvers_of_their_own() {
 #[test]
 fn no_name_leaves_an_internal_network() {
     scenario("internal names", |lab| {
-        let router =
-            lab.resolver_with(&["--address=/example.test/192.0.2.1", "--log-queries", "--log-facility=-"])?;
+        let log = "/run/lab/router.log";
+        let facility = format!("--log-facility={log}");
+        let router = lab.resolver_with(&["--address=/example.test/192.0.2.1", "--log-queries", &facility])?;
         let cluster = Cluster::one(lab)?;
         let vm1 = cluster.vm1();
         network(vm1, "blue", &["--internal"])?;
@@ -157,6 +158,9 @@ fn no_name_leaves_an_internal_network() {
         // Who gives the network a resolver wants it to be asked.
         vm1.meshctl(&["network", "update", "--dns-add", "10.77.0.1", "blue"]).ok()?;
         finds(&inside, "allowed.example.test", "192.0.2.1")?;
+        let asked = std::fs::read_to_string(vm1.file(log))?;
+        ensure!(asked.contains("open.example.test") && asked.contains("allowed.example.test"), "{asked}");
+        ensure!(!asked.contains("secret."), "it got out: {asked}");
         drop(router);
         Ok(())
     });
@@ -172,6 +176,8 @@ fn the_hosts_own_processes_are_answered_and_nobody_else() {
         ensure!(host.ip().to_string() == "10.77.0.11", "{}", host.ip());
         let cluster = Cluster::alone(meshd)?;
         let vm1 = cluster.vm1();
+        // As on hosts with keepalived: any address can be bound there, which says nothing of whose it is.
+        vm1.output(&["sysctl", "--quiet", "--write", "net.ipv4.ip_nonlocal_bind=1"]).ok()?;
         network(vm1, "blue", &[])?;
         network(vm1, "red", &[])?;
         vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
@@ -324,6 +330,17 @@ fn a_loop_through_the_hosts_resolver_is_found_and_named() {
         let found = asking.dig(&["www.example.test"])?;
         ensure!(found == ["192.0.2.1", "example.test."], "{found:?}");
         drop(stub);
+        // One that sends the mesh's names here, and no others, is none.
+        let stub = ["--listen-address=127.0.0.53", "--server=/mesh.internal/127.0.0.2", "--server=10.77.0.1"];
+        let _stub = dnsmasq(vm1, &stub)?;
+        lab.hosts_resolv_conf("nameserver 127.0.0.53\n")?;
+        within(CONVERGES, "the stub is asked", || {
+            let view = vm1.meshctl(&["-o", "json", "dns", "status"]).json()?;
+            ensure!(states(&view) == [("127.0.0.53:53".to_owned(), "good".to_owned())], "{view}");
+            Ok(())
+        })?;
+        finds(&asking, "example.test", "192.0.2.1")?;
+        ensure!(vm1.dig(&["@127.0.0.53", "asking.blue.mesh.internal"])? == [cluster.address("asking")?]);
         Ok(())
     });
 }

@@ -47,6 +47,8 @@ use tracing::{debug, info};
 
 /// How long one that did not answer is asked only after the others.
 const SUSPECT_FOR: Duration = Duration::from_secs(10);
+/// How often in a row one is overtaken by another before it counts as one that does not answer: names are slow, too.
+const OVERTAKEN: u32 = 3;
 
 /// Opens the sockets by which upstreams are asked.
 pub trait Sockets: Send + Sync {
@@ -135,8 +137,8 @@ pub struct Forwarder {
     manner: ArcSwap<Manner>,
     /// The host's resolvers.
     host: ArcSwap<Group>,
-    /// Upstreams that did not answer, and when.
-    suspects: Mutex<HashMap<Upstream, Instant>>,
+    /// Upstreams that did not answer.
+    suspects: Mutex<HashMap<Upstream, Suspicion>>,
     cache: Cache,
     /// Questions that somebody waits for.
     under_way: Mutex<HashMap<Box<[u8]>, WeakAsked>>,
@@ -149,6 +151,14 @@ impl fmt::Debug for Forwarder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forwarder").field("host", &self.host).field("options", &self.options).finish()
     }
+}
+
+/// What speaks against an upstream, since it answered last.
+#[derive(Debug, Default)]
+struct Suspicion {
+    overtaken: u32,
+    /// When it failed, or was tried again.
+    failed: Option<Instant>,
 }
 
 /// How an upstream does.
@@ -216,11 +226,10 @@ impl Forwarder {
         self.loops.look(upstreams.collect(), &*self.sockets).await;
     }
 
-    /// Notes a message that is a question of [`Forwarder::look_for_loops`], which has come back.
-    pub(crate) fn note_loop(&self, message: &[u8], client: IpAddr) {
-        if loops::is_probe(message) {
-            self.loops.note(message, client);
-        }
+    /// Whether a message is a question of [`Forwarder::look_for_loops`], which has come back. That is noted, and it goes no
+    /// further.
+    pub(crate) fn has_come_back(&self, message: &[u8], client: IpAddr) -> bool {
+        loops::is_probe(message) && self.loops.note(message, client)
     }
 
     /// The right to have one more query of a client's under way; none if there are too many.
@@ -261,12 +270,13 @@ impl Forwarder {
     ) -> Option<Vec<u8>> {
         let query = Query::parse(message).ok()?;
         let key = CacheKey::new(&query, group.tag);
-        let mut reply = match self.ask_once(group, &key, message).await {
-            Some(reply) => reply.to_vec(),
-            None => {
-                let stale = self.cache.stale(&key, Instant::now());
-                self.cache.put_failure(&key, Instant::now());
-                stale?
+        let said = self.ask_once(group, &key, message).await;
+        let mut reply = match &said {
+            Some(reply) if reply::is_conclusive(reply) => reply.to_vec(),
+            failure => {
+                let (stale, failure) = (self.cache.stale(&key, Instant::now()), failure.as_deref());
+                self.cache.put_failure(&key, failure.unwrap_or_default(), Instant::now());
+                stale.or(failure.map(<[u8]>::to_vec))?
             }
         };
         if reply.len() > transport.limit(query.edns) {
@@ -300,45 +310,56 @@ impl Forwarder {
         asked
     }
 
-    /// Asks the upstreams in their order, twice around. A failure that one reports is passed on only if none does better.
+    /// Asks the upstreams in their order, twice around. A failure that one reports is passed on only if none does better, and
+    /// that there is no such name only when those before it have had their time: they may know others.
     async fn ask(&self, group: &Group, query: &Query<'_>) -> Option<Vec<u8>> {
         let in_order = self.in_order(group);
         let turns: Vec<Upstream> = in_order.iter().chain(&in_order).copied().collect();
-        let mut next = match self.manner.load().order {
+        let order = self.manner.load().order;
+        let mut next = match order {
             Order::Preferred => 1.min(turns.len()),
             Order::Parallel => in_order.len(),
         };
         let mut under_way: FuturesUnordered<_> =
             turns[..next].iter().map(|upstream| self.ask_one(*upstream, query)).collect();
-        let mut failure = None;
-        let mut silent = Vec::new();
+        let (mut silent, mut ended) = (Vec::new(), Vec::new());
+        let waits = |upstream: Upstream, ended: &[Upstream]| {
+            let mut before = in_order.iter().take_while(|other| **other != upstream);
+            order == Order::Preferred && before.any(|other| !ended.contains(other))
+        };
+        let (mut failure, mut absence) = (None, None);
         loop {
             // Those that were asked once already get all the time that there is.
             let pause = if next < in_order.len() { self.options.patience } else { self.options.timeout };
             tokio::select! {
                 Some((upstream, exchanged)) = under_way.next() => {
                     self.note(upstream, exchanged.as_ref().err());
+                    ended.push(upstream);
                     match exchanged {
+                        Ok(reply) if reply::is_absence(&reply) && waits(upstream, &ended) => {
+                            absence = absence.or(Some((upstream, reply)));
+                        }
                         Ok(reply) if reply::is_conclusive(&reply) => {
-                            for overtaken in silent.into_iter().filter(|other| *other != upstream) {
-                                self.note(overtaken, Some(&Failure::Timeout(self.options.patience)));
-                            }
+                            silent.iter().filter(|other| **other != upstream).for_each(|other| self.overtake(*other));
                             return Some(reply);
                         }
                         Ok(reply) => failure = failure.or(Some(reply)),
                         Err(_) => {}
                     }
+                    if absence.as_ref().is_some_and(|(upstream, _)| !waits(*upstream, &ended)) {
+                        break;
+                    }
                 }
                 () = sleep(pause), if next < turns.len() => silent.push(turns[next - 1]),
                 else => break,
             }
-            if let Some(upstream) = turns.get(next) {
+            if let Some(upstream) = turns.get(next).filter(|_| absence.is_none()) {
                 under_way.push(self.ask_one(*upstream, query));
                 next += 1;
             }
         }
         // A header alone mirrors no question: that the client gets from us.
-        failure.filter(|reply| reply.len() > HEADER_LEN)
+        absence.map(|(_, reply)| reply).or(failure.filter(|reply| reply.len() > HEADER_LEN))
     }
 
     async fn ask_one(&self, upstream: Upstream, query: &Query<'_>) -> (Upstream, Result<Vec<u8>, Failure>) {
@@ -353,12 +374,14 @@ impl Forwarder {
         let mut suspects = lock(&self.suspects);
         for upstream in group.upstreams.iter().filter(|upstream| !self.loops.has(upstream)) {
             match suspects.get_mut(upstream) {
-                Some(since) if since.elapsed() < SUSPECT_FOR => suspect.push(*upstream),
-                Some(since) => {
-                    *since = Instant::now();
+                Some(Suspicion { failed: Some(at), .. }) if at.elapsed() < SUSPECT_FOR => {
+                    suspect.push(*upstream)
+                }
+                Some(Suspicion { failed: Some(at), .. }) => {
+                    *at = Instant::now();
                     good.push(*upstream);
                 }
-                None => good.push(*upstream),
+                _ => good.push(*upstream),
             }
         }
         good.extend(suspect);
@@ -368,10 +391,22 @@ impl Forwarder {
     fn condition(&self, upstream: &Upstream) -> Condition {
         if self.loops.has(upstream) {
             Condition::Loops
-        } else if lock(&self.suspects).contains_key(upstream) {
+        } else if lock(&self.suspects).get(upstream).is_some_and(|suspicion| suspicion.failed.is_some()) {
             Condition::Silent
         } else {
             Condition::Good
+        }
+    }
+
+    /// Notes that another one answered while this was silent.
+    fn overtake(&self, upstream: Upstream) {
+        let mut suspects = lock(&self.suspects);
+        let suspicion = suspects.entry(upstream).or_default();
+        suspicion.overtaken += 1;
+        let enough = suspicion.overtaken >= OVERTAKEN;
+        drop(suspects);
+        if enough {
+            self.note(upstream, Some(&Failure::Timeout(self.options.patience)));
         }
     }
 
@@ -379,12 +414,12 @@ impl Forwarder {
         let mut suspects = lock(&self.suspects);
         let address = upstream.address;
         match failure {
-            Some(err) => match suspects.insert(upstream, Instant::now()) {
+            Some(err) => match suspects.entry(upstream).or_default().failed.replace(Instant::now()) {
                 None => info!(upstream = %address, %err, "upstream resolver does not answer"),
                 Some(_) => debug!(upstream = %address, %err, "upstream resolver still does not answer"),
             },
             None => {
-                if suspects.remove(&upstream).is_some() {
+                if suspects.remove(&upstream).is_some_and(|suspicion| suspicion.failed.is_some()) {
                     info!(upstream = %address, "upstream resolver answers again");
                 }
             }

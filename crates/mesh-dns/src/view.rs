@@ -3,8 +3,8 @@
 use crate::{Counters, Names, Routes, Table};
 use arc_swap::{ArcSwap, Guard};
 use std::{
-    collections::HashMap,
-    net::{IpAddr, UdpSocket},
+    collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, LazyLock},
 };
 
@@ -33,7 +33,12 @@ pub enum Source {
         others: ArcSwap<HashMap<IpAddr, Vec<Published>>>,
     },
     /// Those of all networks here, for the host.
-    Host(ArcSwap<Vec<Published>>),
+    Host {
+        /// The names.
+        all: ArcSwap<Vec<Published>>,
+        /// The host's addresses: who asks from one of them is answered.
+        addresses: ArcSwap<HashSet<IpAddr>>,
+    },
 }
 
 impl View {
@@ -49,7 +54,7 @@ impl View {
     /// For the host: no network yet.
     pub fn of_host() -> Self {
         Self {
-            names: Source::Host(ArcSwap::default()),
+            names: Source::Host { all: ArcSwap::default(), addresses: ArcSwap::default() },
             routes: ArcSwap::default(),
             counters: Counters::default(),
         }
@@ -58,9 +63,9 @@ impl View {
     /// Whether somebody is answered at all: by the host's servers its own processes, from one of its addresses. The kernel takes
     /// no packet from outside that claims to be from one (martians).
     pub(crate) fn is_for(&self, client: IpAddr) -> bool {
-        match self.names {
+        match &self.names {
             Source::Network { .. } => true,
-            Source::Host(_) => UdpSocket::bind((client, 0)).is_ok(),
+            Source::Host { addresses, .. } => client.is_loopback() || addresses.load().contains(&client),
         }
     }
 
@@ -80,7 +85,7 @@ impl View {
                     }
                 }
             }
-            Source::Host(all) => {
+            Source::Host { all, .. } => {
                 // Whole names are known here without any network, too: nobody else is asked for them.
                 static NONE: LazyLock<Table> = LazyLock::new(|| Table::empty(&[]));
                 let all = load(&all.load());

@@ -51,6 +51,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it looks after the host's resolvers, and whether it is wanted still.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a daemon may take to hear what the name servers do.
+const TELL: Duration = Duration::from_millis(100);
 /// How long the last lines of the log may take to be taken.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long name servers may take to answer what was asked already.
@@ -110,7 +112,10 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
             biased;
             _ = terminate.recv() => break,
             event = daemons.next() => match event {
-                Event::Met => front.introduce(daemons).await,
+                Event::Met => {
+                front.names.meet();
+                front.introduce(daemons).await;
+            }
                 Event::Told(order, descriptors) => {
                     if !front.follow(order, descriptors, daemons).await {
                         break;
@@ -129,7 +134,11 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
                 }
                 front.serve_names(daemons).await;
                 if let Some(report) = front.names.report() {
-                    daemons.tell(Report::Names(report), Descriptors::default()).await;
+                    let telling = daemons.tell(Report::Names(report), Descriptors::default());
+                    // One that does not listen is told again.
+                    if timeout(TELL, telling).await.is_err() {
+                        front.names.forget_report();
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@ use mesh_dns::{HostSockets, Upstream};
 use mesh_model::{NetworkId, NodeId, Snapshot};
 use mesh_net::netns;
 use mesh_proxy::{Connect, Connecting};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
@@ -111,8 +111,11 @@ pub(crate) fn host_name_server(address: SocketAddr) -> io::Result<(UdpSocket, Tc
 }
 
 /// Beyond what the system allows everybody; without the privilege, the queue is as long as anybody's.
-fn lengthen_queue(udp: impl AsFd) {
-    if let Err(err) = set_socket_recv_buffer_size_force(udp, QUERY_QUEUE) {
+/// Answers to who is not there wait for a while, too, and take nobody's place.
+pub(crate) fn lengthen_queue(udp: impl AsFd) {
+    let lengthened = set_socket_recv_buffer_size_force(&udp, QUERY_QUEUE)
+        .and_then(|()| set_socket_send_buffer_size_force(&udp, QUERY_QUEUE));
+    if let Err(err) = lengthened {
         tracing::debug!(%err, "a name server's queue is short");
     }
 }

@@ -40,8 +40,10 @@ struct Generations {
 
 #[derive(Debug)]
 struct Entry {
-    /// Empty: no upstream had an answer.
+    /// Empty: no upstream said anything.
     reply: Box<[u8]>,
+    /// No upstream had an answer.
+    is_failure: bool,
     since: Instant,
     until: Instant,
 }
@@ -95,7 +97,7 @@ impl Cache {
     pub(super) fn stale(&self, key: &CacheKey, now: Instant) -> Option<Vec<u8>> {
         let mut generations = self.lock();
         let entry = generations.find(key.octets(), self.capacity)?;
-        if entry.reply.is_empty() || now >= entry.until + STALE {
+        if entry.is_failure || now >= entry.until + STALE {
             return None;
         }
         let mut reply = entry.reply.to_vec();
@@ -108,14 +110,15 @@ impl Cache {
         let lifetime = reply::lifetime(reply).filter(|_| reply.len() <= MAX_LEN);
         if let Some(seconds) = lifetime {
             let until = now + Duration::from_secs(seconds.min(MAX_LIFETIME).into());
-            self.insert(key, Entry { reply: reply.into(), since: now, until });
+            self.insert(key, Entry { reply: reply.into(), is_failure: false, since: now, until });
         }
     }
 
-    /// Remembers that there was no answer; what has expired is kept for [`Cache::stale`].
-    pub(super) fn put_failure(&self, key: &CacheKey, now: Instant) {
-        if self.stale(key, now).is_none() {
-            self.insert(key, Entry { reply: [].into(), since: now, until: now + FAILURE });
+    /// Remembers that there was no answer, and what was said instead; what has expired is kept for [`Cache::stale`].
+    pub(super) fn put_failure(&self, key: &CacheKey, said: &[u8], now: Instant) {
+        if self.stale(key, now).is_none() && said.len() <= MAX_LEN {
+            let (reply, until) = (said.into(), now + FAILURE);
+            self.insert(key, Entry { reply, is_failure: true, since: now, until });
         }
     }
 
@@ -239,12 +242,12 @@ mod tests {
         let bytes = question("www.example.");
         let asked = Query::parse(&bytes).ok().unwrap();
         let key = CacheKey::new(&asked, 1);
-        cache.put_failure(&key, now);
+        cache.put_failure(&key, &[], now);
         assert_eq!(cache.get(&key, &asked, now, &mut [0; 512]), Some(Remembered::Failure));
         assert_eq!(cache.get(&key, &asked, now + seconds(1), &mut [0; 512]), None);
         assert_eq!(cache.stale(&key, now), None);
         put(&cache, &asked, &reply(&bytes, &[10]), now);
-        cache.put_failure(&key, now + seconds(11));
+        cache.put_failure(&key, &[], now + seconds(11));
         assert!(cache.stale(&key, now + seconds(11)).is_some());
     }
 

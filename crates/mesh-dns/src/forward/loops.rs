@@ -1,5 +1,6 @@
 //! Upstreams that ask us in turn: a host's resolver that forwards to our own address, say. A question that nobody else asks
-//! goes to each, under a name that is never forwarded from here; if it arrives, that upstream is not asked.
+//! goes to each; if it arrives, that upstream is not asked. Its name is beside our domain, not below it: hosts send that one
+//! to us on purpose.
 
 use super::{Sockets, Upstream, exchange};
 use crate::{
@@ -19,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Hexadecimal digits of the first label.
 const DIGITS: usize = 32;
 /// What follows it.
-const REST: &[u8] = b"\x04loop\x04mesh\x08internal\x00";
+const REST: &[u8] = b"\x09mesh-loop\x08internal\x00";
 
 /// What is known of loops.
 #[derive(Debug, Default)]
@@ -49,16 +50,17 @@ impl Loops {
     }
 
     /// Notes a question that has come back. From a resolver in a network it may: what that asks is asked of the host's
-    /// ([`super::Routes`]), not of itself.
-    pub(super) fn note(&self, message: &[u8], client: IpAddr) {
+    /// ([`super::Routes`]), not of itself. Returns whether it is one of ours.
+    pub(super) fn note(&self, message: &[u8], client: IpAddr) -> bool {
         let digits = message.get(HEADER_LEN + 1..HEADER_LEN + 1 + DIGITS);
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         let Some(number) = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()) else {
-            return;
+            return false;
         };
         let mut state = self.lock();
         let upstream = state.awaited.get(&number).copied();
         state.seen.extend(upstream.filter(|upstream| !upstream.is(client)));
+        upstream.is_some()
     }
 
     /// Asks each of these, and waits until the question has come back or nothing more is to be expected.
@@ -125,9 +127,9 @@ mod tests {
         ours[HEADER_LEN + 1..].make_ascii_uppercase();
         let client = [192, 0, 2, 1].into();
         let others = question(number + 1);
-        loops.note(&others, client);
+        assert!(!loops.note(&others, client));
         assert!(is_probe(&others) && loops.lock().seen.is_empty());
-        loops.note(&ours, client);
+        assert!(loops.note(&ours, client));
         assert!(is_probe(&ours) && loops.lock().seen.contains(&upstream));
         assert!(!is_probe(&ours[..ours.len() - 8]) && !is_probe(&[]));
     }

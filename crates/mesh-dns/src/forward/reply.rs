@@ -33,6 +33,11 @@ pub(super) fn is_conclusive(reply: &[u8]) -> bool {
     rcode == Rcode::NoError as u16 || rcode == Rcode::NxDomain as u16
 }
 
+/// Whether the upstream knows no such name.
+pub(super) fn is_absence(reply: &[u8]) -> bool {
+    u16_at(reply, 2).unwrap_or(0) & flag::RCODE == Rcode::NxDomain as u16
+}
+
 /// Whether there is more of it over TCP.
 pub(super) fn is_truncated(reply: &[u8]) -> bool {
     u16_at(reply, 2).is_some_and(|flags| flags & flag::TRUNCATED != 0)

@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::timeout,
 };
@@ -29,6 +30,8 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_OF_ONE: usize = 64;
 /// Queries of one connection that are under way, or whose answers wait to be taken, before more are read.
 const MAX_PIPELINED: usize = 64;
+/// Octets of answers of one connection that wait to be taken, at most: any answer has room.
+const MAX_WAITING: usize = 2 * MAX_MESSAGE;
 /// How long a client may take for its next query, or to read an answer.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
@@ -120,6 +123,7 @@ async fn converse(
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
     let (answers, to_send) = mpsc::channel(MAX_PIPELINED);
+    let answers = Answers { answers, room: Arc::new(Semaphore::new(MAX_WAITING)) };
     let mut conversation = Conversation { client, shared, answers, forwarded: JoinSet::new() };
     let reading = async {
         let read = conversation.read(BufReader::new(reader), cancel).await;
@@ -136,8 +140,27 @@ async fn converse(
 struct Conversation<'s> {
     client: IpAddr,
     shared: &'s Shared,
-    answers: mpsc::Sender<Vec<u8>>,
+    answers: Answers,
     forwarded: JoinSet<()>,
+}
+
+/// Answers on their way to a client, no more than there is room for.
+#[derive(Clone)]
+struct Answers {
+    answers: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+/// An answer, and the room that it takes until it is sent.
+type Waiting = (Vec<u8>, OwnedSemaphorePermit);
+
+impl Answers {
+    /// False if the client is gone.
+    async fn send(&self, answer: Vec<u8>) -> bool {
+        let room = Arc::clone(&self.room).acquire_many_owned(answer.len() as u32).await;
+        let Ok(room) = room else { return false };
+        self.answers.send((answer, room)).await.is_ok()
+    }
 }
 
 impl Conversation<'_> {
@@ -184,7 +207,9 @@ impl Conversation<'_> {
     /// Answers a query, or has it asked elsewhere; false if it can't be answered.
     async fn answer(&mut self, message: &[u8], rng: &mut SmallRng) -> bool {
         let mut counts = Counts { tcp: 1, ..Counts::default() };
-        self.shared.forwarder.note_loop(message, self.client);
+        if self.shared.forwarder.has_come_back(message, self.client) {
+            return false;
+        }
         let (shared, client) = (self.shared, self.client);
         let made = ROOM.with_borrow_mut(|room| {
             let names = |names: crate::Names<'_>| answer(names, message, Transport::Tcp, rng, room);
@@ -209,7 +234,7 @@ impl Conversation<'_> {
         shared.view.counters.add(&counts);
         match made {
             None => false,
-            Some(Ok(reply)) => self.answers.send(reply).await.is_ok(),
+            Some(Ok(reply)) => self.answers.send(reply).await,
             Some(Err((group, permit))) => {
                 while self.forwarded.len() >= MAX_PIPELINED {
                     self.forwarded.join_next().await;
@@ -220,7 +245,7 @@ impl Conversation<'_> {
                     let _permit = permit;
                     let reply = shared.ask(group, &message, Transport::Tcp).await;
                     // The client may be gone.
-                    drop(answers.send(reply).await);
+                    answers.send(reply).await;
                 });
                 true
             }
@@ -235,12 +260,12 @@ async fn read(stream: &mut BufReader<OwnedReadHalf>, query: &mut Vec<u8>) -> io:
 }
 
 /// Sends answers, those that are ready in one piece (RFC 7766, 8: the length goes along with its message).
-async fn send(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+async fn send(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Waiting>) -> io::Result<()> {
     let mut octets = Vec::new();
     while let Some(first) = answers.recv().await {
         octets.clear();
         let mut next = Some(first);
-        while let Some(answer) = next {
+        while let Some((answer, _room)) = next {
             octets.extend((answer.len() as u16).to_be_bytes());
             octets.extend(answer);
             next = if octets.len() < MAX_MESSAGE { answers.try_recv().ok() } else { None };

@@ -176,7 +176,10 @@ impl Serving {
             counts.dropped += 1;
             return 0;
         }
-        self.shared.forwarder.note_loop(message, client.ip());
+        if self.shared.forwarder.has_come_back(message, client.ip()) {
+            counts.dropped += 1;
+            return 0;
+        }
         // The names are loaded for each: whoever asks after a change must not be told what was before it.
         match view.with_names(client.ip(), |names| answer(names, message, Transport::Udp, rng, out)) {
             Outcome::Answer(len) => {

@@ -118,9 +118,41 @@ async fn the_next_is_asked_before_the_first_has_failed() {
     let server = Running::with(Mesh::new().table(), &[slow.address, quick.address], unhurried);
     assert_eq!(short(server.address, "one.example").await, ["203.0.113.2"]);
     assert_eq!((slow.count(), quick.count()), (1, 1));
-    // It is known now, and not waited for again.
-    assert_eq!(short(server.address, "two.example").await, ["203.0.113.2"]);
-    assert_eq!((slow.count(), quick.count()), (1, 2));
+    // Names are slow, too: only when it is overtaken again and again it is known, and not waited for any more.
+    for name in ["two.example", "three.example"] {
+        assert_eq!(short(server.address, name).await, ["203.0.113.2"]);
+    }
+    assert_eq!((slow.count(), quick.count()), (3, 3));
+    assert_eq!(short(server.address, "four.example").await, ["203.0.113.2"]);
+    assert_eq!((slow.count(), quick.count()), (3, 4));
+}
+
+/// Of two resolvers the first alone may know a name: that the second does not is no answer as long as the first may have one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn that_a_name_is_absent_counts_when_those_before_have_had_their_time() {
+    let slow = Fake::with("203.0.113.1", |_, reply| {
+        std::thread::sleep(Duration::from_millis(300));
+        Some(reply)
+    })
+    .await;
+    let public = Fake::with("203.0.113.2", |_, mut reply| {
+        reply.metadata.response_code = ResponseCode::NXDomain;
+        reply.answers.clear();
+        Some(reply)
+    })
+    .await;
+    let patient = ForwarderOptions {
+        patience: Duration::from_millis(50),
+        timeout: Duration::from_secs(2),
+        deadline: Duration::from_secs(4),
+        ..options()
+    };
+    let server = Running::with(Mesh::new().table(), &[slow.address, public.address], patient);
+    assert_eq!(short(server.address, "www.corp").await, ["203.0.113.1"]);
+    assert_eq!(public.count(), 1);
+    slow.silent.store(true, Relaxed);
+    let absent = dig(server.address, "other.corp").await;
+    assert!(absent.contains("status: NXDOMAIN"), "{absent}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,8 +192,10 @@ async fn a_failure_counts_only_if_nobody_does_better() {
     let server = Running::start(Mesh::new().table(), &[broken.address, good.address]);
     assert_eq!(short(server.address, "one.example").await, ["203.0.113.2"]);
     server.forwarder.set_host(&[broken.address]);
-    let refused = dig(server.address, "two.example").await;
-    assert!(refused.contains("status: REFUSED"), "{refused}");
+    for _ in 0..2 {
+        let refused = dig(server.address, "two.example").await;
+        assert!(refused.contains("status: REFUSED"), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -378,20 +412,18 @@ async fn ids_and_ports_are_not_to_be_guessed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_is_found_and_ends_when_it_does() {
-    // Two servers that are each other's upstream.
     let one = Running::start(Mesh::new().table(), &[]);
-    let two = Running::start(Mesh::new().table(), &[one.address]);
     let good = Fake::start("203.0.113.1").await;
-    one.forwarder.set_host(&[two.address, good.address]);
-    // `two` knows nothing below our domain itself in this test.
-    two.view.routes.store(Arc::default());
-    one.forwarder.look_for_loops(&[]).await;
     let looping = |server: &Running| {
         let found = server.forwarder.conditions(&[]);
         found.iter().filter(|(_, condition)| *condition == mesh_dns::Condition::Loops).count()
     };
-    assert_eq!(looping(&one), 0, "names of the mesh are forwarded by nobody, so by these neither");
-    // One that forwards them, as a host's own resolver would.
+    // Two servers that are each other's upstream.
+    let two = Running::start(Mesh::new().table(), &[one.address]);
+    one.forwarder.set_host(&[two.address, good.address]);
+    one.forwarder.look_for_loops(&[]).await;
+    assert_eq!(looping(&one), 1);
+    // A host's own resolver.
     let relay = relay(one.address).await;
     one.forwarder.set_host(&[relay.0, good.address]);
     let begun = Instant::now();

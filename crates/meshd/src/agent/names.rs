@@ -21,7 +21,9 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(sockets: Sockets, listen: Vec<SocketAddr>, adopted: &Held) -> Self {
         let ours = adopted.iter().filter(|(place, _)| !matches!(place, Place::Http(_)));
-        let held = ours.map(|(place, descriptors)| (*place, Arc::clone(descriptors))).collect();
+        let held: Held = ours.map(|(place, descriptors)| (*place, Arc::clone(descriptors))).collect();
+        // Of a daemon that did not do so yet.
+        held.values().filter_map(|descriptors| descriptors.first()).for_each(sockets::lengthen_queue);
         Self { sockets, listen, held }
     }
 

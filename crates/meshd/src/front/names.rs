@@ -58,7 +58,9 @@ pub(super) struct Names {
     running: BTreeMap<Place, Running>,
     servers: JoinSet<(Place, Descriptors, Result<(), mesh_dns::Error>)>,
     loops: Option<(Instant, JoinHandle<()>)>,
-    reported: NamesReport,
+    look_is_due: bool,
+    /// What the daemon was told last; none: it is none that is to be told. An older one would not understand.
+    reported: Option<NamesReport>,
 }
 
 impl Names {
@@ -75,7 +77,8 @@ impl Names {
             running: BTreeMap::new(),
             servers: JoinSet::new(),
             loops: None,
-            reported: NamesReport::default(),
+            look_is_due: true,
+            reported: None,
         }
     }
 
@@ -88,6 +91,7 @@ impl Names {
         self.forwarder.set_manner(Manner { order, random_case: config.random_case });
         self.upstreams = config.upstreams;
         self.resolvers_of = None;
+        self.reported = Some(NamesReport::default());
     }
 
     /// What is done here, if that is something else than was last reported.
@@ -100,9 +104,14 @@ impl Names {
             counts: counts.map(|(network, view)| (network, shown(view.counters.counts()))).collect(),
             upstreams: self.forwarder.conditions(&routes).into_iter().map(upstream_view).collect(),
         };
-        let differs = report != self.reported;
-        self.reported = report;
-        differs.then(|| self.reported.clone())
+        let reported = self.reported.as_mut().filter(|reported| **reported != report)?;
+        *reported = report.clone();
+        Some(report)
+    }
+
+    /// Another daemon is there, which has not said yet how to forward.
+    pub(super) fn meet(&mut self) {
+        self.reported = None;
     }
 
     /// Follows to another state, given the records that may differ; none: all may.
@@ -124,6 +133,11 @@ impl Names {
         self.served.values().for_each(Served::publish);
     }
 
+    /// What was reported last was not heard.
+    pub(super) fn forget_report(&mut self) {
+        self.reported = self.reported.take().map(|_| NamesReport::default());
+    }
+
     /// Runs a server on each of these sockets. Returns the places whose sockets don't work.
     pub(super) fn serve(&mut self, snapshot: &Snapshot, held: &Held) -> Vec<Place> {
         let mut failed = self.reap();
@@ -136,10 +150,13 @@ impl Names {
         });
         // First: who asks already is not to be told that there is nobody to ask.
         self.follow_resolvers(snapshot, held);
+        self.follow_addresses(held);
         self.open_zones(snapshot, held);
         if std::mem::take(&mut self.views_are_old) {
             self.tell_views(snapshot);
+            self.look_is_due = true;
         }
+        self.look_for_loops();
         for (place, sockets) in held {
             let view = match place {
                 Place::Names(at) => self.served.get(&at.network).map(|served| &served.view),
@@ -186,7 +203,7 @@ impl Names {
 
     /// Tells who asks from where what else is to be found, and by whom.
     fn tell_views(&self, snapshot: &Snapshot) {
-        if let Source::Host(told) = &self.host.names {
+        if let Source::Host { all: told, .. } = &self.host.names {
             told.store(Arc::new(self.served.values().map(|served| Arc::clone(&served.published)).collect()));
         }
         let others = self.neighbours.other_networks();
@@ -265,27 +282,42 @@ impl Names {
             _ => None,
         });
         let now = (text, gateways.chain(host).collect());
-        let mut differ = false;
         if self.resolvers_of.as_ref() != Some(&now) {
             let resolvers: Vec<SocketAddr> = match &self.upstreams[..] {
                 [] => parse_resolv_conf(&now.0, &now.1),
                 given => given.iter().map(|resolver| resolver.address()).collect(),
             };
             if !resolvers.is_empty() {
-                differ = self.forwarder.set_host(&resolvers);
+                self.look_is_due |= self.forwarder.set_host(&resolvers);
             }
             self.resolvers_of = Some(now);
         }
-        self.look_for_loops(differ);
     }
 
-    fn look_for_loops(&mut self, now: bool) {
+    /// Who asks from which addresses is one of the host's own processes.
+    fn follow_addresses(&self, held: &Held) {
+        let Source::Host { addresses: told, .. } = &self.host.names else { return };
+        if !held.keys().any(|place| matches!(place, Place::HostNames(_))) {
+            return;
+        }
+        match nix::ifaddrs::getifaddrs() {
+            Ok(found) => {
+                let addresses = found.filter_map(|interface| address_of(interface.address.as_ref()?));
+                told.store(Arc::new(addresses.collect()));
+            }
+            Err(err) => tracing::warn!(%err, "the host's addresses can't be read"),
+        }
+    }
+
+    fn look_for_loops(&mut self) {
+        let now = self.look_is_due;
         let due = |(at, looking): &(Instant, JoinHandle<()>)| {
             looking.is_finished() && (now || at.elapsed() >= LOOK_FOR_LOOPS)
         };
         if self.running.is_empty() || !self.loops.as_ref().is_none_or(due) {
             return;
         }
+        self.look_is_due = false;
         let forwarder = Arc::clone(&self.forwarder);
         let routes = self.routes_now();
         let looking = tokio::spawn(async move {
@@ -300,6 +332,11 @@ impl Served {
     fn publish(&self) {
         self.published.store(Arc::new(self.zone.table()));
     }
+}
+
+fn address_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 /// A resolver with an address of the network is asked there, any other from the host.
