@@ -150,14 +150,16 @@ impl Authority<'_, '_> {
 
     fn ready(&mut self, record: &[u8]) -> bool {
         let fits = self.response.ready(pointer(0), record);
-        if !fits {
-            self.response.set(flag::TRUNCATED);
-        }
-        fits
+        self.cut_unless(fits)
     }
 
     fn add(&mut self, rtype: u16, data: &[&[u8]]) -> bool {
         let fits = self.response.record(Section::Answer, &pointer(0), rtype, TTL, data);
+        self.cut_unless(fits)
+    }
+
+    /// Says so in the header if an answer is left out.
+    fn cut_unless(&mut self, fits: bool) -> bool {
         if !fits {
             self.response.set(flag::TRUNCATED);
         }

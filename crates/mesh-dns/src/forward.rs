@@ -14,7 +14,6 @@ mod routes;
 pub(crate) use cache::Remembered;
 pub(crate) use clients::Permit;
 pub(crate) use exchange::{Failure, exchange};
-
 pub(crate) use routes::Group;
 pub use routes::{Routes, Upstream};
 
@@ -31,7 +30,6 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
     stream::FuturesUnordered,
 };
-
 use std::{
     collections::HashMap,
     fmt, io,
@@ -280,7 +278,6 @@ impl Forwarder {
             }
         };
         if reply.len() > transport.limit(query.edns) {
-            reply.resize(PLAIN_UDP_LEN.max(reply.len()), 0);
             let len = without_records(&query, flag::TRUNCATED, Rcode::NoError, &mut reply);
             reply.truncate(len);
         } else {

@@ -5,13 +5,14 @@ mod tcp;
 mod udp;
 
 use crate::{
-    Error, Forwarder, View,
+    Error, Forwarder, Outcome, View, answer,
     counters::Counts,
     forward::{Group, Permit, Remembered, without_records},
     query::Query,
     response::Transport,
     wire::{PLAIN_UDP_LEN, Rcode, flag},
 };
+use rand::rngs::SmallRng;
 use std::{
     net::{IpAddr, TcpListener, UdpSocket},
     sync::Arc,
@@ -39,12 +40,14 @@ struct Shared {
     forwarder: Arc<Forwarder>,
 }
 
-/// What becomes of a query that is not for us to answer.
-enum Beyond {
+/// What becomes of a message.
+enum Reaction {
     /// The answer is this many octets at the start of `out`.
     Answer(usize),
     /// These have to be asked.
     Ask(Arc<Group>, Permit),
+    /// There is no answer.
+    Nothing,
 }
 
 impl Server {
@@ -65,6 +68,38 @@ impl Server {
 }
 
 impl Shared {
+    /// Answers a message from the tables or from memory, or says whom to ask.
+    fn react(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        client: IpAddr,
+        rng: &mut SmallRng,
+        counts: &mut Counts,
+        out: &mut [u8],
+    ) -> Reaction {
+        // The names are loaded for each: whoever asks after a change must not be told what was before it.
+        let outcome = if self.forwarder.has_come_back(message, client) {
+            Outcome::Drop
+        } else {
+            self.view.with_names(client, |names| answer(names, message, transport, rng, out))
+        };
+        match outcome {
+            Outcome::Answer(len) => {
+                counts.answered += 1;
+                Reaction::Answer(len)
+            }
+            Outcome::Forward => match Query::parse(message) {
+                Ok(query) => self.beyond(&query, transport, client, counts, out),
+                Err(_) => Reaction::Nothing,
+            },
+            Outcome::Drop => {
+                counts.dropped += 1;
+                Reaction::Nothing
+            }
+        }
+    }
+
     /// Answers from memory, or says whom to ask.
     fn beyond(
         &self,
@@ -73,38 +108,38 @@ impl Shared {
         client: IpAddr,
         counts: &mut Counts,
         out: &mut [u8],
-    ) -> Beyond {
+    ) -> Reaction {
         let forwarder = &self.forwarder;
         let Some(group) = forwarder.group(&self.view.routes.load(), query, client) else {
             // There is no world beyond an internal network. A failure would have clients ask again, or leave out the rest of
             // their search list.
             counts.answered += 1;
-            return Beyond::Answer(without_records(query, 0, Rcode::NxDomain, out));
+            return Reaction::Answer(without_records(query, 0, Rcode::NxDomain, out));
         };
         match forwarder.remembered(&group, query, transport, out) {
             Some(Remembered::Answer(len)) => {
                 counts.cached += 1;
-                return Beyond::Answer(len);
+                return Reaction::Answer(len);
             }
             Some(Remembered::Failure) => {
                 counts.failed += 1;
-                return Beyond::Answer(without_records(query, 0, Rcode::ServFail, out));
+                return Reaction::Answer(without_records(query, 0, Rcode::ServFail, out));
             }
             // RFC 1034, 4.3.1: nobody else is asked unless that is desired.
             None if query.header.flags & flag::RECURSION_DESIRED == 0 => {
                 counts.answered += 1;
-                return Beyond::Answer(without_records(query, 0, Rcode::Refused, out));
+                return Reaction::Answer(without_records(query, 0, Rcode::Refused, out));
             }
             None => {}
         }
         match forwarder.admit(client) {
             Some(permit) => {
                 counts.forwarded += 1;
-                Beyond::Ask(group, permit)
+                Reaction::Ask(group, permit)
             }
             None => {
                 counts.limited += 1;
-                Beyond::Answer(without_records(query, 0, Rcode::ServFail, out))
+                Reaction::Answer(without_records(query, 0, Rcode::ServFail, out))
             }
         }
     }

@@ -188,7 +188,7 @@ impl Agent {
         spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
         let responder = Responder {
             me: identity.node,
-            sockets: Sockets::new(config.run_dir.clone(), identity.node, agent.snapshot.clone()),
+            sockets: agent.sockets(),
             snapshot: agent.snapshot.clone(),
             applied: agent.applied.subscribe(),
         };

@@ -132,6 +132,8 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
                     tracing::info!("front: the run directory is gone: ends");
                     break;
                 }
+                let snapshot = Arc::clone(&front.snapshot.borrow());
+                front.names.look_at_host(&snapshot, &front.held);
                 front.serve_names(daemons).await;
                 if let Some(report) = front.names.report() {
                     let telling = daemons.tell(Report::Names(report), Descriptors::default());

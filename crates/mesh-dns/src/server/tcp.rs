@@ -1,8 +1,8 @@
 //! Connections (RFC 7766): a task each. Queries that follow each other do not wait for each other: what has to be asked
 //! elsewhere is answered when the answer is there.
 
-use super::{Beyond, Shared};
-use crate::{Outcome, Transport, answer, counters::Counts, query::Query, wire::MAX_MESSAGE};
+use super::{Reaction, Shared};
+use crate::{Transport, counters::Counts, wire::MAX_MESSAGE};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{
     cell::RefCell,
@@ -207,35 +207,17 @@ impl Conversation<'_> {
     /// Answers a query, or has it asked elsewhere; false if it can't be answered.
     async fn answer(&mut self, message: &[u8], rng: &mut SmallRng) -> bool {
         let mut counts = Counts { tcp: 1, ..Counts::default() };
-        if self.shared.forwarder.has_come_back(message, self.client) {
-            return false;
-        }
         let (shared, client) = (self.shared, self.client);
-        let made = ROOM.with_borrow_mut(|room| {
-            let names = |names: crate::Names<'_>| answer(names, message, Transport::Tcp, rng, room);
-            match shared.view.with_names(client, names) {
-                Outcome::Answer(len) => {
-                    counts.answered += 1;
-                    Some(Ok(room[..len].to_vec()))
-                }
-                Outcome::Forward => {
-                    let query = Query::parse(message).ok()?;
-                    Some(match shared.beyond(&query, Transport::Tcp, client, &mut counts, room) {
-                        Beyond::Answer(len) => Ok(room[..len].to_vec()),
-                        Beyond::Ask(group, permit) => Err((group, permit)),
-                    })
-                }
-                Outcome::Drop => {
-                    counts.dropped += 1;
-                    None
-                }
-            }
+        let (reaction, reply) = ROOM.with_borrow_mut(|room| {
+            let reaction = shared.react(message, Transport::Tcp, client, rng, &mut counts, room);
+            let len = if let Reaction::Answer(len) = reaction { len } else { 0 };
+            (reaction, room[..len].to_vec())
         });
         shared.view.counters.add(&counts);
-        match made {
-            None => false,
-            Some(Ok(reply)) => self.answers.send(reply).await,
-            Some(Err((group, permit))) => {
+        match reaction {
+            Reaction::Nothing => false,
+            Reaction::Answer(_) => self.answers.send(reply).await,
+            Reaction::Ask(group, permit) => {
                 while self.forwarded.len() >= MAX_PIPELINED {
                     self.forwarded.join_next().await;
                 }

@@ -3,8 +3,8 @@
 //! It waits in the call that reads. Waiting for readiness first, as runtimes do, costs a query more than the answer does
 //! (docs/measured.md).
 
-use super::{Beyond, Shared, mmsg::Batch};
-use crate::{Error, Outcome, Transport, answer, counters::Counts, query::Query};
+use super::{Reaction, Shared, mmsg::Batch};
+use crate::{Error, Transport, counters::Counts};
 use rand::{SeedableRng, rngs::SmallRng};
 use socket2::SockRef;
 use std::{
@@ -171,34 +171,15 @@ impl Serving {
         counts: &mut Counts,
         out: &mut [u8],
     ) -> usize {
-        let (view, rng) = (&self.shared.view, &mut self.rng);
-        if !view.is_for(client.ip()) {
+        let (shared, rng) = (&self.shared, &mut self.rng);
+        if !shared.view.is_for(client.ip()) {
             counts.dropped += 1;
             return 0;
         }
-        if self.shared.forwarder.has_come_back(message, client.ip()) {
-            counts.dropped += 1;
-            return 0;
-        }
-        // The names are loaded for each: whoever asks after a change must not be told what was before it.
-        match view.with_names(client.ip(), |names| answer(names, message, Transport::Udp, rng, out)) {
-            Outcome::Answer(len) => {
-                counts.answered += 1;
-                len
-            }
-            Outcome::Forward => self.forward(message, client, counts, out),
-            Outcome::Drop => {
-                counts.dropped += 1;
-                0
-            }
-        }
-    }
-
-    fn forward(&self, message: &[u8], client: SocketAddr, counts: &mut Counts, out: &mut [u8]) -> usize {
-        let Ok(query) = Query::parse(message) else { return 0 };
-        match self.shared.beyond(&query, Transport::Udp, client.ip(), counts, out) {
-            Beyond::Answer(len) => len,
-            Beyond::Ask(group, permit) => {
+        match shared.react(message, Transport::Udp, client.ip(), rng, counts, out) {
+            Reaction::Answer(len) => len,
+            Reaction::Nothing => 0,
+            Reaction::Ask(group, permit) => {
                 let (shared, socket) = (self.shared.clone(), Arc::clone(&self.socket));
                 let message = Box::<[u8]>::from(message);
                 let asking = async move {

@@ -91,7 +91,7 @@ impl<'a> Gather<'a> {
             .filter_map(|id| snapshot.networks.get(id))
             .cloned()
             .collect();
-        let sockets = Sockets::new(run_dir.to_owned(), me, member.agent.subscribe());
+        let sockets = member.agent.sockets();
         let agent = &member.agent;
         Self { member, agent, snapshot, sockets, run_dir: run_dir.to_owned(), me, scope, networks }
     }

@@ -116,7 +116,11 @@ impl Names {
 
     /// Follows to another state, given the records that may differ; none: all may.
     pub(super) fn follow(&mut self, snapshot: &Snapshot, changed: Option<&[Key]>) {
-        let Some(changed) = changed else {
+        if let Some(changed) = changed {
+            self.views_are_old |= self.neighbours.update(snapshot, self.node, changed);
+            self.views_are_old |= changed.iter().any(|key| matches!(key, Key::Network(_)));
+            self.served.retain(|_, served| served.zone.update(snapshot, changed));
+        } else {
             self.neighbours = Neighbours::default();
             let endpoints: Vec<Key> = snapshot.endpoints.keys().copied().map(Key::Endpoint).collect();
             self.neighbours.update(snapshot, self.node, &endpoints);
@@ -124,12 +128,7 @@ impl Names {
             self.served.retain(|network, served| {
                 Zone::new(snapshot, *network).map(|zone| served.zone = zone).is_some()
             });
-            self.served.values().for_each(Served::publish);
-            return;
-        };
-        self.views_are_old |= self.neighbours.update(snapshot, self.node, changed);
-        self.views_are_old |= changed.iter().any(|key| matches!(key, Key::Network(_)));
-        self.served.retain(|_, served| served.zone.update(snapshot, changed));
+        }
         self.served.values().for_each(Served::publish);
     }
 
@@ -148,9 +147,11 @@ impl Names {
             }
             kept
         });
+        let is_new = |place: &Place| !matches!(place, Place::Http(_)) && !self.running.contains_key(place);
         // First: who asks already is not to be told that there is nobody to ask.
-        self.follow_resolvers(snapshot, held);
-        self.follow_addresses(held);
+        if self.resolvers_of.is_none() || held.keys().any(is_new) {
+            self.look_at_host(snapshot, held);
+        }
         self.open_zones(snapshot, held);
         if std::mem::take(&mut self.views_are_old) {
             self.tell_views(snapshot);
@@ -170,6 +171,12 @@ impl Names {
             }
         }
         failed
+    }
+
+    /// Sees what the host's files and devices say now: too much work for each change of state.
+    pub(super) fn look_at_host(&mut self, snapshot: &Snapshot, held: &Held) {
+        self.follow_resolvers(snapshot, held);
+        self.follow_addresses(held);
     }
 
     /// Takes no more queries; returns once those under way are answered.
