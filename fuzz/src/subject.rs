@@ -50,7 +50,7 @@ pub(crate) fn ask(client: Client, query: &[u8], tcp: bool, seed: u8) -> Became {
     let mut out = vec![0xaa; if tcp { 65535 } else { 1232 }];
     let mut rng = SmallRng::seed_from_u64(seed.into());
     match mesh_dns::answer(names, query, transport, &mut rng, &mut out) {
-        Outcome::Answer(len) => {
+        Outcome::Answer(len) | Outcome::Refuse(len) => {
             out.truncate(len);
             Became::Answered(out)
         }

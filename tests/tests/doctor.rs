@@ -123,6 +123,7 @@ fn no_trouble(host: &Host) -> Result<()> {
 fn a_healthy_cluster_and_blocked_ports() {
     scenario("doctor: ports", |lab| {
         let cluster = Cluster::three(lab)?;
+        let _resolver = lab.resolver()?;
         let (vm1, vm2, vm3) = (cluster.vm1(), cluster.vm2(), cluster.vm3());
         let _containers = blue(&cluster)?;
         healthy(&cluster)?;
@@ -245,6 +246,7 @@ fn a_host_without_a_cluster() {
 fn a_stopped_daemon_and_a_dead_host() {
     scenario("doctor: stopped", |lab| {
         let mut cluster = Cluster::three(lab)?;
+        let _resolver = lab.resolver()?;
         let _containers = blue(&cluster)?;
         healthy(&cluster)?;
         cluster.daemons[0].terminate()?;
@@ -265,6 +267,7 @@ fn a_stopped_daemon_and_a_dead_host() {
 fn what_is_wrong_between_two_hosts() {
     scenario("doctor: links", |lab| {
         let cluster = Cluster::three(lab)?;
+        let _resolver = lab.resolver()?;
         let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
         let containers = blue(&cluster)?;
         healthy(&cluster)?;
@@ -376,6 +379,7 @@ fn what_is_wrong_between_two_hosts() {
 fn what_is_wrong_with_a_host() {
     scenario("doctor: host", |lab| {
         let mut cluster = Cluster::three(lab)?;
+        let mut resolver = lab.resolver()?;
         let _containers = blue(&cluster)?;
         let (vm1, vm3) = (cluster.vm1().clone(), cluster.vm3().clone());
         healthy(&cluster)?;
@@ -486,6 +490,14 @@ fn what_is_wrong_with_a_host() {
         shell(&vm3, "ip link del other")?;
         healthy(&cluster)?;
 
+        // The resolver beyond is nobody's here: a warning, which says who.
+        resolver.kill()?;
+        let found = names(&vm1, &[])?;
+        ensure!(found.len() == 1 && field(&found[0], "check") == "resolvers", "{found:#?}");
+        ensure!(field(&found[0], "result").contains(":53 does not answer"), "{found:#?}");
+        let _resolver = lab.resolver()?;
+        healthy(&cluster)?;
+
         crowd_from_outside(lab, &cluster)?;
 
         // A firewall by iptables of the old kind, which nf_tables does not show; others see what it does.
@@ -566,6 +578,7 @@ fn what_is_wrong_over_an_underlay_of_ipv6() {
         let clock = Clock::of(&vm2, "+60")?;
         let daemons: Vec<Meshd> = vec![vm1.meshd()?, clock.meshd()?, vm3.meshd()?];
         let cluster = Cluster::of_over_ipv6(daemons)?;
+        let _resolver = lab.resolver()?;
         let _containers = blue(&cluster)?;
 
         let found = names(&vm1, &[("clocks", "vm2")])?;

@@ -31,8 +31,11 @@ pub struct DnsCounts {
     pub udp: u64,
     /// Messages that came over TCP.
     pub tcp: u64,
-    /// Answered from the names of the mesh, or refused.
+    /// Answered from the names of the mesh.
     pub answered: u64,
+    /// Told why not: malformed, of a kind that is not known, or about names that nobody may be asked for.
+    #[serde(default)]
+    pub refused: u64,
     /// Answered from what upstream resolvers said before.
     pub cached: u64,
     /// Asked of upstream resolvers.

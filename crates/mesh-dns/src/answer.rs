@@ -18,6 +18,8 @@ const ANY_REFUSED: &[u8] = b"\x07RFC8482\x00";
 pub enum Outcome {
     /// The answer is this many octets at the start of `out`.
     Answer(usize),
+    /// So is what it says to a query that can't be answered: malformed, or of a kind that is not known here.
+    Refuse(usize),
     /// The name is none of ours: the question is for an upstream resolver.
     Forward,
     /// Nothing is to be sent: not a query at all.
@@ -49,20 +51,24 @@ pub fn answer(
         Err(Rejection::Ignore) => return Outcome::Drop,
         Err(Rejection::Reply { header, question, rcode }) => {
             let response = Response::start(header, question, None, transport.limit(None), out);
-            return sent(response.map(|response| response.finish(rcode)));
+            return refused(response, rcode);
         }
     };
     let limit = transport.limit(query.edns);
     if query.edns.is_some_and(|edns| edns.version != 0) {
-        return sent(Response::to(&query, limit, out).map(|response| response.finish(Rcode::BadVers)));
+        return refused(Response::to(&query, limit, out), Rcode::BadVers);
     }
-    match names.find(query.name.key()) {
-        None => Outcome::Forward,
-        Some((table, lookup)) => sent(
-            Response::to(&query, limit, out)
-                .map(|response| Authority { table, qtype: query.qtype, lookup, response }.answer(rng)),
-        ),
+    let Some((table, lookup)) = names.find(query.name.key()) else { return Outcome::Forward };
+    match Response::to(&query, limit, out) {
+        Some(response) => {
+            Outcome::Answer(Authority { table, qtype: query.qtype, lookup, transport, response }.answer(rng))
+        }
+        None => Outcome::Drop,
     }
+}
+
+fn refused(response: Option<Response<'_>>, rcode: Rcode) -> Outcome {
+    response.map_or(Outcome::Drop, |response| Outcome::Refuse(response.finish(rcode)))
 }
 
 impl<'t> Names<'t> {
@@ -83,15 +89,12 @@ impl<'t> Names<'t> {
     }
 }
 
-fn sent(len: Option<usize>) -> Outcome {
-    len.map_or(Outcome::Drop, Outcome::Answer)
-}
-
 /// The answer to a question about a name of ours.
 struct Authority<'a, 'o> {
     table: &'a Table,
     qtype: u16,
     lookup: Lookup<'a>,
+    transport: Transport,
     response: Response<'o>,
 }
 
@@ -158,9 +161,10 @@ impl Authority<'_, '_> {
         self.cut_unless(fits)
     }
 
-    /// Says so in the header if an answer is left out.
+    /// Says so in the header if an answer is left out, so that it is asked for over TCP. What is too long for that has to do:
+    /// a client that was told so again would have nothing else to try, and the rest is in answers to come, as they rotate.
     fn cut_unless(&mut self, fits: bool) -> bool {
-        if !fits {
+        if !fits && self.transport == Transport::Udp {
             self.response.set(flag::TRUNCATED);
         }
         fits

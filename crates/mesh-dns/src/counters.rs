@@ -36,8 +36,10 @@ counters! {
     udp,
     /// Messages that came over TCP.
     tcp,
-    /// Answered from the names of the mesh, or refused.
+    /// Answered from the names of the mesh.
     answered,
+    /// Not answered but told why: malformed, of a kind that is not known here, or about names that nobody may be asked for.
+    refused,
     /// Answered from what upstream resolvers said before.
     cached,
     /// Asked of upstream resolvers.

@@ -13,7 +13,7 @@ mod routes;
 
 pub(crate) use cache::Remembered;
 pub(crate) use clients::Permit;
-pub(crate) use exchange::{Failure, exchange};
+pub(crate) use exchange::{Failure, exchange, exchange_over_tcp};
 pub(crate) use routes::Group;
 pub use routes::{Routes, Upstream};
 

@@ -1,7 +1,7 @@
 //! Asking a name server, as a container would.
 
 use crate::{
-    forward::{Failure, Sockets, Upstream, exchange},
+    forward::{Failure, Sockets, Upstream, exchange, exchange_over_tcp},
     query::Query as OwnQuery,
 };
 use hickory_proto::{
@@ -69,15 +69,33 @@ impl Question {
         sockets: &dyn Sockets,
         limit: Duration,
     ) -> Result<Reply, ResolveError> {
-        let unanswered = |why: Failure| ResolveError::Unanswered(why.to_string());
-        let query =
-            OwnQuery::parse(&self.0).map_err(|_| ResolveError::Unanswered("no question".to_owned()))?;
-        let reply = exchange(server, &query, sockets, false, limit).await.map_err(unanswered)?;
-        let reply = Message::from_vec(&reply).map_err(|e| ResolveError::Unanswered(e.to_string()))?;
-        Ok(Reply {
-            authoritative: reply.metadata.authoritative,
-            code: reply.metadata.response_code,
-            records: reply.answers,
-        })
+        read(exchange(server, &self.query()?, sockets, false, limit).await)
     }
+
+    /// Asks a server once, over TCP alone.
+    ///
+    /// Errors: as [`Question::ask`].
+    pub async fn ask_over_tcp(
+        &self,
+        server: Upstream,
+        sockets: &dyn Sockets,
+        limit: Duration,
+    ) -> Result<Reply, ResolveError> {
+        read(exchange_over_tcp(server, &self.query()?, sockets, limit).await)
+    }
+
+    fn query(&self) -> Result<OwnQuery<'_>, ResolveError> {
+        OwnQuery::parse(&self.0).map_err(|_| ResolveError::Unanswered("no question".to_owned()))
+    }
+}
+
+fn read(reply: Result<Vec<u8>, Failure>) -> Result<Reply, ResolveError> {
+    let unanswered = |why: &dyn std::fmt::Display| ResolveError::Unanswered(why.to_string());
+    let reply = reply.map_err(|why| unanswered(&why))?;
+    let reply = Message::from_vec(&reply).map_err(|why| unanswered(&why))?;
+    Ok(Reply {
+        authoritative: reply.metadata.authoritative,
+        code: reply.metadata.response_code,
+        records: reply.answers,
+    })
 }

@@ -89,6 +89,10 @@ impl Shared {
                 counts.answered += 1;
                 Reaction::Answer(len)
             }
+            Outcome::Refuse(len) => {
+                counts.refused += 1;
+                Reaction::Answer(len)
+            }
             Outcome::Forward => match Query::parse(message) {
                 Ok(query) => self.beyond(&query, transport, client, counts, out),
                 Err(_) => Reaction::Nothing,
@@ -127,7 +131,7 @@ impl Shared {
             }
             // RFC 1034, 4.3.1: nobody else is asked unless that is desired.
             None if query.header.flags & flag::RECURSION_DESIRED == 0 => {
-                counts.answered += 1;
+                counts.refused += 1;
                 return Reaction::Answer(without_records(query, 0, Rcode::Refused, out));
             }
             None => {}

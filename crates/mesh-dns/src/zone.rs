@@ -29,6 +29,8 @@ pub struct Zone {
     endpoints: HashMap<EndpointId, Arc<Endpoint>>,
     replicas: HashMap<ServiceId, BTreeSet<EndpointId>>,
     table: Table,
+    /// Whether the table differs from the one that was last taken.
+    has_news: bool,
 }
 
 /// Whose a name is, and as what.
@@ -63,7 +65,9 @@ impl Zone {
             endpoints: HashMap::new(),
             replicas: HashMap::new(),
             table: Table::empty(&label.to_ascii_lowercase()),
+            has_news: true,
         };
+        zone.table.set_soa(soa(snapshot.revision));
         zone.table.set_subnets(network.prefixes().collect());
         let endpoints = snapshot.endpoints.values().filter(|endpoint| endpoint.network == network.id);
         let all = Touched {
@@ -85,6 +89,7 @@ impl Zone {
         if !Arc::ptr_eq(network, &self.network) {
             self.network = Arc::clone(network);
             self.table.set_subnets(network.prefixes().collect());
+            self.has_news = true;
         }
         let mut touched = Touched::default();
         for key in changed {
@@ -102,6 +107,11 @@ impl Zone {
     /// The names as they are now.
     pub fn table(&self) -> Table {
         self.table.clone()
+    }
+
+    /// The names, if they may be others than when this was last called.
+    pub fn news(&mut self) -> Option<Table> {
+        std::mem::take(&mut self.has_news).then(|| self.table())
     }
 
     fn follow(&mut self, snapshot: &Snapshot, touched: &Touched) {
@@ -159,12 +169,17 @@ impl Zone {
         for service in services.iter().filter_map(|id| self.services.get(id)) {
             names.extend(keys(names_of_service(service)));
         }
+        self.replicas.retain(|_, replicas| !replicas.is_empty());
+        if names.is_empty() {
+            return;
+        }
         for name in names {
             let records = self.records(snapshot, &name);
             self.table.set(name, records);
         }
-        self.replicas.retain(|_, replicas| !replicas.is_empty());
+        // The serial is that of the zone's last change (RFC 1034, 4.3.5).
         self.table.set_soa(soa(snapshot.revision));
+        self.has_news = true;
     }
 
     fn own(&mut self, owned: impl Iterator<Item = (Arc<[u8]>, Owner)>, names: &mut HashSet<Arc<[u8]>>) {

@@ -67,6 +67,7 @@ const SERVERS: &[Column<NameServerView>] = &[
     ("CACHED", |s, _| s.counts.cached.to_string()),
     ("FORWARDED", |s, _| s.counts.forwarded.to_string()),
     ("FAILED", |s, _| s.counts.failed.to_string()),
+    ("REFUSED", |s, _| s.counts.refused.to_string()),
     ("LIMITED", |s, _| s.counts.limited.to_string()),
     ("DROPPED", |s, _| s.counts.dropped.to_string()),
 ];

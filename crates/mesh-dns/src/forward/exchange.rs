@@ -54,6 +54,18 @@ pub(crate) async fn exchange(
     Ok(reply)
 }
 
+/// Asks one upstream over TCP alone.
+pub(crate) async fn exchange_over_tcp(
+    upstream: Upstream,
+    query: &Query<'_>,
+    sockets: &dyn Sockets,
+    limit: Duration,
+) -> Result<Vec<u8>, Failure> {
+    let question = Question::new(query, false);
+    let reply = timeout(limit, over_tcp(upstream, &question, sockets)).await;
+    Ok(reply.map_err(|_| Failure::Timeout(limit))??)
+}
+
 impl Question {
     /// The client's question, with EDNS(0) if the client has it, so that the reply suits it as it is. EDNS options are between
     /// two neighbours and not passed on.

@@ -103,6 +103,37 @@ fn rfc1035_4_2_2_an_answer_over_tcp_is_whole() {
     assert_eq!(addresses.len(), 1000);
 }
 
+/// A message has 65,535 octets, and RFC 2782 has targets written out: with names this long there is room for 600 of 1,000.
+#[test]
+fn rfc2181_9_what_tcp_has_no_room_for_is_left_out_and_nobody_is_sent_to_ask_again() {
+    let mut mesh = Mesh::new();
+    let service = mesh.service("many", |service| service.ports = vec![port(80, Protocol::Tcp)]);
+    for index in 0..1000u16 {
+        let address = ip(&format!("10.0.{}.{}", index / 250, index % 250 + 1));
+        let name = format!("{}.{index}", "a".repeat(59));
+        mesh.endpoint_at(&name, vec![address], |endpoint| endpoint.service = Some(service));
+    }
+    let table = mesh.table();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let got = of(&table, &plain("_80._tcp.many.", RecordType::SRV), Transport::Tcp);
+        assert!(!got.metadata.truncation, "there is nothing beyond TCP");
+        assert!((500..1000).contains(&got.answers.len()), "{}", got.answers.len());
+        seen.extend(got.answers.iter().map(|record| record.data.to_string()));
+    }
+    assert_eq!(seen.len(), 1000, "those left out come another time");
+}
+
+#[test]
+fn what_a_cut_answer_leaves_out_comes_another_time() {
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..1000 {
+        let got = of(&MANY, &plain("tasks.many.", RecordType::A), Transport::Udp);
+        seen.extend(got.answers.iter().map(|record| record.data.to_string()));
+    }
+    assert_eq!(seen.len(), 1000);
+}
+
 #[test]
 fn rfc1035_3_2_4_other_classes_are_refused() {
     for class in [DNSClass::CH, DNSClass::HS, DNSClass::NONE, DNSClass::ANY] {

@@ -200,7 +200,7 @@ pub(crate) fn outcome(table: &Table, octets: &[u8], transport: Transport) -> (Ou
     let mut out = vec![0xaa; 65535];
     let names = Names::OfContainer(&[table]);
     let outcome = answer(names, octets, transport, &mut SmallRng::from_os_rng(), &mut out);
-    let len = if let Outcome::Answer(len) = outcome { len } else { 0 };
+    let len = if let Outcome::Answer(len) | Outcome::Refuse(len) = outcome { len } else { 0 };
     out.truncate(len);
     (outcome, out)
 }
@@ -208,7 +208,9 @@ pub(crate) fn outcome(table: &Table, octets: &[u8], transport: Transport) -> (Ou
 /// The answer over TCP, which has room for all; none if the question is forwarded.
 pub(crate) fn ask(table: &Table, name: &str, rtype: RecordType) -> Option<Message> {
     match outcome(table, &query(name, rtype).to_vec().unwrap(), Transport::Tcp) {
-        (Outcome::Answer(_), octets) => Some(Message::from_vec(&octets).expect("a well-formed answer")),
+        (Outcome::Answer(_) | Outcome::Refuse(_), octets) => {
+            Some(Message::from_vec(&octets).expect("a well-formed answer"))
+        }
         (Outcome::Forward, _) => None,
         (Outcome::Drop, _) => panic!("{name}: dropped"),
     }

@@ -20,7 +20,7 @@ fn reply(message: &Message, transport: Transport) -> Message {
 /// What is refused with this code.
 fn refused(octets: &[u8]) -> Option<u16> {
     match outcome(&TABLE, octets, Transport::Udp) {
-        (Outcome::Answer(_), out) => Some(u16::from_be_bytes([out[2], out[3]]) & 0xf),
+        (Outcome::Answer(_) | Outcome::Refuse(_), out) => Some(u16::from_be_bytes([out[2], out[3]]) & 0xf),
         _ => None,
     }
 }
@@ -147,7 +147,7 @@ proptest! {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let mut out = vec![0; room];
         let outcome = answer(Names::OfContainer(&[&TABLE]), &octets, transport, &mut SmallRng::seed_from_u64(1), &mut out);
-        if let Outcome::Answer(len) = outcome {
+        if let Outcome::Answer(len) | Outcome::Refuse(len) = outcome {
             prop_assert!(len <= room);
         }
     }
@@ -161,7 +161,7 @@ proptest! {
             let at = index.index(octets.len());
             octets[at] = octet;
         }
-        if let (Outcome::Answer(_), out) = outcome(&TABLE, &octets, Transport::Udp) {
+        if let (Outcome::Answer(_) | Outcome::Refuse(_), out) = outcome(&TABLE, &octets, Transport::Udp) {
             prop_assert!(out.len() <= 1232);
             prop_assert_eq!(&out[..2], &octets[..2]);
             prop_assert!(Message::from_vec(&out).is_ok(), "{:?}", out);
@@ -173,7 +173,7 @@ proptest! {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let asked = Message::from_vec(&octets).unwrap();
         match outcome(&TABLE, &octets, transport) {
-            (Outcome::Answer(_), out) => {
+            (Outcome::Answer(_) | Outcome::Refuse(_), out) => {
                 let got = Message::from_vec(&out).unwrap();
                 prop_assert_eq!(got.metadata.id, asked.metadata.id);
                 prop_assert_eq!(&got.queries, &asked.queries);

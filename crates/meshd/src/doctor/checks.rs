@@ -23,7 +23,7 @@ struct Check {
     find: fn(&Evidence) -> Vec<Found>,
 }
 
-const CHECKS: [Check; 20] = [
+const CHECKS: [Check; 21] = [
     Check { group: Group::Host, name: "kernel", own: true, find: host::kernel },
     Check { group: Group::Host, name: "forwarding", own: true, find: host::forwarding },
     Check { group: Group::Host, name: "firewall", own: true, find: host::firewall },
@@ -42,6 +42,7 @@ const CHECKS: [Check; 20] = [
     Check { group: Group::Networks, name: "addresses", own: true, find: networks::addresses },
     Check { group: Group::Networks, name: "subnets", own: true, find: networks::subnets },
     Check { group: Group::Networks, name: "dns", own: true, find: networks::dns },
+    Check { group: Group::Networks, name: "resolvers", own: true, find: networks::resolvers },
     Check { group: Group::Ingress, name: "ports", own: true, find: networks::ports },
     Check { group: Group::Ingress, name: "reach", own: false, find: networks::reach },
 ];

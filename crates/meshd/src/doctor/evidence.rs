@@ -34,6 +34,8 @@ pub(super) struct Evidence {
     /// Links that were not asked, for there are too many.
     pub(super) links_left_out: usize,
     pub(super) networks: Vec<Network>,
+    /// Whom names of others are asked of.
+    pub(super) resolvers: Vec<Resolver>,
     /// Whether a front process runs; none if none is needed.
     pub(super) front: Option<bool>,
     /// What it can't serve, a line each.
@@ -139,6 +141,18 @@ pub(super) struct Network {
     /// Name servers that do not answer, and why.
     pub(super) mute: Vec<(IpAddr, String)>,
     pub(super) conntrack: Option<Usage>,
+}
+
+/// A resolver beyond the mesh.
+#[derive(Debug, Clone)]
+pub(super) struct Resolver {
+    pub(super) address: SocketAddr,
+    /// Name of the network that it is in; none: it is asked from the host.
+    pub(super) network: Option<String>,
+    /// It asks this node in turn, and so is not asked.
+    pub(super) loops: bool,
+    /// Why it does not answer, if it does not.
+    pub(super) mute: Option<String>,
 }
 
 /// A published port of another node.

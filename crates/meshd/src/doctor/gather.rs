@@ -4,13 +4,18 @@ mod duplicates;
 
 use super::{
     Scope,
-    evidence::{Duplicates, Evidence, Ingress, KernelState, Link, Managers, Network as NetworkSeen, Peer},
+    evidence::{
+        Duplicates, Evidence, Ingress, KernelState, Link, Managers, Network as NetworkSeen, Peer,
+        Resolver as ResolverSeen,
+    },
     names,
     prober::{self, Way},
     underlay,
 };
 use crate::{agent::Agent, daemon::Member, sockets::Sockets};
 use futures_util::{StreamExt, future::join_all, stream};
+use mesh_api::UpstreamState;
+use mesh_dns::Upstream;
 use mesh_model::{Network, NetworkId, Node, NodeId, NodeStatus, Protocol, PublishMode, Role, Snapshot};
 use mesh_net::{
     Difference,
@@ -32,6 +37,10 @@ const AT_ONCE: usize = 64;
 const LINKS: usize = 512;
 /// Networks whose name servers and addresses are asked for.
 const NETWORKS: usize = 128;
+/// Resolvers that are asked.
+const RESOLVERS: usize = 64;
+/// Port of DNS (RFC 1035).
+const DNS: u16 = 53;
 /// Ports of one other node, and of all.
 const PORTS: usize = 16;
 const ALL_PORTS: usize = 256;
@@ -104,12 +113,13 @@ impl<'a> Gather<'a> {
         let before = self.look().await;
         let overlay_mtu = before.overlay_mtu;
         let (missing, survey) = host().await;
-        let (state, duplicates, peers, links, networks, ingress) = tokio::join!(
+        let (state, duplicates, peers, links, networks, resolvers, ingress) = tokio::join!(
             self.lasting(before),
             self.duplicates(survey.as_ref().ok()),
             self.peers(),
             self.links(overlay_mtu),
             self.networks(),
+            self.resolvers(),
             self.ingress(),
         );
         let (links, links_left_out) = links;
@@ -131,6 +141,7 @@ impl<'a> Gather<'a> {
             links_left_out,
             front: self.front(),
             networks,
+            resolvers,
             front_problems: applied.problems.iter().filter(told).cloned().collect(),
             degraded_ports: applied.ports.clone(),
             published: self.snapshot.services.values().map(|service| service.ports.len()).sum(),
@@ -303,7 +314,8 @@ impl<'a> Gather<'a> {
 
     async fn network(&self, network: &Network) -> NetworkSeen {
         let asked = network.gateways().map(|gateway| async move {
-            let why = names::ask(&self.sockets, network.id, &network.name, gateway).await?;
+            let server = Upstream { address: (gateway, DNS).into(), network: Some(network.id) };
+            let why = names::ask(&self.sockets, &network.name, server).await?;
             Some((gateway, why))
         });
         let mute = join_all(asked).await.into_iter().flatten().collect();
@@ -317,6 +329,26 @@ impl<'a> Gather<'a> {
             mute,
             conntrack,
         }
+    }
+
+    /// The resolvers beyond that names of others are asked of, by this host or in the networks that are looked at.
+    async fn resolvers(&self) -> Vec<ResolverSeen> {
+        let upstreams = self.agent.applied.subscribe().borrow().names.upstreams.clone();
+        let wanted = |network: &NetworkId| self.networks.iter().any(|known| known.id == *network);
+        let upstreams = upstreams.into_iter().filter(|upstream| upstream.network.iter().all(wanted));
+        let ask = upstreams.take(RESOLVERS).map(|upstream| async move {
+            let name = |id| self.snapshot.networks.get(&id).map(|network| network.name.to_string());
+            let server = Upstream { address: upstream.address, network: upstream.network };
+            let loops = upstream.state == UpstreamState::Loops;
+            ResolverSeen {
+                address: upstream.address,
+                network: upstream.network.and_then(name),
+                loops,
+                mute: if loops { None } else { names::ask_beyond(&self.sockets, server).await },
+            }
+        });
+        let asked: Vec<_> = ask.collect();
+        stream::iter(asked).buffered(AT_ONCE).collect().await
     }
 
     /// Published TCP ports through the other nodes. A connection that is accepted is closed at once.

@@ -129,7 +129,7 @@ impl Names {
                 Zone::new(snapshot, *network).map(|zone| served.zone = zone).is_some()
             });
         }
-        self.served.values().for_each(Served::publish);
+        self.served.values_mut().for_each(Served::publish);
     }
 
     /// What was reported last was not heard.
@@ -336,8 +336,10 @@ impl Names {
 }
 
 impl Served {
-    fn publish(&self) {
-        self.published.store(Arc::new(self.zone.table()));
+    fn publish(&mut self) {
+        if let Some(table) = self.zone.news() {
+            self.published.store(Arc::new(table));
+        }
     }
 }
 
@@ -362,6 +364,6 @@ fn upstream_view((upstream, condition): (Upstream, Condition)) -> UpstreamView {
 }
 
 fn shown(counts: Counts) -> DnsCounts {
-    let Counts { udp, tcp, answered, cached, forwarded, failed, limited, dropped } = counts;
-    DnsCounts { udp, tcp, answered, cached, forwarded, failed, limited, dropped }
+    let Counts { udp, tcp, answered, refused, cached, forwarded, failed, limited, dropped } = counts;
+    DnsCounts { udp, tcp, answered, refused, cached, forwarded, failed, limited, dropped }
 }

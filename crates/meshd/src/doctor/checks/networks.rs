@@ -145,6 +145,42 @@ pub(super) fn dns(evidence: &Evidence) -> Vec<Found> {
     or_fine(found, || Found::ok(here(evidence), format!("names of {} are answered", networks(evidence))))
 }
 
+/// Whether those answer whom names of others are asked of. They are not the mesh's: its own names are found without them.
+pub(super) fn resolvers(evidence: &Evidence) -> Vec<Found> {
+    if evidence.networks.is_empty() {
+        return vec![Found::skipped(here(evidence), "no network is on this node")];
+    }
+    if evidence.resolvers.is_empty() {
+        return vec![Found::skipped(
+            here(evidence),
+            "no resolver is known (/etc/resolv.conf, --dns-upstream): only names of the mesh are found",
+        )];
+    }
+    let found = evidence.resolvers.iter().filter_map(|resolver| {
+        let (place, remedy) = match &resolver.network {
+            Some(network) => {
+                let remedy = format!("see to that container, or name others: meshctl network update {network} --dns-add, --dns-rm");
+                (format!("{}, network '{network}'", here(evidence)), remedy)
+            }
+            None => (here(evidence), "see to that server, or name others: /etc/resolv.conf, meshd --dns-upstream".to_owned()),
+        };
+        let result = match &resolver.mute {
+            _ if resolver.loops => format!("the resolver {} asks this node in turn, and so is not asked", resolver.address),
+            Some(why) => format!("the resolver {} does not answer ({why})", resolver.address),
+            None => return None,
+        };
+        let found = Found::warning(place, result, remedy);
+        Some(match &resolver.network {
+            Some(network) => found.network(network),
+            None => found,
+        })
+    });
+    or_fine(found.collect(), || {
+        let asked = count(evidence.resolvers.len(), "resolver");
+        Found::ok(here(evidence), format!("{asked} beyond the mesh answered"))
+    })
+}
+
 /// Whether this node holds what is published.
 pub(super) fn ports(evidence: &Evidence) -> Vec<Found> {
     let degraded = evidence.degraded_ports.iter().map(|problem| {

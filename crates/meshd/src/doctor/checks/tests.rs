@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        evidence::{Duplicate, Evidence, Ingress, Link, Network, Peer},
+        evidence::{Duplicate, Evidence, Ingress, Link, Network, Peer, Resolver},
         prober::{Heard, Reply},
         underlay::Port,
     },
@@ -51,6 +51,11 @@ fn link(peer: &str, network: &str, heard: Heard) -> Link {
     Link { peer: peer.to_owned(), network: network.to_owned(), ipv6: false, mtu: Some(1450), heard }
 }
 
+fn resolver(network: Option<&str>) -> Resolver {
+    let network = network.map(str::to_owned);
+    Resolver { address: ([10, 0, 0, 53], 53).into(), network, loops: false, mute: None }
+}
+
 /// The worker vm2 with the manager vm1 and the worker vm3, all on two networks; nothing is wrong.
 fn well() -> Evidence {
     let network = |name: &str, subnet: &str| Network {
@@ -70,6 +75,7 @@ fn well() -> Evidence {
         survey: Some(Ok(survey)),
         peers: vec![peer("vm1", 1, Role::Manager), peer("vm3", 3, Role::Worker)],
         networks: vec![network("blue", "10.50.0.0/24"), network("red", "10.51.0.0/24")],
+        resolvers: vec![resolver(None), resolver(Some("blue"))],
         front: Some(true),
         published: 1,
         ..Evidence::default()
@@ -305,6 +311,18 @@ fn what_was_repaired_is_a_warning_and_what_comes_back_is_none() {
     assert_eq!(failed.len(), 8, "no page of one kind");
     assert!(failed[7].result.contains("(and 12 more like this)"), "{failed:?}");
     assert!(!diagnosis.healthy);
+}
+
+#[test]
+fn resolvers_that_do_not_answer_are_a_warning_each() {
+    let mut evidence = well();
+    evidence.resolvers[0].mute = Some("no answer within 1s".to_owned());
+    assert_eq!(bad(&evidence), ["warning resolvers vm2"]);
+    evidence.resolvers[1].loops = true;
+    assert_eq!(bad(&evidence), ["warning resolvers vm2", "warning resolvers vm2, network 'blue'"]);
+    assert!(diagnose(&evidence).healthy, "the mesh's own names are found");
+    evidence.resolvers.clear();
+    assert!(bad(&evidence).is_empty(), "nobody is to be asked");
 }
 
 #[test]
