@@ -127,7 +127,9 @@ async fn noise_does_not_disturb_the_next_client() {
     }
     assert_eq!(short(server.address, "www").await, ["192.168.100.2"]);
     // What has no whole header gets no answer, and is counted: an empty one is not, as it may be the server's own.
-    assert_eq!(server.view.counters.counts().dropped, 11);
+    let counts = server.view.counters.counts();
+    assert_eq!(counts.dropped, 11);
+    assert_eq!(counts.refused, 188, "the others are told that there is no such operation");
     server.stop().await;
 }
 
