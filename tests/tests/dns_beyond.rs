@@ -134,6 +134,44 @@ fn networks_have_resolvers_of_their_own() {
     });
 }
 
+/// It asks its other network's gateway, and its own by the other family. Both are taken for its own questions, which others
+/// are asked, and not for a loop.
+#[test]
+fn a_resolver_in_a_network_may_ask_from_all_its_addresses() {
+    scenario("a resolver of two networks", |lab| {
+        let _router = lab.resolver()?;
+        let cluster = Cluster::one(lab)?;
+        let vm1 = cluster.vm1();
+        let v6 = ["--subnet", "fd00:50::/64", "--dns", "192.168.100.53"];
+        network(vm1, "blue", &v6)?;
+        network(vm1, "red", &[])?;
+        let filter = connected(lab, vm1, "filter", "blue", &["--ip", "192.168.100.53"])?;
+        vm1.meshctl(&["network", "connect", "--ifname", "eth1", "red", &filter.target()]).ok()?;
+        let log = "/run/lab/filter.log";
+        let facility = format!("--log-facility={log}");
+        let servers = ["--server=192.168.101.1", "--server=fd00:50::1", "--all-servers"];
+        let own = ["--address=/ads.test/192.0.2.66", "--log-queries", &facility];
+        let _filter = dnsmasq(&filter, &[&servers[..], &own].concat())?;
+        let asking = connected(lab, vm1, "asking", "blue", &[])?;
+        finds(&asking, "ads.test", "192.0.2.66")?;
+        // A change has it tried out whether it loops, and the next one only when that has ended.
+        for other in ["first", "second"] {
+            let probes = || Ok::<_, std::io::Error>(std::fs::read_to_string(vm1.file(log))?.matches("mesh-loop.internal from").count());
+            let before = probes()?;
+            let _other = connected(lab, vm1, other, "blue", &[])?;
+            within(CONVERGES, "it is tried out", || {
+                ensure!(probes()? > before);
+                Ok(())
+            })?;
+        }
+        let view = vm1.meshctl(&["-o", "json", "dns", "status"]).json()?;
+        ensure!(states(&view).contains(&("192.168.100.53:53".to_owned(), "good".to_owned())), "{view}");
+        finds(&asking, "more.ads.test", "192.0.2.66")?;
+        finds(&asking, "example.test", "192.0.2.1")?;
+        finds(&filter, "example.test", "192.0.2.1")
+    });
+}
+
 #[test]
 fn no_name_leaves_an_internal_network() {
     scenario("internal names", |lab| {

@@ -30,6 +30,7 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
     stream::FuturesUnordered,
 };
+use loops::Probed;
 use std::{
     collections::HashMap,
     fmt, io,
@@ -220,8 +221,11 @@ impl Forwarder {
     /// Finds out which of these upstreams ask us in turn: a question that nobody else would ask goes to each, and it is seen
     /// whether it arrives. To be called now and then, and when upstreams have changed.
     pub async fn look_for_loops(&self, routes: &[&Routes]) {
-        let upstreams = self.conditions(routes).into_iter().map(|(upstream, _)| upstream);
-        self.loops.look(upstreams.collect(), &*self.sockets).await;
+        let probed = self.conditions(routes).into_iter().map(|(upstream, _)| {
+            let asking = routes.iter().flat_map(|routes| routes.asking(&upstream)).copied().collect();
+            Probed { upstream, asking }
+        });
+        self.loops.look(probed.collect(), &*self.sockets).await;
     }
 
     /// Whether a message is a question of [`Forwarder::look_for_loops`], which has come back. That is noted, and it goes no

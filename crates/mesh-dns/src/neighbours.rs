@@ -52,6 +52,16 @@ impl Neighbours {
         here.flat_map(|endpoint| endpoint.addresses.iter().copied())
     }
 
+    /// The addresses, on all its networks, of the container of this node that has one in a network.
+    pub fn addresses_beside(&self, network: NetworkId, address: IpAddr) -> Vec<IpAddr> {
+        let has_it = |e: &&Arc<Endpoint>| e.network == network && e.addresses.contains(&address);
+        let Some(endpoint) = self.here.values().find(has_it) else { return Vec::new() };
+        let same = |other: &&Arc<Endpoint>| {
+            other.id == endpoint.id || marks(endpoint).any(|mark| marks(other).any(|other| other == mark))
+        };
+        self.here.values().filter(same).flat_map(|other| other.addresses.iter().copied()).collect()
+    }
+
     /// The containers on several networks.
     pub fn other_networks(&self) -> OtherNetworks {
         let mut networks: HashMap<Mark, BTreeSet<NetworkId>> = HashMap::new();

@@ -30,11 +30,19 @@ pub(super) struct Loops {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Questions that may come back, by their number, and to whom they went.
-    awaited: HashMap<u128, Upstream>,
+    /// Questions that may come back, by their number.
+    awaited: HashMap<u128, Probed>,
     /// Those that came back this time.
     seen: HashSet<Upstream>,
     looping: HashSet<Upstream>,
+}
+
+/// Whom a question goes to.
+#[derive(Debug)]
+pub(super) struct Probed {
+    pub(super) upstream: Upstream,
+    /// The addresses that it may ask from itself: what comes from them is sent to others.
+    pub(super) asking: Vec<IpAddr>,
 }
 
 /// Whether a message may be a question of [`Loops::look`].
@@ -49,28 +57,27 @@ impl Loops {
         self.lock().looping.contains(upstream)
     }
 
-    /// Notes a question that has come back. From a resolver in a network it may: what that asks is asked of the host's
+    /// Notes a question that has come back. From a resolver in a network it may: what that asks is asked of others
     /// ([`super::Routes`]), not of itself. Returns whether it is one of ours.
     pub(super) fn note(&self, message: &[u8], client: IpAddr) -> bool {
-        let digits = message.get(HEADER_LEN + 1..HEADER_LEN + 1 + DIGITS);
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        let Some(number) = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()) else {
-            return false;
-        };
+        let Some(number) = number(message) else { return false };
         let mut state = self.lock();
-        let upstream = state.awaited.get(&number).copied();
-        state.seen.extend(upstream.filter(|upstream| !upstream.is(client)));
-        upstream.is_some()
+        let State { awaited, seen, .. } = &mut *state;
+        let probed = awaited.get(&number);
+        seen.extend(
+            probed.filter(|probed| !probed.asking.contains(&client)).map(|probed| probed.upstream),
+        );
+        probed.is_some()
     }
 
     /// Asks each of these, and waits until the question has come back or nothing more is to be expected.
-    pub(super) async fn look(&self, upstreams: Vec<Upstream>, sockets: &dyn Sockets) {
+    pub(super) async fn look(&self, probed: Vec<Probed>, sockets: &dyn Sockets) {
         let numbered: Vec<(u128, Upstream)> =
-            upstreams.into_iter().map(|upstream| (rand::random(), upstream)).collect();
+            probed.iter().map(|probed| (rand::random(), probed.upstream)).collect();
         {
             let mut state = self.lock();
             state.seen.clear();
-            state.awaited = numbered.iter().copied().collect();
+            state.awaited = numbered.iter().map(|(number, _)| *number).zip(probed).collect();
         }
         let questions: Vec<Vec<u8>> = numbered.iter().map(|(number, _)| question(*number)).collect();
         let asked = numbered.iter().zip(&questions).map(|((_, upstream), question)| async move {
@@ -100,6 +107,13 @@ impl Loops {
     }
 }
 
+/// The number of a question; none if it has none as [`question`] writes it, whatever the case.
+fn number(message: &[u8]) -> Option<u128> {
+    let digits = message.get(HEADER_LEN + 1..HEADER_LEN + 1 + DIGITS)?;
+    let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u128::from_str_radix(digits, 16).ok()
+}
+
 fn question(number: u128) -> Vec<u8> {
     let mut message = Vec::new();
     for word in [0, flag::RECURSION_DESIRED, 1, 0, 0, 0] {
@@ -122,7 +136,7 @@ mod tests {
         let loops = Loops::default();
         let upstream = Upstream { address: ([192, 0, 2, 1], 53).into(), network: None };
         let number = 0xfeed << 100;
-        loops.lock().awaited.insert(number, upstream);
+        loops.lock().awaited.insert(number, Probed { upstream, asking: Vec::new() });
         let mut ours = question(number);
         ours[HEADER_LEN + 1..].make_ascii_uppercase();
         let client = [192, 0, 2, 1].into();
@@ -132,5 +146,20 @@ mod tests {
         assert!(loops.note(&ours, client));
         assert!(is_probe(&ours) && loops.lock().seen.contains(&upstream));
         assert!(!is_probe(&ours[..ours.len() - 8]) && !is_probe(&[]));
+    }
+
+    #[test]
+    fn a_resolver_may_ask_from_any_of_its_addresses() {
+        let loops = Loops::default();
+        let upstream =
+            Upstream { address: ([10, 0, 0, 53], 53).into(), network: Some(mesh_model::NetworkId::from_bits(1)) };
+        let asking: Vec<IpAddr> = vec![[10, 0, 0, 53].into(), "fd00::53".parse().unwrap()];
+        loops.lock().awaited.insert(7, Probed { upstream, asking: asking.clone() });
+        for client in asking {
+            assert!(loops.note(&question(7), client), "it goes no further");
+            assert!(loops.lock().seen.is_empty(), "{client}");
+        }
+        assert!(loops.note(&question(7), [10, 0, 0, 1].into()));
+        assert!(loops.lock().seen.contains(&upstream), "somebody else's question is a loop");
     }
 }

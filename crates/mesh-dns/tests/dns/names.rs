@@ -301,6 +301,20 @@ fn a_container_on_several_networks_is_known_by_its_namespace() {
     ] {
         assert_eq!(of(network, address), expected.into_iter().collect(), "{address}");
     }
+    // All addresses of a container that somebody knows by one of them.
+    let beside = |network, address: &str| -> std::collections::BTreeSet<String> {
+        neighbours.addresses_beside(network, ip(address)).iter().map(ToString::to_string).collect()
+    };
+    for (one, other, addresses) in [
+        ((OURS, "192.168.100.10"), (OTHER, "10.7.0.11"), ["192.168.100.10", "10.7.0.11"]),
+        ((OURS, "192.168.100.12"), (OTHER, "10.7.0.13"), ["192.168.100.12", "10.7.0.13"]),
+    ] {
+        let expected = addresses.map(str::to_owned).into();
+        assert_eq!(beside(one.0, one.1), expected);
+        assert_eq!(beside(other.0, other.1), expected);
+    }
+    assert_eq!(beside(OURS, "192.168.100.14"), ["192.168.100.14".to_owned()].into());
+    assert!(beside(OTHER, "10.7.0.15").is_empty(), "another node's");
     assert!(!neighbours.update(&mesh.snapshot, here, &keys), "nothing differs");
     mesh.snapshot.endpoints.remove(&both[1]);
     assert!(neighbours.update(&mesh.snapshot, here, &keys));

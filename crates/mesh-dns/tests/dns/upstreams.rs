@@ -12,7 +12,7 @@ use hickory_proto::{
 use mesh_dns::{ForwarderOptions, Manner, Order, Routes, Upstream};
 use std::{
     collections::HashSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -57,8 +57,8 @@ impl Fake {
                 reply.metadata.message_type = MessageType::Response;
                 let name = question.queries[0].name().clone();
                 let data = match answer {
-                    std::net::IpAddr::V4(v4) => RData::A(v4.into()),
-                    std::net::IpAddr::V6(v6) => RData::AAAA(v6.into()),
+                    IpAddr::V4(v4) => RData::A(v4.into()),
+                    IpAddr::V6(v6) => RData::AAAA(v6.into()),
                 };
                 reply.add_answer(Record::from_rdata(name, 60, data));
                 if let Some(reply) = judge(&question, reply).filter(|_| !is_silent.load(Relaxed)) {
@@ -94,6 +94,11 @@ async fn exchange(server: SocketAddr, message: &Message) -> Message {
 
 fn upstream(of: &Fake) -> Upstream {
     Upstream { address: of.address, network: None }
+}
+
+/// Of an upstream no other address is known.
+fn nothing_more(_: &Upstream) -> Vec<IpAddr> {
+    Vec::new()
 }
 
 /// Waits until something holds.
@@ -320,10 +325,10 @@ async fn domains_go_to_their_own_resolvers_and_what_they_say_is_kept_apart() {
     let server = Running::start(Mesh::new().table(), &[host.address]);
     assert_eq!(short(server.address, "www.corp.example").await, ["203.0.113.1"]);
     let domains = [("corp.example".to_owned(), vec![upstream(&corp)])];
-    server.view.routes.store(Arc::new(Routes::new(&domains, &[], None)));
+    server.view.routes.store(Arc::new(Routes::new(&domains, &[], None, nothing_more)));
     assert_eq!(short(server.address, "www.corp.example").await, ["203.0.113.2"], "not what the host's said");
     assert_eq!(short(server.address, "www.example").await, ["203.0.113.1"]);
-    server.view.routes.store(Arc::new(Routes::new(&domains, &[upstream(&network)], None)));
+    server.view.routes.store(Arc::new(Routes::new(&domains, &[upstream(&network)], None, nothing_more)));
     assert_eq!(short(server.address, "www.example").await, ["203.0.113.3"]);
     assert_eq!(short(server.address, "+tcp deep.www.corp.example").await, ["203.0.113.2"]);
 }
@@ -333,7 +338,7 @@ async fn who_may_not_ask_beyond_is_told_at_once_that_there_is_nothing() {
     let host = Fake::start("203.0.113.1").await;
     let server = Running::start(Mesh::with_web().table(), &[host.address]);
     let only = HashSet::from([ip("127.0.0.9")]);
-    server.view.routes.store(Arc::new(Routes::new(&[], &[], Some(only))));
+    server.view.routes.store(Arc::new(Routes::new(&[], &[], Some(only), nothing_more)));
     for transport in ["+notcp", "+tcp"] {
         let absent = dig(server.address, &format!("{transport} www.example")).await;
         assert!(absent.contains("status: NXDOMAIN"), "{absent}");

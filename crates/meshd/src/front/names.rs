@@ -246,7 +246,12 @@ impl Names {
         let domains = network.dns.domains.iter();
         let domains: Vec<_> =
             domains.map(|(domain, resolvers)| (domain.to_string(), upstreams(resolvers))).collect();
-        Routes::new(&domains, &upstreams(&network.dns.upstreams), only)
+        // A resolver is asked in one network, and may ask in any of its own, by either family.
+        let addresses = |upstream: &Upstream| {
+            let network = upstream.network.into_iter();
+            network.flat_map(|id| self.neighbours.addresses_beside(id, upstream.address.ip())).collect()
+        };
+        Routes::new(&domains, &upstreams(&network.dns.upstreams), only, addresses)
     }
 
     fn routes_now(&self) -> Vec<Arc<Routes>> {
