@@ -107,6 +107,7 @@ pub(super) fn run(task: &str) -> Result<()> {
         tcp: TcpListener::bind(address)?,
         view: Arc::new(View::of_network(table.clone())),
         forwarder: Arc::new(Forwarder::new(HostSockets, ForwarderOptions::default())),
+        idle: Server::IDLE,
     };
     let changing = endpoint(&snapshot)?;
     thread::spawn(move || keep_swapping(snapshot, names, &changing, &table));

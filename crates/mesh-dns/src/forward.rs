@@ -35,7 +35,10 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -105,11 +108,12 @@ pub struct ForwarderOptions {
     /// How long all of them together may take: less than a client waits (5 s with glibc), so that it hears of the
     /// failure.
     pub deadline: Duration,
-    /// Queries that may be under way at once; more are answered with SERVFAIL.
+    /// Queries that may be under way at once; more are answered with SERVFAIL. One network has three quarters of what the others
+    /// leave, at most.
     pub in_flight: usize,
     /// The same of one client.
     pub in_flight_of_one: usize,
-    /// Answers that are remembered.
+    /// Answers that are remembered, of all networks together.
     pub cache_entries: usize,
 }
 
@@ -123,6 +127,18 @@ impl Default for ForwarderOptions {
             in_flight_of_one: 1024,
             cache_entries: 8192,
         }
+    }
+}
+
+/// Whose clients share what there is room for: those of a network, or the host's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Party(u64);
+
+impl Party {
+    /// One that nobody else is.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -235,8 +251,8 @@ impl Forwarder {
     }
 
     /// The right to have one more query of a client's under way; none if there are too many.
-    pub(crate) fn admit(&self, client: IpAddr) -> Option<Permit> {
-        self.clients.admit(client)
+    pub(crate) fn admit(&self, party: Party, client: IpAddr) -> Option<Permit> {
+        self.clients.admit(party, client)
     }
 
     /// Whom a query goes to; nobody if the client may have none asked.
@@ -266,18 +282,19 @@ impl Forwarder {
     /// time.
     pub(crate) async fn resolve(
         self: &Arc<Self>,
+        party: Party,
         group: Arc<Group>,
         message: &[u8],
         transport: Transport,
     ) -> Option<Vec<u8>> {
         let query = Query::parse(message).ok()?;
         let key = CacheKey::new(&query, group.tag);
-        let said = self.ask_once(group, &key, message).await;
+        let said = self.ask_once(party, group, &key, message).await;
         let mut reply = match &said {
             Some(reply) if reply::is_conclusive(reply) => reply.to_vec(),
             failure => {
                 let (stale, failure) = (self.cache.stale(&key, Instant::now()), failure.as_deref());
-                self.cache.put_failure(&key, failure.unwrap_or_default(), Instant::now());
+                self.cache.put_failure(party, &key, failure.unwrap_or_default(), Instant::now());
                 stale.or(failure.map(<[u8]>::to_vec))?
             }
         };
@@ -291,7 +308,7 @@ impl Forwarder {
     }
 
     /// Asks, or waits with whoever has asked already.
-    fn ask_once(self: &Arc<Self>, group: Arc<Group>, key: &CacheKey, message: &[u8]) -> Asked {
+    fn ask_once(self: &Arc<Self>, party: Party, group: Arc<Group>, key: &CacheKey, message: &[u8]) -> Asked {
         let mut under_way = lock(&self.under_way);
         if let Some(asked) = under_way.get(key.octets()).and_then(WeakShared::upgrade) {
             return asked;
@@ -303,7 +320,7 @@ impl Forwarder {
             let query = Query::parse(&message).ok()?;
             let asked = timeout(forwarder.options.deadline, forwarder.ask(&group, &query)).await;
             let reply = asked.ok().flatten()?;
-            forwarder.cache.put(&key, &reply, Instant::now());
+            forwarder.cache.put(party, &key, &reply, Instant::now());
             Some(Arc::from(reply))
         };
         let asked = asked.boxed().shared();

@@ -16,6 +16,7 @@ use rand::rngs::SmallRng;
 use std::{
     net::{IpAddr, TcpListener, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ pub struct Server {
     pub view: Arc<View>,
     /// By which other names are asked for; likewise.
     pub forwarder: Arc<Forwarder>,
+    /// How long a connection's client may take for its next query, or to read an answer: [`Server::IDLE`].
+    pub idle: Duration,
 }
 
 /// What every query needs.
@@ -38,6 +41,7 @@ pub struct Server {
 struct Shared {
     view: Arc<View>,
     forwarder: Arc<Forwarder>,
+    idle: Duration,
 }
 
 /// What becomes of a message.
@@ -51,13 +55,16 @@ enum Reaction {
 }
 
 impl Server {
+    /// A few seconds are enough (RFC 7766, 6.2.3): clients that come later connect again.
+    pub const IDLE: Duration = Duration::from_secs(10);
+
     /// Answers until it is cancelled, and then what was asked before that.
     ///
     /// Errors: a socket that can't be used or read. Trouble with one client or upstream is none.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), Error> {
         self.tcp.set_nonblocking(true).map_err(Error::Socket)?;
         let tcp = tokio::net::TcpListener::from_std(self.tcp).map_err(Error::Socket)?;
-        let shared = Shared { view: self.view, forwarder: self.forwarder };
+        let shared = Shared { view: self.view, forwarder: self.forwarder, idle: self.idle };
         // One that fails takes the other along: dropping it aborts the tasks that it owns.
         let served = tokio::try_join!(
             udp::serve(self.udp, shared.clone(), cancel.clone()),
@@ -93,10 +100,16 @@ impl Shared {
                 counts.refused += 1;
                 Reaction::Answer(len)
             }
-            Outcome::Forward => match Query::parse(message) {
-                Ok(query) => self.beyond(&query, transport, client, counts, out),
-                Err(_) => Reaction::Nothing,
-            },
+            Outcome::Forward => {
+                let Ok(query) = Query::parse(message) else { return Reaction::Nothing };
+                match self.view.routes.load().withhold(&query, message, transport, rng, out) {
+                    Some(len) => {
+                        counts.answered += 1;
+                        Reaction::Answer(len)
+                    }
+                    None => self.beyond(&query, transport, client, counts, out),
+                }
+            }
             Outcome::Drop => {
                 counts.dropped += 1;
                 Reaction::Nothing
@@ -136,7 +149,7 @@ impl Shared {
             }
             None => {}
         }
-        match forwarder.admit(client) {
+        match forwarder.admit(self.view.party, client) {
             Some(permit) => {
                 counts.forwarded += 1;
                 Reaction::Ask(group, permit)
@@ -150,7 +163,7 @@ impl Shared {
 
     /// Asks, and returns what the client is told.
     async fn ask(&self, group: Arc<Group>, message: &[u8], transport: Transport) -> Vec<u8> {
-        if let Some(reply) = self.forwarder.resolve(group, message, transport).await {
+        if let Some(reply) = self.forwarder.resolve(self.view.party, group, message, transport).await {
             return reply;
         }
         self.view.counters.add(&Counts { failed: 1, ..Counts::default() });

@@ -8,7 +8,7 @@ pub(crate) use records::{Port, Records, Task};
 
 use crate::{
     name::{labels, split_first, strip_suffix},
-    zone::Zone,
+    zone::{Zone, soa},
 };
 use ipnetwork::IpNetwork;
 use mesh_model::{NetworkId, Snapshot};
@@ -87,7 +87,7 @@ impl Table {
             pointers: Shards::default(),
             network: network.into(),
             subnets: [].into(),
-            soa: [].into(),
+            soa: soa(0),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What name servers answer from; each query sees the newest.
 
-use crate::{Counters, Names, Routes, Table};
+use crate::{Counters, Names, Routes, Table, forward::Party};
 use arc_swap::{ArcSwap, Guard};
 use std::{
     collections::{HashMap, HashSet},
@@ -20,6 +20,8 @@ pub struct View {
     pub routes: ArcSwap<Routes>,
     /// What was asked.
     pub counters: Counters,
+    /// With whom its clients share what the forwarder has room for.
+    pub(crate) party: Party,
 }
 
 /// Whose names there are.
@@ -48,6 +50,7 @@ impl View {
             names: Source::Network { own, others: ArcSwap::default() },
             routes: ArcSwap::default(),
             counters: Counters::default(),
+            party: Party::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl View {
             names: Source::Host { all: ArcSwap::default(), addresses: ArcSwap::default() },
             routes: ArcSwap::default(),
             counters: Counters::default(),
+            party: Party::new(),
         }
     }
 

@@ -318,7 +318,7 @@ fn merge(ports: &mut Vec<Port>, added: Vec<Port>) {
 }
 
 /// Data of an SOA record (RFC 1035, 3.3.13): primary server, mailbox, serial, refresh, retry, expire, minimum.
-fn soa(revision: u64) -> Arc<[u8]> {
+pub(crate) fn soa(revision: u64) -> Arc<[u8]> {
     let mut data = [DOMAIN, b"\x00\x0ahostmaster", DOMAIN, b"\x00"].concat();
     data.extend((revision as u32).to_be_bytes());
     data.extend(SOA_TIMERS.into_iter().flat_map(u32::to_be_bytes));

@@ -10,10 +10,16 @@ mod fixture;
 mod forwarding;
 #[path = "dns/names.rs"]
 mod names;
+#[path = "dns/negative.rs"]
+mod negative;
 #[path = "dns/packets.rs"]
 mod packets;
 #[path = "dns/serving.rs"]
 mod serving;
+#[path = "dns/shares.rs"]
+mod shares;
+#[path = "dns/tcp.rs"]
+mod tcp;
 #[path = "dns/upstreams.rs"]
 mod upstreams;
 #[path = "dns/zone.rs"]

@@ -1,14 +1,13 @@
 //! What upstreams said, for as long as they allow.
 
-use super::reply;
+use super::{Party, reply};
 use crate::{
     query::Query,
     wire::{MAX_NAME, flag},
 };
 use std::{
-    collections::HashMap,
-    mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,18 +23,20 @@ const FAILURE: Duration = Duration::from_secs(1);
 /// Longer answers are not kept, so that the number of entries bounds the memory.
 const MAX_LEN: usize = 4096;
 
-/// Answers by question. Bounded: there are two generations, and the older one goes when the younger has half of what there
-/// may be; who is asked for becomes young again.
+/// Answers by question, of all networks together: what one has asked for is there for the others too. Bounded: when it is full,
+/// the network goes short that has brought in most, of what it has not asked for lately. So one alone has all of the room, and
+/// a flood of names costs nobody else more than that all come to have the same.
 #[derive(Debug)]
 pub(super) struct Cache {
-    generations: Mutex<Generations>,
+    kept: Mutex<Kept>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<Box<[u8]>, Entry>,
-    old: HashMap<Box<[u8]>, Entry>,
+struct Kept {
+    entries: HashMap<Arc<[u8]>, Entry>,
+    /// The keys of all entries by whose they are, in the order in which it is seen whether they have been asked for.
+    by_party: HashMap<Party, VecDeque<Arc<[u8]>>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,8 @@ struct Entry {
     is_failure: bool,
     since: Instant,
     until: Instant,
+    /// Since it was last seen whether it is.
+    is_asked_for: bool,
 }
 
 /// Whatever may make one answer differ from another.
@@ -66,10 +69,11 @@ pub(crate) enum Remembered {
 
 impl Cache {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { generations: Mutex::default(), capacity }
+        Self { kept: Mutex::default(), capacity }
     }
 
-    /// Writes the answer to a query to `out`, if there is room for it.
+    /// Writes the answer to a query to `out`, if there is room for it. That there is no such name holds for all types
+    /// (RFC 2308, 5).
     pub(super) fn get(
         &self,
         key: &CacheKey,
@@ -77,8 +81,11 @@ impl Cache {
         now: Instant,
         out: &mut [u8],
     ) -> Option<Remembered> {
-        let mut generations = self.lock();
-        let entry = generations.find(key.octets(), self.capacity).filter(|entry| now < entry.until)?;
+        let mut kept = self.lock();
+        let is_fresh =
+            |kept: &mut Kept, key: &CacheKey| kept.find(key).is_some_and(|entry| now < entry.until);
+        let key = [*key, key.of_all_types()].into_iter().find(|key| is_fresh(&mut kept, key))?;
+        let entry = kept.find(&key)?;
         if entry.reply.is_empty() {
             return Some(Remembered::Failure);
         }
@@ -87,7 +94,7 @@ impl Cache {
         };
         reply.copy_from_slice(&entry.reply);
         let age = now.duration_since(entry.since).as_secs() as u32;
-        drop(generations);
+        drop(kept);
         reply::change_ttls(reply, |ttl| ttl.saturating_sub(age));
         reply::address_to(reply, query.header, query.question);
         Some(Remembered::Answer(reply.len()))
@@ -95,58 +102,90 @@ impl Cache {
 
     /// The answer to a query that has expired lately.
     pub(super) fn stale(&self, key: &CacheKey, now: Instant) -> Option<Vec<u8>> {
-        let mut generations = self.lock();
-        let entry = generations.find(key.octets(), self.capacity)?;
-        if entry.is_failure || now >= entry.until + STALE {
-            return None;
-        }
+        let mut kept = self.lock();
+        let found = [*key, key.of_all_types()].map(|key| kept.find(&key).map(|entry| entry.since));
+        let newest = if found[1] > found[0] { key.of_all_types() } else { *key };
+        let entry = kept.find(&newest).filter(|entry| !entry.is_failure && now < entry.until + STALE)?;
         let mut reply = entry.reply.to_vec();
         reply::change_ttls(&mut reply, |_| STALE_TTL);
         Some(reply)
     }
 
-    /// Remembers an answer, if it may be.
-    pub(super) fn put(&self, key: &CacheKey, reply: &[u8], now: Instant) {
+    /// Remembers an answer that a network's client has asked for, if it may be.
+    pub(super) fn put(&self, party: Party, key: &CacheKey, reply: &[u8], now: Instant) {
         let lifetime = reply::lifetime(reply).filter(|_| reply.len() <= MAX_LEN);
         if let Some(seconds) = lifetime {
+            let key = if reply::is_absence_of_all_types(reply) { key.of_all_types() } else { *key };
             let until = now + Duration::from_secs(seconds.min(MAX_LIFETIME).into());
-            self.insert(key, Entry { reply: reply.into(), is_failure: false, since: now, until });
+            self.insert(party, &key, Entry::new(reply, false, now, until));
         }
     }
 
     /// Remembers that there was no answer, and what was said instead; what has expired is kept for [`Cache::stale`].
-    pub(super) fn put_failure(&self, key: &CacheKey, said: &[u8], now: Instant) {
+    pub(super) fn put_failure(&self, party: Party, key: &CacheKey, said: &[u8], now: Instant) {
         if self.stale(key, now).is_none() && said.len() <= MAX_LEN {
-            let (reply, until) = (said.into(), now + FAILURE);
-            self.insert(key, Entry { reply, is_failure: true, since: now, until });
+            self.insert(party, key, Entry::new(said, true, now, now + FAILURE));
         }
     }
 
-    fn insert(&self, key: &CacheKey, entry: Entry) {
+    fn insert(&self, party: Party, key: &CacheKey, entry: Entry) {
         if self.capacity > 0 {
-            self.lock().insert(key.octets().into(), entry, self.capacity);
+            self.lock().insert(party, key.octets(), entry, self.capacity);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Generations {
-    fn find(&mut self, key: &[u8], capacity: usize) -> Option<&Entry> {
-        if let Some((key, entry)) = self.old.remove_entry(key) {
-            self.insert(key, entry, capacity);
-        }
-        self.young.get(key)
+impl Kept {
+    fn find(&mut self, key: &CacheKey) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key.octets())?;
+        entry.is_asked_for = true;
+        Some(entry)
     }
 
-    fn insert(&mut self, key: Box<[u8]>, entry: Entry, capacity: usize) {
-        self.old.remove(&key);
-        if self.young.len() >= capacity.div_ceil(2) && !self.young.contains_key(&key) {
-            self.old = mem::take(&mut self.young);
+    fn insert(&mut self, party: Party, key: &[u8], entry: Entry, capacity: usize) {
+        // It stays whose it was: who brings it in anew has not made it more.
+        if let Some(known) = self.entries.get_mut(key) {
+            *known = entry;
+            return;
         }
-        self.young.insert(key, entry);
+        if self.entries.len() >= capacity {
+            self.make_room(party);
+        }
+        let key: Arc<[u8]> = key.into();
+        self.entries.insert(Arc::clone(&key), entry);
+        self.by_party.entry(party).or_default().push_back(key);
+    }
+
+    /// Removes an entry for one more of a network's: of this network if nobody has more.
+    fn make_room(&mut self, wanted_by: Party) {
+        let most = self.by_party.iter_mut().max_by_key(|(party, keys)| (keys.len(), **party == wanted_by));
+        let Some((&party, keys)) = most else { return };
+        while let Some(key) = keys.pop_front() {
+            match self.entries.get_mut(&key) {
+                // A second chance, and no third.
+                Some(entry) if entry.is_asked_for => {
+                    entry.is_asked_for = false;
+                    keys.push_back(key);
+                }
+                _ => {
+                    self.entries.remove(&key);
+                    break;
+                }
+            }
+        }
+        if keys.is_empty() {
+            self.by_party.remove(&party);
+        }
+    }
+}
+
+impl Entry {
+    fn new(reply: &[u8], is_failure: bool, since: Instant, until: Instant) -> Self {
+        Self { reply: reply.into(), is_failure, since, until, is_asked_for: false }
     }
 }
 
@@ -159,12 +198,20 @@ impl CacheKey {
             query.header.flags & (flag::RECURSION_DESIRED | flag::AUTHENTIC_DATA | flag::CHECKING_DISABLED);
         let edns = query.edns.map_or(0, |edns| 1 + u8::from(edns.dnssec_ok));
         let mut key = Self { octets: [0; Self::MAX], len: 0 };
+        // The type last: see [`CacheKey::of_all_types`].
         let parts: [&[u8]; 5] =
-            [query.name.key(), &query.qtype.to_be_bytes(), &flags.to_be_bytes(), &[edns], &tag.to_be_bytes()];
+            [query.name.key(), &flags.to_be_bytes(), &[edns], &tag.to_be_bytes(), &query.qtype.to_be_bytes()];
         for part in parts {
             key.octets[key.len..key.len + part.len()].copy_from_slice(part);
             key.len += part.len();
         }
+        key
+    }
+
+    /// The same, whatever the type: no question has the type 0.
+    fn of_all_types(&self) -> Self {
+        let mut key = *self;
+        key.octets[key.len - 2..key.len].fill(0);
         key
     }
 
@@ -185,6 +232,10 @@ mod tests {
     };
     use std::net::Ipv4Addr;
 
+    fn party(number: u64) -> Party {
+        Party(number)
+    }
+
     fn question(name: &str) -> Vec<u8> {
         let mut message = Message::query();
         message.add_query(Question::query(Name::from_ascii(name).unwrap(), RecordType::A));
@@ -202,7 +253,7 @@ mod tests {
     }
 
     fn put(cache: &Cache, asked: &Query<'_>, message: &Message, now: Instant) {
-        cache.put(&CacheKey::new(asked, 1), &message.to_vec().unwrap(), now);
+        cache.put(party(1), &CacheKey::new(asked, 1), &message.to_vec().unwrap(), now);
     }
 
     fn get(cache: &Cache, asked: &Query<'_>, now: Instant) -> Option<Message> {
@@ -242,12 +293,12 @@ mod tests {
         let bytes = question("www.example.");
         let asked = Query::parse(&bytes).ok().unwrap();
         let key = CacheKey::new(&asked, 1);
-        cache.put_failure(&key, &[], now);
+        cache.put_failure(party(1), &key, &[], now);
         assert_eq!(cache.get(&key, &asked, now, &mut [0; 512]), Some(Remembered::Failure));
         assert_eq!(cache.get(&key, &asked, now + seconds(1), &mut [0; 512]), None);
         assert_eq!(cache.stale(&key, now), None);
         put(&cache, &asked, &reply(&bytes, &[10]), now);
-        cache.put_failure(&key, &[], now + seconds(11));
+        cache.put_failure(party(1), &key, &[], now + seconds(11));
         assert!(cache.stale(&key, now + seconds(11)).is_some());
     }
 
@@ -263,6 +314,34 @@ mod tests {
             put(&cache, &asked, &reply(&bytes, &[60]), now);
             assert!(get(&cache, &kept, now).is_some());
         }
+    }
+
+    #[test]
+    fn a_flood_of_one_network_takes_no_more_of_the_others_than_its_share() {
+        let (cache, now) = (Cache::new(12), Instant::now());
+        let put = |of: u64, name: &str| {
+            let bytes = question(name);
+            let asked = Query::parse(&bytes).ok().unwrap();
+            let message = reply(&bytes, &[60]).to_vec().unwrap();
+            cache.put(party(of), &CacheKey::new(&asked, 1), &message, now);
+        };
+        let has = |name: &str| {
+            let bytes = question(name);
+            get(&cache, &Query::parse(&bytes).ok().unwrap(), now).is_some()
+        };
+        let flood = |of: u64| (0..100).for_each(|number| put(of, &format!("n{number}.of{of}.example.")));
+        flood(1);
+        assert_eq!((0..100).filter(|number| has(&format!("n{number}.of1.example."))).count(), 12, "all");
+        for number in 0..4 {
+            put(2, &format!("kept{number}.example."));
+        }
+        flood(1);
+        flood(3);
+        for number in 0..4 {
+            assert!(has(&format!("kept{number}.example.")), "{number}");
+        }
+        let sizes: Vec<usize> = (1..=3).map(|of| cache.lock().by_party[&party(of)].len()).collect();
+        assert_eq!(sizes, [4, 4, 4]);
     }
 
     #[test]
@@ -304,8 +383,9 @@ mod tests {
             let asked = Query::parse(&bytes).ok().unwrap();
             put(&cache, &asked, &reply(&bytes, &[60]), now);
             assert!(get(&cache, &asked, now).is_some());
-            let generations = cache.lock();
-            assert!(generations.young.len() + generations.old.len() <= 8);
+            let kept = cache.lock();
+            let keys: usize = kept.by_party.values().map(VecDeque::len).sum();
+            assert!(kept.entries.len() <= 8 && keys == kept.entries.len());
         }
     }
 }

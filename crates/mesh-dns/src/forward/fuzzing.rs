@@ -1,7 +1,7 @@
 //! For fuzz targets: what the rest of the world sees only from behind sockets. No part of the interface.
 
 use super::{
-    Remembered,
+    Party, Remembered,
     cache::{Cache, CacheKey},
     reply,
 };
@@ -33,7 +33,7 @@ pub fn relayed(query: &[u8], id: u16, message: &[u8], exact: bool, later: u64) -
         message
     };
     let (cache, key, now) = (Cache::new(2), CacheKey::new(&query, 0), Instant::now());
-    cache.put(&key, message, now);
+    cache.put(Party::new(), &key, message, now);
     let later = now + Duration::from_secs(later);
     let mut out = vec![0; message.len()];
     let remembered = match cache.get(&key, &query, later, &mut out) {

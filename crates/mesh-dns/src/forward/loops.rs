@@ -64,9 +64,7 @@ impl Loops {
         let mut state = self.lock();
         let State { awaited, seen, .. } = &mut *state;
         let probed = awaited.get(&number);
-        seen.extend(
-            probed.filter(|probed| !probed.asking.contains(&client)).map(|probed| probed.upstream),
-        );
+        seen.extend(probed.filter(|probed| !probed.asking.contains(&client)).map(|probed| probed.upstream));
         probed.is_some()
     }
 
@@ -151,8 +149,10 @@ mod tests {
     #[test]
     fn a_resolver_may_ask_from_any_of_its_addresses() {
         let loops = Loops::default();
-        let upstream =
-            Upstream { address: ([10, 0, 0, 53], 53).into(), network: Some(mesh_model::NetworkId::from_bits(1)) };
+        let upstream = Upstream {
+            address: ([10, 0, 0, 53], 53).into(),
+            network: Some(mesh_model::NetworkId::from_bits(1)),
+        };
         let asking: Vec<IpAddr> = vec![[10, 0, 0, 53].into(), "fd00::53".parse().unwrap()];
         loops.lock().awaited.insert(7, Probed { upstream, asking: asking.clone() });
         for client in asking {

@@ -38,6 +38,11 @@ pub(super) fn is_absence(reply: &[u8]) -> bool {
     u16_at(reply, 2).unwrap_or(0) & flag::RCODE == Rcode::NxDomain as u16
 }
 
+/// Whether that name is the one that was asked for: behind aliases it is another (RFC 6604, 2.1), and the alias is there.
+pub(super) fn is_absence_of_all_types(reply: &[u8]) -> bool {
+    is_absence(reply) && u16_at(reply, 6) == Some(0)
+}
+
 /// Whether there is more of it over TCP.
 pub(super) fn is_truncated(reply: &[u8]) -> bool {
     u16_at(reply, 2).is_some_and(|flags| flags & flag::TRUNCATED != 0)

@@ -1,13 +1,22 @@
 //! Whom to ask for which names.
 
-use crate::name::{encode, strip_suffix};
+use crate::{
+    Names, Outcome, Table, Transport, answer,
+    name::{encode, strip_suffix},
+    query::Query,
+};
+use ipnetwork::IpNetwork;
 use mesh_model::NetworkId;
+use rand::Rng;
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
+
+/// The domain of all names of addresses, as a key.
+const ARPA: &[u8] = b"\x04arpa";
 
 /// A resolver beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +49,9 @@ pub struct Routes {
     /// Who may have the host's resolvers asked, if not everybody.
     only: Option<HashSet<IpAddr>>,
     asking: Asking,
+    /// The subnets of all networks, without any name: what is asked of one that the client is not on is not there for it, and
+    /// nobody else is to hear of it (RFC 6303).
+    withheld: Option<Table>,
 }
 
 /// The addresses that resolvers in networks may ask from themselves.
@@ -93,19 +105,47 @@ impl Routes {
         let group = |upstreams: &[Upstream]| Arc::new(Group::of_network(upstreams, &asking));
         let key = |domain: &str| encode(&domain.to_ascii_lowercase()).map(Into::into);
         let domains = domains.iter();
-        let mut domains: Vec<(Box<[u8]>, Arc<Group>)> = domains
-            .filter_map(|(domain, upstreams)| Some((key(domain)?, group(upstreams))))
-            .collect();
+        let mut domains: Vec<(Box<[u8]>, Arc<Group>)> =
+            domains.filter_map(|(domain, upstreams)| Some((key(domain)?, group(upstreams)))).collect();
         domains.sort_by_key(|(domain, _)| std::cmp::Reverse(domain.len()));
         let rest = (!rest.is_empty()).then(|| group(rest));
-        Self { domains, rest, only, asking }
+        Self { domains, rest, only, asking, withheld: None }
+    }
+
+    /// The same, but for names of addresses in these subnets: of those nobody is asked, except by a domain of its own.
+    pub fn withholding(self, subnets: impl IntoIterator<Item = IpNetwork>) -> Self {
+        let mut withheld = Table::empty(&[]);
+        withheld.set_subnets(subnets.into_iter().collect());
+        Self { withheld: Some(withheld), ..self }
+    }
+
+    /// Answers a query, given as its message too, for what is none of the client's names; none if it may be asked for.
+    pub(crate) fn withhold(
+        &self,
+        query: &Query<'_>,
+        message: &[u8],
+        transport: Transport,
+        rng: &mut impl Rng,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let name = query.name.key();
+        let withheld = self.withheld.as_ref().filter(|_| name.ends_with(ARPA) && self.domain(name).is_none());
+        match answer(Names::OfHost(&[withheld?]), message, transport, rng, out) {
+            Outcome::Answer(len) => Some(len),
+            Outcome::Forward | Outcome::Drop => None,
+        }
+    }
+
+    /// The resolvers of the longest domain that a name is in.
+    fn domain(&self, name: &[u8]) -> Option<&Arc<Group>> {
+        let domain = self.domains.iter().find(|(domain, _)| strip_suffix(name, domain).is_some());
+        domain.map(|(_, group)| group)
     }
 
     /// Whom to ask for a name, given as a key; nobody if the client may not. A resolver that somebody runs in the network is
     /// not asked for what it wants to know itself: that goes to those behind it.
     pub(crate) fn group(&self, name: &[u8], client: IpAddr, host: &Arc<Group>) -> Option<Arc<Group>> {
-        let domain = self.domains.iter().find(|(domain, _)| strip_suffix(name, domain).is_some());
-        let group = domain.map(|(_, group)| group).or(self.rest.as_ref());
+        let group = self.domain(name).or(self.rest.as_ref());
         let group = group.and_then(|group| match group.behind.get(&client) {
             Some(behind) => behind.as_ref(),
             None => Some(group),

@@ -32,8 +32,6 @@ const MAX_OF_ONE: usize = 64;
 const MAX_PIPELINED: usize = 64;
 /// Octets of answers of one connection that wait to be taken, at most: any answer has room.
 const MAX_WAITING: usize = 2 * MAX_MESSAGE;
-/// How long a client may take for its next query, or to read an answer.
-const IDLE: Duration = Duration::from_secs(10);
 /// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
 /// closed before an answer.
 const LAST_QUERY: Duration = Duration::from_secs(1);
@@ -133,7 +131,7 @@ async fn converse(
         read
     };
     // A client that takes no answers is not waited for.
-    tokio::try_join!(reading, send(writer, to_send)).map(drop)
+    tokio::try_join!(reading, send(writer, to_send, shared.idle)).map(drop)
 }
 
 /// What a client has asked.
@@ -181,7 +179,7 @@ impl Conversation<'_> {
                     return Ok(());
                 }
             }
-            match timeout(IDLE, read(&mut stream, &mut query)).await {
+            match timeout(self.shared.idle, read(&mut stream, &mut query)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Ok(Err(err)) => return Err(err),
@@ -196,7 +194,7 @@ impl Conversation<'_> {
 
     /// Waits for a query, and for longer than a client may be idle if it waits for answers itself.
     async fn next(&mut self, stream: &mut BufReader<OwnedReadHalf>) {
-        while timeout(IDLE, stream.fill_buf()).await.is_err() {
+        while timeout(self.shared.idle, stream.fill_buf()).await.is_err() {
             while self.forwarded.try_join_next().is_some() {}
             if self.forwarded.is_empty() {
                 return;
@@ -242,7 +240,11 @@ async fn read(stream: &mut BufReader<OwnedReadHalf>, query: &mut Vec<u8>) -> io:
 }
 
 /// Sends answers, those that are ready in one piece (RFC 7766, 8: the length goes along with its message).
-async fn send(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Waiting>) -> io::Result<()> {
+async fn send(
+    mut stream: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<Waiting>,
+    idle: Duration,
+) -> io::Result<()> {
     let mut octets = Vec::new();
     while let Some(first) = answers.recv().await {
         octets.clear();
@@ -252,7 +254,7 @@ async fn send(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Waiting>) 
             octets.extend(answer);
             next = if octets.len() < MAX_MESSAGE { answers.try_recv().ok() } else { None };
         }
-        timeout(IDLE, stream.write_all(&octets)).await??;
+        timeout(idle, stream.write_all(&octets)).await??;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 static TABLE: LazyLock<Table> = LazyLock::new(|| Mesh::with_web().table());
 
 /// A service `many` of 1,000 endpoints.
-static MANY: LazyLock<Table> = LazyLock::new(|| {
+pub(crate) static MANY: LazyLock<Table> = LazyLock::new(|| {
     let mut mesh = Mesh::new();
     let service = mesh.service("many", |service| service.ports = vec![port(80, Protocol::Tcp)]);
     for index in 0..1000u16 {

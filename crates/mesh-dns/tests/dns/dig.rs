@@ -34,12 +34,32 @@ impl Running {
     }
 
     pub(crate) fn of(view: View, upstreams: &[SocketAddr], options: ForwarderOptions) -> Self {
-        let (udp, tcp) = bind();
-        let address = udp.local_addr().unwrap();
         let forwarder = Arc::new(Forwarder::new(HostSockets, options));
         forwarder.set_host(upstreams);
+        Self::by(view, forwarder, Server::IDLE)
+    }
+
+    /// A server whose connections end when they have been idle for this long.
+    pub(crate) fn with_idle(table: Table, upstreams: &[SocketAddr], idle: Duration) -> Self {
+        let forwarder = Arc::new(Forwarder::new(HostSockets, options()));
+        forwarder.set_host(upstreams);
+        Self::by(View::of_network(Arc::new(ArcSwap::from_pointee(table))), forwarder, idle)
+    }
+
+    /// A server of another network on the same node.
+    pub(crate) fn beside(&self, table: Table) -> Self {
+        Self::by(
+            View::of_network(Arc::new(ArcSwap::from_pointee(table))),
+            self.forwarder.clone(),
+            Server::IDLE,
+        )
+    }
+
+    fn by(view: View, forwarder: Arc<Forwarder>, idle: Duration) -> Self {
+        let (udp, tcp) = bind();
+        let address = udp.local_addr().unwrap();
         let view = Arc::new(view);
-        let server = Server { udp, tcp, view: view.clone(), forwarder: forwarder.clone() };
+        let server = Server { udp, tcp, view: view.clone(), forwarder: forwarder.clone(), idle };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(server.run(cancel.clone()));
         let table = Arc::new(ArcSwap::from_pointee(crate::fixture::Mesh::new().table()));

@@ -179,6 +179,10 @@ async fn who_is_on_two_networks_finds_the_names_of_both() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_finds_whole_names_of_all_networks_and_no_short_ones() {
+    // Without any network, it is well-formed what is said of none.
+    let none = Running::of(View::of_host(), &[], options());
+    let absent = dig(none.address, "nobody.mesh.internal").await;
+    assert!(absent.contains("status: NXDOMAIN") && absent.contains("hostmaster.mesh.internal."), "{absent}");
     let view = View::of_host();
     let Source::Host { all, .. } = &view.names else { panic!("the host's") };
     let own = Arc::new(ArcSwap::from_pointee(Mesh::with_web().table()));

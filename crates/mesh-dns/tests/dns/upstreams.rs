@@ -27,20 +27,20 @@ use tokio::{
 };
 
 /// An upstream that notes what it is asked and answers each with one address.
-struct Fake {
-    address: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Message>>>,
-    silent: Arc<AtomicBool>,
+    pub(crate) silent: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Fake {
-    async fn start(answer: &str) -> Self {
+    pub(crate) async fn start(answer: &str) -> Self {
         Self::with(answer, |_, reply| Some(reply)).await
     }
 
     /// `judge` may change its answer to a question, or withhold it.
-    async fn with(
+    pub(crate) async fn with(
         answer: &str,
         judge: impl Fn(&Message, Message) -> Option<Message> + Send + 'static,
     ) -> Self {
@@ -69,11 +69,11 @@ impl Fake {
         Self { address, asked, silent, task }
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.asked.lock().unwrap().len()
     }
 
-    fn last(&self) -> Message {
+    pub(crate) fn last(&self) -> Message {
         self.asked.lock().unwrap().last().expect("something was asked").clone()
     }
 }
@@ -84,7 +84,7 @@ impl Drop for Fake {
     }
 }
 
-async fn exchange(server: SocketAddr, message: &Message) -> Message {
+pub(crate) async fn exchange(server: SocketAddr, message: &Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(&message.to_vec().unwrap(), server).await.unwrap();
     let mut reply = [0; 4096];
@@ -102,7 +102,7 @@ fn nothing_more(_: &Upstream) -> Vec<IpAddr> {
 }
 
 /// Waits until something holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
@@ -375,6 +375,55 @@ async fn bits_of_dnssec_pass_both_ways() {
         );
         assert!(told.metadata.authentic_data);
     }
+}
+
+/// RFC 6303: addresses of networks that the client is not on are not there for it, and nobody outside hears of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rfc6303_nobody_else_is_asked_who_has_an_address_of_another_network() {
+    let (host, corp) = (Fake::start("203.0.113.1").await, Fake::start("203.0.113.2").await);
+    let server = Running::start(Mesh::with_web().table(), &[host.address]);
+    let subnets =
+        || ["192.168.100.0/24", "fd00:64::/64", "10.7.0.0/16", "fd00:7::/64"].map(|s| s.parse().unwrap());
+    server.view.routes.store(Arc::new(Routes::new(&[], &[], None, nothing_more).withholding(subnets())));
+    for (question, apex) in [
+        ("-x 10.7.0.2", "7.10.in-addr.arpa."),
+        ("-x fd00:7::2", "0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa."),
+        ("2.0.7.10.in-addr.arpa TXT", "7.10.in-addr.arpa."),
+    ] {
+        for transport in ["+notcp", "+tcp"] {
+            let absent = dig(server.address, &format!("{transport} {question}")).await;
+            assert!(
+                absent.contains("status: NXDOMAIN") && absent.contains("flags: qr aa rd ra;"),
+                "{absent}"
+            );
+            let soa = absent.lines().find(|line| line.contains("hostmaster")).expect("an SOA");
+            assert!(soa.starts_with(apex) && soa.contains("SOA"), "{soa}");
+        }
+    }
+    assert_eq!(host.count(), 0, "nothing gets out");
+    // Its own are found, and others' are asked for.
+    assert_eq!(short(server.address, "-x 192.168.100.20").await, ["Lonely.Self-Network.mesh.internal."]);
+    dig(server.address, "-x 10.8.0.2").await;
+    dig(server.address, "-x 192.0.2.1").await;
+    assert_eq!(host.count(), 2);
+    // Who gives the zone a resolver wants it to be asked.
+    let domains = [("7.10.in-addr.arpa".to_owned(), vec![upstream(&corp)])];
+    server.view.routes.store(Arc::new(Routes::new(&domains, &[], None, nothing_more).withholding(subnets())));
+    dig(server.address, "-x 10.7.0.2").await;
+    assert_eq!((host.count(), corp.count()), (2, 1));
+}
+
+/// RFC 8482: what there is of a foreign name is for its own servers to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rfc8482_any_of_a_foreign_name_is_asked_as_it_is_and_remembered() {
+    let fake = Fake::start("203.0.113.1").await;
+    let server = Running::start(Mesh::new().table(), &[fake.address]);
+    for _ in 0..2 {
+        assert_eq!(short(server.address, "+notcp www.example ANY").await, ["203.0.113.1"]);
+        assert_eq!((fake.count(), fake.last().queries[0].query_type()), (1, RecordType::ANY));
+    }
+    assert_eq!(short(server.address, "www.example A").await, ["203.0.113.1"]);
+    assert_eq!(fake.count(), 2, "it is no answer to another type");
 }
 
 /// RFC 1034, 4.3.1: recursion is for who desires it; what is remembered is told.

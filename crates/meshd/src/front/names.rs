@@ -6,6 +6,7 @@ use crate::{
     sockets::Sockets,
 };
 use arc_swap::ArcSwap;
+use ipnetwork::IpNetwork;
 use mesh_api::{DnsCounts, UpstreamState, UpstreamView};
 use mesh_dns::{
     Condition, Counts, Forwarder, ForwarderOptions, Manner, Neighbours, Order, OtherNetworks, Published,
@@ -213,6 +214,7 @@ impl Names {
         if let Source::Host { all: told, .. } = &self.host.names {
             told.store(Arc::new(self.served.values().map(|served| Arc::clone(&served.published)).collect()));
         }
+        self.host.routes.store(Arc::new(Routes::default().withholding(subnets(snapshot))));
         let others = self.neighbours.other_networks();
         for (id, served) in &self.served {
             let Some(network) = snapshot.networks.get(id) else { continue };
@@ -252,6 +254,7 @@ impl Names {
             network.flat_map(|id| self.neighbours.addresses_beside(id, upstream.address.ip())).collect()
         };
         Routes::new(&domains, &upstreams(&network.dns.upstreams), only, addresses)
+            .withholding(subnets(snapshot))
     }
 
     fn routes_now(&self) -> Vec<Arc<Routes>> {
@@ -261,7 +264,7 @@ impl Names {
     fn start(&mut self, at: Place, sockets: &Descriptors, view: Arc<View>) -> io::Result<()> {
         let [udp, tcp] = &sockets[..] else { return Err(io::Error::other("two sockets are needed")) };
         let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
-        let server = Server { udp, tcp, view, forwarder: Arc::clone(&self.forwarder) };
+        let server = Server { udp, tcp, view, forwarder: Arc::clone(&self.forwarder), idle: Server::IDLE };
         let cancel = CancellationToken::new();
         let (stop, of) = (cancel.clone(), Arc::clone(sockets));
         self.servers.spawn(async move { (at, of, server.run(stop).await) });
@@ -351,6 +354,11 @@ impl Served {
 fn address_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// Of all networks, here or not.
+fn subnets(snapshot: &Snapshot) -> impl Iterator<Item = IpNetwork> {
+    snapshot.networks.values().flat_map(|network| network.prefixes())
 }
 
 /// A resolver with an address of the network is asked there, any other from the host.
