@@ -21,7 +21,15 @@ pub(super) struct Shape {
     pub(super) title: &'static str,
     /// Not only for addresses that are there.
     pub(super) every_kind: bool,
-    /// Queries a second; none for as many as are answered.
+    pub(super) load: Load,
+}
+
+/// How much is asked, and by how many.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    /// Sockets that ask. Answers to one may go out together, which those to many can't.
+    pub(super) clients: u32,
+    /// Queries a second of all; none for as many as are answered.
     pub(super) rate: Option<u32>,
 }
 
@@ -72,7 +80,7 @@ impl Queries {
 
     /// Answers must have the codes that they should, each as often: those of a few seconds, since one may be slow.
     pub(super) fn check(&self, place: &Place, contender: &Contender) -> Result<()> {
-        let asked = dnsperf(place, contender, &["-d", &self.path, "-n", "1", "-l", "5"])?;
+        let asked = dnsperf(place, contender, &["-d", &self.path, "-n", "1", "-l", "5", "-c", "1"])?;
         let of = |codes: &BTreeMap<String, u64>, code| *codes.get(code).unwrap_or(&0) as f64;
         let all: u64 = self.codes.values().sum();
         let as_expected = self.codes.keys().chain(asked.codes.keys()).all(|code| {
@@ -88,20 +96,15 @@ impl Queries {
         &self,
         place: &Place,
         contender: &Contender,
-        rate: Option<u32>,
+        load: Load,
         seconds: u64,
     ) -> Result<Asked> {
-        let options = self.options(rate, seconds);
+        let options = self.options(load, seconds);
         dnsperf(place, contender, &options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    pub(super) fn latencies(
-        &self,
-        place: &Place,
-        contender: &Contender,
-        rate: Option<u32>,
-    ) -> Result<Latencies> {
-        let mut options = self.options(rate, LATENCY_SECONDS);
+    pub(super) fn latencies(&self, place: &Place, contender: &Contender, load: Load) -> Result<Latencies> {
+        let mut options = self.options(load, LATENCY_SECONDS);
         options.push("-v".to_owned());
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let said = said(place, contender, &options)?;
@@ -112,9 +115,10 @@ impl Queries {
         Ok(Latencies { samples, lost: Asked::parse(&said)?.lost })
     }
 
-    fn options(&self, rate: Option<u32>, seconds: u64) -> Vec<String> {
-        let mut options = vec!["-d".to_owned(), self.path.clone(), "-l".to_owned(), seconds.to_string()];
-        options.extend(rate.into_iter().flat_map(|rate| ["-Q".to_owned(), rate.to_string()]));
+    fn options(&self, load: Load, seconds: u64) -> Vec<String> {
+        let (clients, seconds) = (load.clients.to_string(), seconds.to_string());
+        let mut options = ["-d", &self.path, "-l", &seconds, "-c", &clients].map(str::to_owned).to_vec();
+        options.extend(load.rate.into_iter().flat_map(|rate| ["-Q".to_owned(), rate.to_string()]));
         options
     }
 }
@@ -129,7 +133,7 @@ fn said(place: &Place, contender: &Contender, options: &[&str]) -> Result<String
     let (address, port) = (place.address, contender.port);
     let options = options.join(" ");
     let line = format!(
-        "taskset --cpu-list {CLIENT_CPU} dnsperf -s {address} -p {port} -c 1 -T 1 -q 100 -t {PATIENCE} \
+        "taskset --cpu-list {CLIENT_CPU} dnsperf -s {address} -p {port} -T 1 -q 100 -t {PATIENCE} \
          -O suppress=congestion,timeout,unexpected {options} >{SAID}"
     );
     place.client.shell(&line).ok()?;

@@ -11,7 +11,7 @@ mod rounds;
 mod swaps;
 mod zone;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mesh_tests::Lab;
 use place::Place;
 use rounds::{Effort, compare};
@@ -32,12 +32,13 @@ fn main() -> Result<()> {
     println!(
         "Each server is kept on one processor, dnsperf on the other. CPU: of the server's process alone."
     );
-    beside_peers(effort)?;
-    many_names(effort)
+    let misses = [beside_peers(effort)?, many_names(effort)?].concat();
+    ensure!(misses.is_empty(), "not as it should be:\n{}", misses.join("\n"));
+    Ok(())
 }
 
 /// The process that serves a real network's names.
-fn beside_peers(effort: Effort) -> Result<()> {
+fn beside_peers(effort: Effort) -> Result<Vec<String>> {
     let lab = Lab::new("peers-dns")?;
     let mesh = mesh::Mesh::start(&lab)?;
     let contenders = [
@@ -50,15 +51,16 @@ fn beside_peers(effort: Effort) -> Result<()> {
 }
 
 /// The server alone, in a process of this bench: a real cluster of this size takes too long to make.
-fn many_names(effort: Effort) -> Result<()> {
+fn many_names(effort: Effort) -> Result<Vec<String>> {
     let lab = Lab::new("peers-dns-many")?;
     let place = Place::on_the_lan(&lab)?;
     let zone = ours::zone()?;
     let contenders =
         [ours::start(&place, &zone), peers::unbound(&place, &zone), peers::dnsmasq(&place, &zone)];
-    compare("mesh-dns alone", &place, &zone, &contenders, effort)?;
+    let mut misses = compare("mesh-dns alone", &place, &zone, &contenders, effort)?;
     let [ours, ..] = contenders;
-    swaps::measure(&place, &zone, &ours?, effort)
+    misses.extend(swaps::measure(&place, &zone, &ours?, effort)?);
+    Ok(misses)
 }
 
 /// Whose figures these are.

@@ -1,7 +1,7 @@
 //! Contenders in turns, and the tables of what that found.
 
 use super::{
-    asking::{Queries, Shape},
+    asking::{Load, Queries, Shape},
     place::{Contender, Place},
     zone::Zone,
 };
@@ -13,11 +13,21 @@ const TARGET: f64 = 0.7;
 /// In the order in which they are told of; the second is the one that the others are compared with.
 const NAMES: [&str; 4] = ["meshd", "unbound", "dnsmasq", "aardvark-dns"];
 
-const SHAPES: [Shape; 3] = [
-    Shape { title: "as fast as it goes, 100 under way", every_kind: false, rate: None },
-    Shape { title: "20,000 a second", every_kind: false, rate: Some(20_000) },
-    Shape { title: "A, AAAA, PTR and unknown names, as fast as it goes", every_kind: true, rate: None },
+const SHAPES: [Shape; 5] = [
+    Shape { title: "as fast as it goes, 100 under way", every_kind: false, load: load(1, None) },
+    Shape { title: "the same of 100 clients", every_kind: false, load: load(100, None) },
+    Shape { title: "20,000 a second", every_kind: false, load: load(1, Some(20_000)) },
+    Shape { title: "20,000 a second of 100 clients", every_kind: false, load: load(100, Some(20_000)) },
+    Shape {
+        title: "A, AAAA, PTR and unknown names, as fast as it goes",
+        every_kind: true,
+        load: load(1, None),
+    },
 ];
+
+const fn load(clients: u32, rate: Option<u32>) -> Load {
+    Load { clients, rate }
+}
 
 /// How long everything takes.
 #[derive(Clone, Copy)]
@@ -40,14 +50,14 @@ pub(super) struct Found {
     left_out: Option<String>,
 }
 
-/// Asks all contenders in turns, with each shape.
+/// Asks all contenders in turns, with each shape. Returns what of ours is not as it should be.
 pub(super) fn compare(
     title: &str,
     place: &Place,
     zone: &Zone,
     contenders: &[Result<Contender>],
     effort: Effort,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let addresses = Queries::write(place, zone, false)?;
     let every_kind = Queries::write(place, zone, true)?;
     let queries = |shape: &Shape| if shape.every_kind { &every_kind } else { &addresses };
@@ -65,16 +75,36 @@ pub(super) fn compare(
             for turn in 0..contenders.len() {
                 let at = (turn + round) % contenders.len();
                 if let (Ok(contender), None) = (&contenders[at], &found[at].left_out) {
-                    measure(place, contender, queries(shape), shape.rate, effort, &mut found[at])?;
+                    measure(place, contender, queries(shape), shape.load, effort, &mut found[at])?;
                 }
             }
         }
         eprintln!("{title}: round {} of {}", round + 1, effort.rounds);
     }
+    let mut misses = Vec::new();
     for (shape, found) in SHAPES.iter().zip(&found) {
-        print(&format!("{title}: {} names, {}", zone.len(), shape.title), found);
+        let title = format!("{title}: {} names, {}", zone.len(), shape.title);
+        print(&title, found);
+        misses.extend(missed(found).into_iter().map(|miss| format!("{title}: {miss}")));
     }
-    Ok(())
+    Ok(misses)
+}
+
+/// What is not as it should be of ours, which is the first.
+fn missed(found: &[Found]) -> Vec<String> {
+    let (ours, reference) = (&found[0], &found[1]);
+    let mut misses = Vec::new();
+    for (name, found) in NAMES.iter().zip([ours, reference]) {
+        misses.extend(found.left_out.as_ref().map(|reason| format!("{name} not run: {reason}")));
+    }
+    let ratio = ours.processor.per(&reference.processor).median();
+    if ratio > TARGET {
+        misses.push(format!("a query costs {ratio:.2} of unbound's, {TARGET:.2} at most"));
+    }
+    if ours.lost > 0 {
+        misses.push(format!("{} queries lost", ours.lost));
+    }
+    misses
 }
 
 /// Why a contender can't be compared, if so: figures of one that answers otherwise would be of something else.
@@ -91,17 +121,17 @@ pub(super) fn measure(
     place: &Place,
     contender: &Contender,
     queries: &Queries,
-    rate: Option<u32>,
+    load: Load,
     effort: Effort,
     found: &mut Found,
 ) -> Result<()> {
     let before = place.worked(contender)?;
-    let asked = queries.ask(place, contender, rate, effort.seconds).with_context(|| contender.name)?;
+    let asked = queries.ask(place, contender, load, effort.seconds).with_context(|| contender.name)?;
     let worked = place.worked(contender)?.saturating_sub(before);
     found.processor.push(worked.as_secs_f64() * 1e6 / asked.completed as f64);
     found.per_second.push(asked.per_second);
     // A run of its own, because dnsperf writes a line for each.
-    let latencies = queries.latencies(place, contender, rate)?;
+    let latencies = queries.latencies(place, contender, load)?;
     found.late.push(latencies.samples.quantile(0.99) * 1e6);
     found.lost += asked.lost + latencies.lost;
     Ok(())

@@ -1,7 +1,7 @@
 //! Our server while its table is swapped all the time: what that does to others' queries, and how soon a change is seen.
 
 use super::{
-    asking::Queries,
+    asking::{Load, Queries},
     ours,
     place::{CLIENT_CPU, Contender, Place},
     rounds::{self, Effort, Found},
@@ -19,8 +19,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Asked all the while.
+/// Asked a second, all the while.
 const RATE: u32 = 20_000;
+const LOAD: Load = Load { clients: 1, rate: Some(RATE) };
 /// What an answer may be behind.
 const MAX_AGE: Duration = Duration::from_millis(100);
 /// Between an answer and the next question for the name that changes.
@@ -41,16 +42,22 @@ struct Heard {
     lost: u64,
 }
 
-pub(super) fn measure(place: &Place, zone: &Zone, contender: &Contender, effort: Effort) -> Result<()> {
+/// Returns what is not as it should be.
+pub(super) fn measure(
+    place: &Place,
+    zone: &Zone,
+    contender: &Contender,
+    effort: Effort,
+) -> Result<Vec<String>> {
     let queries = Queries::write(place, zone, false)?;
     let (mut still, mut swapping, mut heard) = (Found::default(), Found::default(), Heard::default());
     let (probe, mut asked) = (query(&ours::changing()?), Duration::ZERO);
     for _ in 0..effort.rounds {
-        rounds::measure(place, contender, &queries, Some(RATE), effort, &mut still)?;
+        rounds::measure(place, contender, &queries, LOAD, effort, &mut still)?;
         ours::swap(place, true)?;
         let start = SystemTime::now();
         let measured = probing(place, contender, &probe, &mut heard, || {
-            rounds::measure(place, contender, &queries, Some(RATE), effort, &mut swapping)
+            rounds::measure(place, contender, &queries, LOAD, effort, &mut swapping)
         });
         asked += start.elapsed()?;
         ours::swap(place, false)?;
@@ -73,13 +80,16 @@ pub(super) fn measure(place: &Place, zone: &Zone, contender: &Contender, effort:
         heard.lost
     );
     let ages: Vec<Duration> = heard.said.iter().filter_map(|said| age(said, &swaps)).collect();
+    let stale = ages.iter().filter(|&&age| age > MAX_AGE).count();
     println!(
-        "behind for more than {} ms (none may be): {}; at most {:.1} ms from the change to an answer without it.",
+        "behind for more than {} ms (none may be): {stale}; at most {:.1} ms from the change to an answer without it.",
         MAX_AGE.as_millis(),
-        ages.iter().filter(|&&age| age > MAX_AGE).count(),
         ages.iter().max().copied().unwrap_or_default().as_secs_f64() * 1e3
     );
-    Ok(())
+    let lost = still.lost + swapping.lost + heard.lost;
+    let misses = [(lost, "queries lost"), (stale as u64, "answers behind for too long")];
+    let missed = misses.into_iter().filter(|(count, _)| *count > 0);
+    Ok(missed.map(|(count, what)| format!("while the table is swapped: {count} {what}")).collect())
 }
 
 /// For how long an answer had not been true any more when it arrived. Counted from the change, before the table with it was
