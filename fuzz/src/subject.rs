@@ -1,17 +1,20 @@
 //! The code under test. All that the targets know of its interface is here.
 
 use crate::fixture;
-use mesh_dns::{Names, Outcome, Table, Transport, fuzzing::Relayed};
+use mesh_dns::{Names, Outcome, Published, Table, Transport, fuzzing::Relayed};
 use mesh_model::NetworkId;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 static OURS: LazyLock<Table> = LazyLock::new(|| table(fixture::OURS));
-static OTHER: LazyLock<Table> = LazyLock::new(|| table(fixture::OTHER));
+/// Those of both, for who is on both.
+static ALL: LazyLock<[Published; 2]> = LazyLock::new(|| {
+    [fixture::OURS, fixture::OTHER].map(|network| Arc::new(Arc::new(table(network)).into()))
+});
 
 fn table(network: NetworkId) -> Table {
     Table::new(&fixture::snapshot(), network).expect("the fixture has the network")
@@ -40,11 +43,10 @@ pub(crate) enum Became {
 
 /// Has a query answered from the names of the fixture.
 pub(crate) fn ask(client: Client, query: &[u8], tcp: bool, seed: u8) -> Became {
-    let tables = [&*OURS, &*OTHER];
     let names = match client {
-        Client::Container => Names::OfContainer(&tables[..1]),
-        Client::ContainerOnBoth => Names::OfContainer(&tables),
-        Client::Host => Names::OfHost(&tables),
+        Client::Container => Names::OfContainer(&OURS, &[]),
+        Client::ContainerOnBoth => Names::OfContainer(&OURS, &ALL[1..]),
+        Client::Host => Names::OfHost(&*ALL),
     };
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
     let mut out = vec![0xaa; if tcp { 65535 } else { 1232 }];

@@ -8,6 +8,8 @@ mod ours;
 mod peers;
 mod place;
 mod rounds;
+#[path = "../../../crates/mesh-dns/tests/dns/staleness.rs"]
+mod staleness;
 mod swaps;
 mod zone;
 

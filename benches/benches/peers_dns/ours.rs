@@ -4,20 +4,21 @@
 use super::{
     peers,
     place::{Contender, Place},
+    staleness::keep_swapping,
     zone::Zone,
 };
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use mesh_benches::{Size, grown};
-use mesh_dns::{Forwarder, ForwarderOptions, HostSockets, Published, Server, View, Zone as Names};
-use mesh_model::{Balance, Change, Endpoint, Key, Network, Object, Snapshot, Subnet};
+use mesh_dns::{Forwarder, ForwarderOptions, HostSockets, Server, Table, View};
+use mesh_model::{Balance, Change, Endpoint, Network, Object, Snapshot, Subnet};
 use std::{
     env, fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,15 +27,10 @@ pub(super) const TASK: &str = "BENCH_SERVE";
 /// 100,000 names that are asked; those of the services' tasks are there as well.
 const SIZE: Size = Size { networks: 1, services: 10_000, replicas: 9, on_all_nodes: true };
 const PORT: u16 = 53;
-/// How often the table is swapped, if it can be.
-pub(super) const INTERVAL: Duration = Duration::from_millis(10);
 /// The file that is there while it is.
 const WANTED: &str = "/run/lab/swap";
 /// A line for each swap: when its record changed, in microseconds.
 const SWAPS: &str = "/run/lab/swaps";
-/// The name that changes has this address and the ones behind it, in turn.
-const CHANGING: Ipv4Addr = Ipv4Addr::new(10, 131, 0, 0);
-
 /// Starts the process.
 pub(super) fn start(place: &Place, zone: &Zone) -> Result<Contender> {
     let task = format!("{TASK}={}", SocketAddr::from((place.address, PORT)));
@@ -55,11 +51,6 @@ pub(super) fn swaps(place: &Place) -> Result<Vec<SystemTime>> {
     let text = fs::read_to_string(place.host.file(SWAPS))?;
     let at = |line: &str| Some(UNIX_EPOCH + Duration::from_micros(line.parse().ok()?));
     Ok(text.lines().filter_map(at).collect())
-}
-
-/// Which swap brought this address of the name that changes; none had it before the first.
-pub(super) fn number(address: Ipv4Addr) -> Option<u32> {
-    address.to_bits().checked_sub(CHANGING.to_bits())
 }
 
 /// The names that are asked: services and endpoints.
@@ -100,8 +91,8 @@ fn cluster() -> Result<(Snapshot, Arc<Network>)> {
 pub(super) fn run(task: &str) -> Result<()> {
     let address: SocketAddr = task.parse().context("an address to serve at")?;
     let (snapshot, network) = cluster()?;
-    let names = Names::new(&snapshot, network.id).context("the network is there")?;
-    let table = Arc::new(ArcSwap::from_pointee(names.table()));
+    let names = Table::new(&snapshot, network.id).context("the network is there")?;
+    let table = Arc::new(ArcSwap::from_pointee(names));
     let server = Server {
         udp: UdpSocket::bind(address)?,
         tcp: TcpListener::bind(address)?,
@@ -110,30 +101,12 @@ pub(super) fn run(task: &str) -> Result<()> {
         idle: Server::IDLE,
     };
     let changing = endpoint(&snapshot)?;
-    thread::spawn(move || keep_swapping(snapshot, names, &changing, &table));
+    let is_wanted = || Path::new(WANTED).exists();
+    let swapped = |at: SystemTime| {
+        println!("{}", at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros());
+    };
+    thread::spawn(move || keep_swapping(snapshot, &changing, &table, is_wanted, || false, swapped));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async { tokio::spawn(server.run(CancellationToken::new())).await })??;
     Ok(())
-}
-
-/// Changes one record and swaps the table for one that has the change, while wanted; prints what was changed when.
-fn keep_swapping(mut snapshot: Snapshot, mut names: Names, changing: &Endpoint, table: &Published) {
-    let mut next = Instant::now();
-    let mut numbers = 0..;
-    loop {
-        // One that takes too long is followed by the next at once, not by all that were left out.
-        next = Instant::now().max(next + INTERVAL);
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-        if !Path::new(WANTED).exists() {
-            continue;
-        }
-        let Some(number) = numbers.next() else { return };
-        let address = Ipv4Addr::from_bits(CHANGING.to_bits() + number);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let changed = Endpoint { addresses: vec![address.into()], ..changing.clone() };
-        snapshot.apply(Change::Put(Object::Endpoint(Arc::new(changed))));
-        names.update(&snapshot, &[Key::Endpoint(changing.id)]);
-        table.store(Arc::new(names.table()));
-        println!("{}", at.as_micros());
-    }
 }

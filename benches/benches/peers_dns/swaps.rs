@@ -5,9 +5,10 @@ use super::{
     ours,
     place::{CLIENT_CPU, Contender, Place},
     rounds::{self, Effort, Found},
+    staleness::{Heard, INTERVAL, MAX_AGE, query},
     zone::Zone,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -22,25 +23,8 @@ use std::{
 /// Asked a second, all the while.
 const RATE: u32 = 20_000;
 const LOAD: Load = Load { clients: 1, rate: Some(RATE) };
-/// What an answer may be behind.
-const MAX_AGE: Duration = Duration::from_millis(100);
-/// Between an answer and the next question for the name that changes.
-const PAUSE: Duration = Duration::from_millis(1);
 /// One that has no answer by then is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What was said of the name that changes, and when that arrived.
-struct Said {
-    address: Ipv4Addr,
-    at: SystemTime,
-}
-
-/// What a prober heard.
-#[derive(Default)]
-struct Heard {
-    said: Vec<Said>,
-    lost: u64,
-}
 
 /// Returns what is not as it should be.
 pub(super) fn measure(
@@ -72,14 +56,14 @@ pub(super) fn measure(
         let (processor, late) = (found.processor.to_string(), found.late.to_string());
         println!("| {name:<8} | {processor:<20} | {late:<19} | {:<4} |", found.lost);
     }
-    let wanted = 1.0 / ours::INTERVAL.as_secs_f64();
+    let wanted = 1.0 / INTERVAL.as_secs_f64();
     println!(
         "\n{:.0} swaps a second (wanted: {wanted:.0}). Of the name that changed with each: {} answers, {} queries lost;",
         swaps.len() as f64 / asked.as_secs_f64(),
         heard.said.len(),
         heard.lost
     );
-    let ages: Vec<Duration> = heard.said.iter().filter_map(|said| age(said, &swaps)).collect();
+    let ages: Vec<Duration> = heard.said.iter().filter_map(|said| said.age(said.heard, &swaps)).collect();
     let stale = ages.iter().filter(|&&age| age > MAX_AGE).count();
     println!(
         "behind for more than {} ms (none may be): {stale}; at most {:.1} ms from the change to an answer without it.",
@@ -90,13 +74,6 @@ pub(super) fn measure(
     let misses = [(lost, "queries lost"), (stale as u64, "answers behind for too long")];
     let missed = misses.into_iter().filter(|(count, _)| *count > 0);
     Ok(missed.map(|(count, what)| format!("while the table is swapped: {count} {what}")).collect())
-}
-
-/// For how long an answer had not been true any more when it arrived. Counted from the change, before the table with it was
-/// there.
-fn age(said: &Said, swaps: &[SystemTime]) -> Option<Duration> {
-    let next = ours::number(said.address).map_or(0, |number| number + 1);
-    said.at.duration_since(*swaps.get(next as usize)?).ok()
 }
 
 /// Asks for the name that changes, from the client, while something runs.
@@ -130,30 +107,5 @@ fn probe(
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((place.address, contender.port))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut answer = [0; 512];
-    while !over.load(Ordering::Relaxed) {
-        socket.send(query)?;
-        match socket.recv(&mut answer) {
-            Ok(len) => {
-                let at = SystemTime::now();
-                // Without EDNS, an A record's address is the last that there is.
-                let address = answer[..len].last_chunk::<4>().context("an answer")?;
-                heard.said.push(Said { address: Ipv4Addr::from(*address), at });
-            }
-            Err(_) => heard.lost += 1,
-        }
-        thread::sleep(PAUSE);
-    }
-    Ok(())
-}
-
-/// Asks for a name's IPv4 address.
-fn query(name: &str) -> Vec<u8> {
-    let mut query = vec![0x12, 0x34, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(label.len() as u8);
-        query.extend(label.as_bytes());
-    }
-    query.extend([0, 0, 1, 0, 1]);
-    query
+    Ok(heard.ask(&socket, query, over)?)
 }

@@ -5,10 +5,11 @@ use crate::{
     response::{Response, Section, Transport, pointer},
     spread::Spread,
     table::{Found, Lookup, Records, Table, Task},
+    view::Published,
     wire::{Rcode, TTL, flag, rtype},
 };
 use rand::Rng;
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::LazyLock};
 
 /// The answer to ANY: an HINFO record that says why there is nothing else (RFC 8482, 4.2).
 const ANY_REFUSED: &[u8] = b"\x07RFC8482\x00";
@@ -29,10 +30,10 @@ pub enum Outcome {
 /// Whose names are to be found, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub enum Names<'t> {
-    /// By a container that asks in the first of these networks, and is on the others too: the first one's names come first.
-    OfContainer(&'t [&'t Table]),
+    /// By a container that asks in the network of this table, and is on these others too: the first one's names come first.
+    OfContainer(&'t Table, &'t [Published]),
     /// By the host: those of all these networks, each by its whole name. A short one might be anybody's.
-    OfHost(&'t [&'t Table]),
+    OfHost(&'t [Published]),
 }
 
 /// Answers one query.
@@ -58,34 +59,51 @@ pub fn answer(
     if query.edns.is_some_and(|edns| edns.version != 0) {
         return refused(Response::to(&query, limit, out), Rcode::BadVers);
     }
-    let Some((table, lookup)) = names.find(query.name.key()) else { return Outcome::Forward };
-    match Response::to(&query, limit, out) {
-        Some(response) => {
-            Outcome::Answer(Authority { table, qtype: query.qtype, lookup, transport, response }.answer(rng))
-        }
-        None => Outcome::Drop,
-    }
+    names.find(query.name.key(), |found| match found {
+        None => Outcome::Forward,
+        Some((table, lookup)) => match Response::to(&query, limit, out) {
+            Some(response) => Outcome::Answer(
+                Authority { table, qtype: query.qtype, lookup, transport, response }.answer(rng),
+            ),
+            None => Outcome::Drop,
+        },
+    })
 }
 
 fn refused(response: Option<Response<'_>>, rcode: Rcode) -> Outcome {
     response.map_or(Outcome::Drop, |response| Outcome::Refuse(response.finish(rcode)))
 }
 
-impl<'t> Names<'t> {
-    /// What is known of a name, and by which table: the first that has it, else one that says that it is not there.
-    fn find(self, name: &[u8]) -> Option<(&'t Table, Lookup<'t>)> {
-        let (tables, is_host) = match self {
-            Self::OfContainer(tables) => (tables, false),
-            Self::OfHost(tables) => (tables, true),
+/// Whole names are known here without any network, too: nobody else is asked for them.
+static NO_NETWORK: LazyLock<Table> = LazyLock::new(|| Table::empty(&[]));
+
+impl Names<'_> {
+    /// Has `use_found` see what is known of a name, and by which table: the first that has it, else one that says that it is not
+    /// there. One table at a time is held, however many there are.
+    fn find<R>(self, name: &[u8], use_found: impl FnOnce(Option<(&Table, Lookup<'_>)>) -> R) -> R {
+        let look = match self {
+            Self::OfContainer(..) => Table::find,
+            Self::OfHost(_) => Table::find_whole,
         };
+        let (first, others, last) = match self {
+            Self::OfContainer(own, others) => (Some(own), others, None),
+            Self::OfHost(all) => (None, all, Some(&*NO_NETWORK)),
+        };
+        let in_first = first.and_then(|table| Some((table, look(table, name)?)));
+        if in_first.is_some_and(|(_, lookup)| lookup.found.is_something()) {
+            return use_found(in_first);
+        }
         let mut absent = None;
-        for &table in tables {
-            match if is_host { table.find_whole(name) } else { table.find(name) } {
-                Some(lookup) if lookup.found.is_something() => return Some((table, lookup)),
-                found => absent = absent.or(found.map(|lookup| (table, lookup))),
+        for published in others {
+            let table = published.load();
+            match look(&table, name) {
+                Some(lookup) if lookup.found.is_something() => return use_found(Some((&table, lookup))),
+                Some(_) if absent.is_none() => absent = Some(table),
+                _ => {}
             }
         }
-        absent
+        let teller = absent.as_ref().map(|table| &***table).or(last);
+        use_found(in_first.or_else(|| teller.and_then(|table| Some((table, look(table, name)?)))))
     }
 }
 

@@ -1,11 +1,11 @@
 //! What name servers answer from; each query sees the newest.
 
 use crate::{Counters, Names, Routes, Table, forward::Party};
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, LazyLock},
+    sync::Arc,
 };
 
 /// A network's newest names.
@@ -77,29 +77,11 @@ impl View {
     pub(crate) fn with_names<R>(&self, client: IpAddr, use_names: impl FnOnce(Names<'_>) -> R) -> R {
         match &self.names {
             Source::Network { own, others } => {
-                let own = own.load();
                 let others = others.load();
-                match others.get(&client).filter(|_| !others.is_empty()) {
-                    None => use_names(Names::OfContainer(&[&own])),
-                    Some(others) => {
-                        let others = load(others);
-                        let tables: Vec<&Table> =
-                            std::iter::once(&**own).chain(others.iter().map(|table| &***table)).collect();
-                        use_names(Names::OfContainer(&tables))
-                    }
-                }
+                let of_client = others.get(&client).map_or(&[][..], Vec::as_slice);
+                use_names(Names::OfContainer(&own.load(), of_client))
             }
-            Source::Host { all, .. } => {
-                // Whole names are known here without any network, too: nobody else is asked for them.
-                static NONE: LazyLock<Table> = LazyLock::new(|| Table::empty(&[]));
-                let all = load(&all.load());
-                let tables: Vec<&Table> = all.iter().map(|table| &***table).chain([&*NONE]).collect();
-                use_names(Names::OfHost(&tables))
-            }
+            Source::Host { all, .. } => use_names(Names::OfHost(&all.load())),
         }
     }
-}
-
-fn load(published: &[Published]) -> Vec<Guard<Arc<Table>>> {
-    published.iter().map(|table| table.load()).collect()
 }

@@ -18,6 +18,10 @@ mod packets;
 mod serving;
 #[path = "dns/shares.rs"]
 mod shares;
+#[path = "dns/staleness.rs"]
+mod staleness;
+#[path = "dns/swaps.rs"]
+mod swaps;
 #[path = "dns/tcp.rs"]
 mod tcp;
 #[path = "dns/upstreams.rs"]

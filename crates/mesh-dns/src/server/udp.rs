@@ -28,11 +28,11 @@ const MAX_ERRORS: usize = 100;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long it sleeps between batches when many queries come, so that they come together; the kernel adds 50 µs (timer slack,
 /// prctl(2)).
-const NAP: Duration = Duration::from_micros(20);
+const NAP: Duration = Duration::from_micros(80);
 /// What a query may have to wait for that.
-const NAP_AT_MOST: Duration = Duration::from_micros(100);
+const NAP_AT_MOST: Duration = Duration::from_micros(130);
 /// Queries that have to be expected meanwhile: fewer are not worth it.
-const WORTH_A_NAP: u32 = 4;
+const WORTH_A_NAP: u32 = 5;
 /// Stack of the thread, in octets: its buffers are on the heap.
 const STACK: usize = 256 << 10;
 

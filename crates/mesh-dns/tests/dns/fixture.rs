@@ -198,7 +198,7 @@ pub(crate) fn query(name: &str, rtype: RecordType) -> Message {
 /// What becomes of these octets.
 pub(crate) fn outcome(table: &Table, octets: &[u8], transport: Transport) -> (Outcome, Vec<u8>) {
     let mut out = vec![0xaa; 65535];
-    let names = Names::OfContainer(&[table]);
+    let names = Names::OfContainer(table, &[]);
     let outcome = answer(names, octets, transport, &mut SmallRng::from_os_rng(), &mut out);
     let len = if let Outcome::Answer(len) | Outcome::Refuse(len) = outcome { len } else { 0 };
     out.truncate(len);

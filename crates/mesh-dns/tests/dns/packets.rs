@@ -146,7 +146,7 @@ proptest! {
     fn any_octets_are_survived(octets in prop::collection::vec(any::<u8>(), 0..600), tcp: bool, room in 0usize..700) {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let mut out = vec![0; room];
-        let outcome = answer(Names::OfContainer(&[&TABLE]), &octets, transport, &mut SmallRng::seed_from_u64(1), &mut out);
+        let outcome = answer(Names::OfContainer(&TABLE, &[]), &octets, transport, &mut SmallRng::seed_from_u64(1), &mut out);
         if let Outcome::Answer(len) | Outcome::Refuse(len) = outcome {
             prop_assert!(len <= room);
         }
