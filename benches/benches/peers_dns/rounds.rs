@@ -61,12 +61,14 @@ pub(super) fn compare(
     let addresses = Queries::write(place, zone, false)?;
     let every_kind = Queries::write(place, zone, true)?;
     let queries = |shape: &Shape| if shape.every_kind { &every_kind } else { &addresses };
+    let reasons = |queries| -> Vec<_> {
+        contenders.iter().map(|contender| reason(place, contender, queries)).collect()
+    };
+    let (of_addresses, of_every_kind) = (reasons(&addresses), reasons(&every_kind));
     let mut found: Vec<Vec<Found>> = Vec::new();
     for shape in &SHAPES {
-        let all = contenders.iter().map(|contender| Found {
-            left_out: reason(place, contender, queries(shape)),
-            ..Found::default()
-        });
+        let reasons = if shape.every_kind { &of_every_kind } else { &of_addresses };
+        let all = reasons.iter().map(|left_out| Found { left_out: left_out.clone(), ..Found::default() });
         found.push(all.collect());
     }
     for round in 0..effort.rounds {
