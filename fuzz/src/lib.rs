@@ -9,4 +9,6 @@ pub mod seeds;
 mod subject;
 mod wire;
 
-pub use checks::{answer::answer, reply::reply, resolv_conf::resolv_conf};
+pub use checks::{
+    answer::answer, framing::framing, key::key, loops::loops, reply::reply, resolv_conf::resolv_conf,
+};

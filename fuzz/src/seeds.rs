@@ -1,6 +1,6 @@
 //! What inputs grow from: a few of what really comes in.
 
-use crate::fixture;
+use crate::{checks::loops, fixture};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{
@@ -11,8 +11,15 @@ use hickory_proto::{
 use std::net::Ipv4Addr;
 
 /// Seeds by the name of their target.
-pub fn all() -> [(&'static str, Vec<Vec<u8>>); 3] {
-    [("dns_answer", queries()), ("dns_reply", replies()), ("resolv_conf", texts())]
+pub fn all() -> [(&'static str, Vec<Vec<u8>>); 6] {
+    [
+        ("dns_answer", queries()),
+        ("dns_reply", replies()),
+        ("dns_framing", connections()),
+        ("dns_loops", probes()),
+        ("dns_key", pairs()),
+        ("resolv_conf", texts()),
+    ]
 }
 
 fn query(name: &str, rtype: RecordType, payload: Option<u16>) -> Message {
@@ -121,6 +128,34 @@ fn replies() -> Vec<Vec<u8>> {
         }
     }
     replies
+}
+
+/// Octets of connections, each with the one in front that says in how long pieces they come.
+fn connections() -> Vec<Vec<u8>> {
+    let queries = queries_of_others();
+    let framed = |message: &Vec<u8>| [&(message.len() as u16).to_be_bytes()[..], message].concat();
+    let whole: Vec<u8> = queries.iter().flat_map(framed).collect();
+    let cut = &whole[..whole.len() - 1];
+    [0, 1, 4, 255]
+        .iter()
+        .flat_map(|piece| [&whole[..], cut].map(|octets| [&[*piece], octets].concat()))
+        .collect()
+}
+
+/// The question that is awaited, one like it, and others.
+fn probes() -> Vec<Vec<u8>> {
+    let probe = |number: u128| {
+        let label = format!("\x20{number:032x}").into_bytes();
+        [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &label, loops::REST, &[0, 1, 0, 1]].concat()
+    };
+    [probe(loops::NUMBER), probe(loops::NUMBER + 1)].into_iter().chain(queries_of_others()).collect()
+}
+
+/// Queries, each with the octets in front that say what is another in a second one: its ID, flags, letters, type, DO.
+fn pairs() -> Vec<Vec<u8>> {
+    let changes = [[0, 1], [2, 1], [3, 0x20], [3, 0x10], [14, 0x20], [14, 1]];
+    let pairs = queries_of_others();
+    pairs.iter().flat_map(|query| changes.map(|change| [&change[..], query].concat())).collect()
 }
 
 fn texts() -> Vec<Vec<u8>> {

@@ -67,6 +67,21 @@ pub(crate) fn relayed(query: &[u8], id: u16, message: &[u8], exact: bool, later:
     mesh_dns::fuzzing::relayed(query, id, message, exact, later.into())
 }
 
+/// The messages of a connection whose octets come in pieces of this length.
+pub(crate) fn framed(octets: &[u8], piece: usize) -> Vec<Vec<u8>> {
+    mesh_dns::fuzzing::framed(octets, piece)
+}
+
+/// Whether a message looks like a question that tells a loop, and whether it is the one of this number.
+pub(crate) fn probe(message: &[u8], number: u128) -> (bool, bool) {
+    mesh_dns::fuzzing::probe(message, number)
+}
+
+/// Under what the answer to a query to the resolvers of a tag is remembered.
+pub(crate) fn key(query: &[u8], tag: u64) -> Option<Vec<u8>> {
+    mesh_dns::fuzzing::key(query, tag)
+}
+
 /// The upstreams of a `resolv.conf`.
 pub(crate) fn upstreams(text: &str, skip: IpAddr) -> Vec<SocketAddr> {
     mesh_dns::parse_resolv_conf(text, &BTreeSet::from([skip]))

@@ -1,7 +1,7 @@
 //! The sockets of one address.
 
 mod mmsg;
-mod tcp;
+pub(crate) mod tcp;
 mod udp;
 
 use crate::{

@@ -68,15 +68,18 @@ impl Loops {
         probed.is_some()
     }
 
+    /// Has these come back from now on, and no others.
+    pub(super) fn expect(&self, questions: impl Iterator<Item = (u128, Probed)>) {
+        let mut state = self.lock();
+        state.seen.clear();
+        state.awaited = questions.collect();
+    }
+
     /// Asks each of these, and waits until the question has come back or nothing more is to be expected.
     pub(super) async fn look(&self, probed: Vec<Probed>, sockets: &dyn Sockets) {
         let numbered: Vec<(u128, Upstream)> =
             probed.iter().map(|probed| (rand::random(), probed.upstream)).collect();
-        {
-            let mut state = self.lock();
-            state.seen.clear();
-            state.awaited = numbered.iter().map(|(number, _)| *number).zip(probed).collect();
-        }
+        self.expect(numbered.iter().map(|(number, _)| *number).zip(probed));
         let questions: Vec<Vec<u8>> = numbered.iter().map(|(number, _)| question(*number)).collect();
         let asked = numbered.iter().zip(&questions).map(|((_, upstream), question)| async move {
             if let Ok(query) = Query::parse(question) {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -233,7 +233,8 @@ impl Conversation<'_> {
     }
 }
 
-async fn read(stream: &mut BufReader<OwnedReadHalf>, query: &mut Vec<u8>) -> io::Result<()> {
+/// Reads a message behind its length (RFC 7766, 8).
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> io::Result<()> {
     let len = stream.read_u16().await?;
     query.resize(len.into(), 0);
     stream.read_exact(query).await.map(drop)
