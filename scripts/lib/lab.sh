@@ -32,7 +32,9 @@ make_private() {
 add_lan() {
   ip netns add lan
   ip -n lan link set lo up
-  ip -n lan link add lan0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+  # With an address of its own: else it takes the lowest of its ports', another one when a machine joins, and those that know the
+  # router by the old one send it nothing that arrives, for up to half a minute.
+  ip -n lan link add lan0 address 02:00:0a:4d:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
   ip -n lan address add 10.77.0.1/24 dev lan0
   ip -n lan address add fd77::1/64 dev lan0 nodad
   ip -n lan link set lan0 up

@@ -31,6 +31,19 @@ fn machines_reach_each_other() {
     });
 }
 
+/// Those that have met it go on to send to the address that they know.
+#[test]
+fn the_router_keeps_its_hardware_address_whoever_joins() {
+    scenario("router", |lab| {
+        let vm1 = lab.host("vm1")?;
+        let ping = || vm1.output(&["ping", "-n", "-c1", "-W2", "10.77.0.1"]).ok().map(drop);
+        ping()?;
+        lab.client("low")?;
+        lab.switch("ip link set low address 02:00:00:00:00:01")?;
+        ping()
+    });
+}
+
 /// A server that is silent for a while, and one that ends: what waited is late or lost, and counted as such.
 #[test]
 fn queries_without_an_answer_are_counted() {
