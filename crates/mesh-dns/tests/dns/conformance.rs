@@ -7,7 +7,7 @@ use hickory_proto::{
 };
 use mesh_dns::{Outcome, Table, Transport};
 use mesh_model::{EndpointMode, Protocol};
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Mesh::with_web().table());
 
@@ -153,16 +153,21 @@ fn rfc1035_7_3_an_answer_is_never_answered() {
 #[test]
 fn rfc1123_6_1_4_2_answers_of_one_name_rotate() {
     let mut mesh = Mesh::new();
-    let service = mesh.service("web", |service| service.endpoint_mode = EndpointMode::Dnsrr);
+    let service = mesh.service("web", |service| {
+        service.endpoint_mode = EndpointMode::Dnsrr;
+        service.ports = vec![port(80, Protocol::Tcp)];
+    });
     for last in 10..20 {
         mesh.endpoint(&format!("web.{last}"), last, |endpoint| endpoint.service = Some(service));
     }
     let table = mesh.table();
-    let mut firsts: Vec<String> =
-        (0..500).map(|_| ask(&table, "web.", RecordType::A).unwrap().answers[0].data.to_string()).collect();
-    firsts.sort();
-    firsts.dedup();
-    assert_eq!(firsts.len(), 10, "each is first now and then");
+    for (name, rtype) in
+        [("web.", RecordType::A), ("web.", RecordType::AAAA), ("_80._tcp.web.", RecordType::SRV)]
+    {
+        let firsts: HashSet<String> =
+            (0..500).map(|_| ask(&table, name, rtype).unwrap().answers[0].data.to_string()).collect();
+        assert_eq!(firsts.len(), 10, "{rtype}: each is first now and then");
+    }
 }
 
 #[test]

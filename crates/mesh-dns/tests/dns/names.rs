@@ -97,6 +97,34 @@ fn a_name_that_several_share_stands_for_all() {
 }
 
 #[test]
+fn an_alias_of_a_vip_and_of_a_service_without_stands_for_all_of_both() {
+    let mut mesh = Mesh::new();
+    for (name, mode, lasts) in [("one", EndpointMode::Vip, [41, 42]), ("two", EndpointMode::Dnsrr, [43, 44])]
+    {
+        let id = mesh.service(name, |service| {
+            service.endpoint_mode = mode;
+            service.aliases = vec!["both".parse().unwrap()];
+            service.ports = vec![port(80, Protocol::Tcp)];
+            if mode == EndpointMode::Dnsrr {
+                service.networks[0].vips.clear();
+            }
+        });
+        for last in lasts {
+            mesh.endpoint(&format!("{name}-{last}"), last, |endpoint| endpoint.service = Some(id));
+        }
+    }
+    let table = mesh.table();
+    for name in ["both", "both.self-network", "BOTH.self-network.mesh.internal."] {
+        let expected = ["192.168.100.2", "192.168.100.43", "192.168.100.44"];
+        assert_eq!(addresses(&table, name, A), expected, "{name}");
+        assert_eq!(addresses(&table, name, AAAA), ["fd00:64::2", "fd00:64::43", "fd00:64::44"], "{name}");
+    }
+    assert_eq!(ask(&table, "_80._tcp.both", SRV).unwrap().answers.len(), 4, "tasks of both");
+    assert_eq!(addresses(&table, "two", A), ["192.168.100.43", "192.168.100.44"]);
+    assert_eq!(addresses(&table, "one", A), ["192.168.100.2"]);
+}
+
+#[test]
 fn a_service_has_its_names_to_itself() {
     let mut mesh = Mesh::new();
     let web = mesh.service("web", |service| service.aliases = vec!["www".parse().unwrap()]);

@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 use mesh_dns::{ForwarderOptions, Manner, Order, Routes, Upstream};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
@@ -439,29 +439,50 @@ async fn rfc1034_4_3_1_nobody_is_asked_unless_recursion_is_desired() {
     assert_eq!(fake.count(), 0);
 }
 
+/// RFC 5452, 9.2: whoever knows the last ones, or all before, does not know the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_and_ports_are_not_to_be_guessed() {
-    let ports = Arc::<Mutex<HashSet<u16>>>::default();
+    let seen = Arc::<Mutex<Vec<(u16, u16)>>>::default();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (address, noted) = (socket.local_addr().unwrap(), ports.clone());
-    let ids = Arc::<Mutex<HashSet<u16>>>::default();
-    let noted_ids = ids.clone();
+    let (address, noted) = (socket.local_addr().unwrap(), seen.clone());
     let task = tokio::spawn(async move {
         let mut octets = [0; 512];
         while let Ok((len, from)) = socket.recv_from(&mut octets).await {
-            noted.lock().unwrap().insert(from.port());
-            noted_ids.lock().unwrap().insert(u16::from_be_bytes([octets[0], octets[1]]));
+            noted.lock().unwrap().push((u16::from_be_bytes([octets[0], octets[1]]), from.port()));
             octets[2] |= 0x80;
             socket.send_to(&octets[..len], from).await.unwrap();
         }
     });
     let server = Running::start(Mesh::new().table(), &[address]);
-    for index in 0..50 {
+    for index in 0..GUESSES {
         exchange(server.address, &query(&format!("n{index}.example."), RecordType::A)).await;
     }
-    assert!(ports.lock().unwrap().len() >= 45, "ports are used again and again");
-    assert!(ids.lock().unwrap().len() >= 45, "so are IDs");
     task.abort();
+    let (ids, ports): (Vec<u16>, Vec<u16>) = seen.lock().unwrap().iter().copied().unzip();
+    assert!(ids.len() >= GUESSES);
+    can_not_be_guessed("ID", &ids, 0, u16::MAX);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let range: Vec<u16> = range.split_whitespace().map(|end| end.parse().unwrap()).collect();
+    can_not_be_guessed("port", &ports, range[0], range[1]);
+}
+
+const GUESSES: usize = 200;
+
+/// No step leads from one number to the next, and they come from all parts of the range.
+fn can_not_be_guessed(what: &str, numbers: &[u16], low: u16, high: u16) {
+    let mut steps = HashMap::<u16, usize>::new();
+    for pair in numbers.windows(2) {
+        *steps.entry(pair[1].wrapping_sub(pair[0])).or_default() += 1;
+    }
+    let (step, count) = steps.into_iter().max_by_key(|(_, count)| *count).unwrap();
+    assert!(count <= 5, "{count} times of {}, the next {what} is {step} further", numbers.len());
+    // An eighth of them is to be expected in each eighth; so few happen once in a million times.
+    let mut eighths = [0; 8];
+    for number in numbers {
+        let place = usize::from(number - low) * 8 / (usize::from(high - low) + 1);
+        eighths[place] += 1;
+    }
+    assert!(eighths.iter().all(|count| *count >= 5), "{what}s are not spread over {low}-{high}: {eighths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
