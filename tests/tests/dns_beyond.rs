@@ -1,11 +1,14 @@
 //! Names that are not the mesh's, and the mesh's names where no container asks.
 
-use anyhow::{Result, ensure};
+use std::cell::Cell;
+
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{Background, CONVERGES, Cluster, Container, Host, Lab, Namespace, scenario, within};
 use serde_json::Value;
 
 /// The gateway of `blue`.
 const GATEWAY: &str = "192.168.100.1";
+const GATEWAY6: &str = "fd00:100::1";
 
 /// Connects a new container to a network, with its gateway as the name server.
 fn connected(lab: &Lab, host: &Host, name: &str, network: &str, options: &[&str]) -> Result<Container> {
@@ -50,27 +53,66 @@ fn status(container: &Namespace, question: &[&str]) -> Result<String> {
     Ok(status.unwrap_or("nothing").to_owned())
 }
 
+/// A host whose front process looks at its files and addresses again and again, of which it is seen that it did.
+struct Looking<'a> {
+    host: &'a Host,
+    looks: Cell<u8>,
+}
+
+/// Where processes of the host are answered.
+const OF_HOST: &str = "127.0.0.2";
+
+impl Looking<'_> {
+    /// Returns when it has looked after the call: who asks from an address that is new is answered then, and not before. The file
+    /// of the resolvers is read first.
+    fn has_looked(&self) -> Result<()> {
+        self.looks.set(self.looks.get() + 1);
+        let address = format!("10.77.1.{}", self.looks.get());
+        self.host.output(&["ip", "address", "add", &format!("{address}/32"), "dev", "eth0"]).ok()?;
+        within(CONVERGES, "it looked at the host", || {
+            let said = self.host.output(&[
+                "dig",
+                "+tries=1",
+                "+time=1",
+                "-b",
+                &address,
+                &format!("@{OF_HOST}"),
+                "nothing.mesh.internal",
+            ]);
+            ensure!(said.stdout.contains("status: NXDOMAIN"), "{said:?}");
+            Ok(())
+        })
+    }
+}
+
+/// One whose daemon answers its processes, too, at [`OF_HOST`].
+fn that_listens(host: &Host) -> Result<Cluster> {
+    let listen = format!(r#"exec "$@" --dns-listen {OF_HOST}"#);
+    Cluster::alone(host.meshd_under(&["sh", "-c", &listen, "sh"])?)
+}
+
 #[test]
 fn the_hosts_resolvers_are_followed() {
     scenario("resolvers change", |lab| {
-        let _router = lab.resolver()?;
-        let cluster = Cluster::one(lab)?;
+        let _router = lab.resolver_with(&[&format!("--address=/example.test/{OF_ROUTER}")])?;
+        let cluster = that_listens(&lab.host("vm1")?)?;
         let vm1 = cluster.vm1();
         network(vm1, "blue", &[])?;
         let asking = connected(lab, vm1, "asking", "blue", &[])?;
-        finds(&asking, "example.test", "192.0.2.1")?;
+        finds(&asking, "example.test", OF_ROUTER)?;
         // As behind systemd's stub: an address of the host alone.
-        let stub = ["--listen-address=127.0.0.53", "--address=/example.test/198.51.100.7"];
+        let stub = ["--listen-address=127.0.0.53", &format!("--address=/example.test/{OF_STUB}")];
         let stub = dnsmasq(vm1, &stub)?;
         lab.hosts_resolv_conf("# Managed\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n")?;
-        finds(&asking, "example.test", "198.51.100.7")?;
+        finds(&asking, "example.test", OF_STUB)?;
         // Somebody writes the file: for a moment it is empty. What it said holds.
         lab.hosts_resolv_conf("")?;
-        finds(&asking, "other.example.test", "198.51.100.7")?;
+        Looking { host: vm1, looks: Cell::new(0) }.has_looked()?;
+        ensure!(asking.dig(&["other.example.test"])? == [OF_STUB]);
         // One that is not there comes first: the next one answers.
         drop(stub);
         lab.hosts_resolv_conf("nameserver 127.0.0.53\nnameserver 10.77.0.1\n")?;
-        finds(&asking, "example.test", "192.0.2.1")?;
+        finds(&asking, "example.test", OF_ROUTER)?;
         within(CONVERGES, "the dead one is told", || {
             let view = vm1.meshctl(&["-o", "json", "dns", "status"]).json()?;
             let states = states(&view);
@@ -78,6 +120,52 @@ fn the_hosts_resolvers_are_followed() {
             ensure!(states == expected.map(|(a, s)| (a.to_owned(), s.to_owned())), "{states:?}");
             Ok(())
         })
+    });
+}
+
+/// What the resolvers say of names below `example.test`: that of the router, and that of the host.
+const OF_ROUTER: &str = "192.0.2.1";
+const OF_STUB: &str = "198.51.100.7";
+
+/// As NetworkManager, resolvconf, systemd-resolved and administrators write the file.
+#[test]
+fn the_file_of_the_hosts_resolvers_is_replaced() {
+    scenario("resolv.conf", |lab| {
+        let _router = lab.resolver_with(&[&format!("--address=/example.test/{OF_ROUTER}")])?;
+        let host = lab.host("vm1")?;
+        // An /etc of the lab's own, in which files can come and go.
+        let etc = "mkdir -p /run/lab/etc /run/lab/etc.work /run/systemd/resolve && mount -t overlay \
+            -o lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/etc.work etc /etc && rm -f /etc/resolv.conf";
+        host.shell(etc).ok()?;
+        let write = |path: &str, server: &str| host.shell(&format!("echo nameserver {server} >{path}")).ok();
+        write("/etc/resolv.conf", "10.77.0.1")?;
+        let cluster = that_listens(&host)?;
+        let _stub =
+            dnsmasq(&host, &["--listen-address=127.0.0.53", &format!("--address=/example.test/{OF_STUB}")])?;
+        let looking = Looking { host: cluster.vm1(), looks: Cell::new(0) };
+        let asked = Cell::new(0);
+        // Each name is a new one: what was said before is no evidence.
+        let finds_now = |address: &str| -> Result<()> {
+            looking.has_looked()?;
+            asked.set(asked.get() + 1);
+            let found = host.dig(&[&format!("@{OF_HOST}"), &format!("n{}.example.test", asked.get())])?;
+            ensure!(found == [address], "{found:?}");
+            Ok(())
+        };
+        write("/etc/resolv.conf.new", "127.0.0.53")?;
+        host.shell("mv /etc/resolv.conf.new /etc/resolv.conf").ok()?;
+        finds_now(OF_STUB).context("renamed over it")?;
+        write("/run/systemd/resolve/resolv.conf", "10.77.0.1")?;
+        host.shell("ln -sf ../run/systemd/resolve/resolv.conf /etc/resolv.conf").ok()?;
+        finds_now(OF_ROUTER).context("a link to another file")?;
+        write("/run/systemd/resolve/stub-resolv.conf", "127.0.0.53")?;
+        host.shell("mv /run/systemd/resolve/stub-resolv.conf /run/systemd/resolve/resolv.conf").ok()?;
+        finds_now(OF_STUB).context("the other file is replaced")?;
+        host.shell("rm /run/systemd/resolve/resolv.conf").ok()?;
+        finds_now(OF_STUB).context("a link to nowhere: what it said holds")?;
+        host.shell("rm /etc/resolv.conf").ok()?;
+        write("/etc/resolv.conf", "10.77.0.1")?;
+        finds_now(OF_ROUTER).context("it is there again")
     });
 }
 
@@ -227,7 +315,7 @@ fn the_hosts_own_processes_are_answered_and_nobody_else() {
         let vm1 = cluster.vm1();
         // As on hosts with keepalived: any address can be bound there, which says nothing of whose it is.
         vm1.output(&["sysctl", "--quiet", "--write", "net.ipv4.ip_nonlocal_bind=1"]).ok()?;
-        network(vm1, "blue", &[])?;
+        network(vm1, "blue", &["--subnet", "fd00:100::/64"])?;
         network(vm1, "red", &[])?;
         vm1.meshctl(&["service", "create", "--name", "web", "--network", "blue"]).ok()?;
         let web1 = connected(lab, vm1, "web1", "blue", &["--service", "web"])?;
@@ -263,11 +351,21 @@ fn the_hosts_own_processes_are_answered_and_nobody_else() {
                 );
             }
         }
-        // Nor from outside of the name servers in networks, whatever route somebody has.
-        let route =
-            format!("ip route add 192.168.100.0/24 via {} && dig +tries=1 +time=1 @{GATEWAY} web", vm1.ip());
-        let said = outside.shell(&route);
-        ensure!(!said.stdout.contains("status:"), "{said:?}");
+        // Nor from outside of the name servers in networks, whatever route somebody has. Inside they do answer.
+        for (gateway, subnet, via) in [
+            (GATEWAY, "192.168.100.0/24", vm1.ip().to_string()),
+            (GATEWAY6, "fd00:100::/64", vm1.ip6().to_string()),
+        ] {
+            outside.output(&["ip", "route", "add", subnet, "via", &via]).ok()?;
+            let route = outside.output(&["ip", "route", "get", gateway]).ok()?;
+            ensure!(route.contains(&format!("via {via} ")), "{route}");
+            let server = format!("@{gateway}");
+            ensure!(web1.dig(&[&server, "web"])? == [vip.as_str()]);
+            for transport in ["+notcp", "+tcp"] {
+                let said = outside.output(&["dig", "+tries=1", "+time=1", transport, &server, "web"]);
+                ensure!(said.code != Some(0) && !said.stdout.contains("status:"), "{said:?}");
+            }
+        }
         Ok(())
     });
 }
