@@ -1,11 +1,18 @@
 //! What happens to a thousand queries a second while that which answers them ends, starts, or changes.
 
-use std::net::IpAddr;
+use std::collections::HashSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use hickory_proto::op::{Message, Query as Question};
+use hickory_proto::rr::{Name, RecordType};
 use mesh_tests::{
-    Asked, Background, CONVERGES, Cluster, Container, Host, Lab, Meshd, Queries, scenario, within,
+    Asked, Background, CONVERGES, Cluster, Container, Host, Lab, Load, Meshd, Queries, scenario, within,
 };
 use nix::sys::signal::Signal;
 
@@ -270,6 +277,270 @@ fn none_is_lost_in_a_network_while_another_is_rebuilt() {
         tally.none_lost()
     });
 }
+
+/// How often a network is removed from under who asks there, and made again.
+const REBUILT: u8 = 3;
+
+#[test]
+fn a_network_that_is_made_again_loses_what_is_asked_while_it_is_gone_and_no_more() {
+    scenario("made again", |lab| {
+        let cluster = Cluster::one(lab)?;
+        let vm1 = cluster.vm1();
+        GREEN.create(vm1)?;
+        let asking = connected(lab, vm1, &GREEN, "asking", &["--ip", "192.168.101.50"])?;
+        within(CONVERGES, "its name is known", || {
+            ensure!(asking.dig(&["asking"])? == ["192.168.101.50"]);
+            Ok(())
+        })?;
+        let queries = GREEN.queries(&asking, RATE, &["asking", "nobody.mesh.internal"])?;
+        let mut gone = Vec::new();
+        for _ in 0..REBUILT {
+            queries.go_on(SECOND)?;
+            let goes = Instant::now();
+            vm1.meshctl(&["network", "disconnect", "green", "asking"]).ok()?;
+            vm1.meshctl(&["network", "rm", "green"]).ok()?;
+            GREEN.create(vm1)?;
+            connect(vm1, &GREEN, &asking, &["--ip", "192.168.101.50"])?;
+            // Confirmed: whoever asks from now on is answered.
+            gone.push((goes, Instant::now()));
+        }
+        queries.go_on(SECOND)?;
+        let tally = queries.stop()?;
+        let lost = tally.lost();
+        for (goes, back) in &gone {
+            let count = lost.iter().filter(|asked| asked.at >= *goes && asked.at <= *back).count();
+            println!("made again: gone for {:?}, {count} lost meanwhile", *back - *goes);
+        }
+        println!("made again: {tally}");
+        let meanwhile =
+            |asked: &Asked| gone.iter().any(|(goes, back)| asked.at >= *goes && asked.at <= *back);
+        let start = tally.asked.first().context("nothing was asked")?.at;
+        let others = lost.iter().filter(|asked| !meanwhile(asked));
+        let others: Vec<_> = others.map(|asked| (&asked.name, asked.at - start)).collect();
+        let times: Vec<_> = gone.iter().map(|(goes, back)| (*goes - start, *back - start)).collect();
+        ensure!(others.is_empty(), "{} lost while it was there, gone {times:?}: {others:?}", others.len());
+        let address = ["192.168.101.50".parse()?];
+        tally.all_right(|asked| {
+            let absent = asked.answer.as_ref().is_some_and(|answer| answer.rcode == 3);
+            if asked.name == "nobody.mesh.internal" {
+                absent
+            } else {
+                asked.found(&address) || meanwhile(asked) && absent
+            }
+        })
+    });
+}
+
+#[test]
+fn none_is_lost_while_containers_namespaces_are_deleted() {
+    scenario("deleted", |lab| {
+        let asking = Asking::new(lab)?;
+        let vm1 = asking.cluster.vm1();
+        let queries = asking.queries(RATE, &ALL)?;
+        for round in 1..=3_u8 {
+            let name = format!("doomed{round}");
+            let doomed = connected(lab, vm1, &BLUE, &name, &[])?;
+            let own = Load::repeat(&doomed, "web", "dig +short +tries=1 +time=1 web")?;
+            own.go_on(5)?;
+            ensure!(doomed.dig(&["web"])? == [asking.vip.to_string()]);
+            // In the middle of its questions: its process has the namespace as long as it lives.
+            vm1.output(&["ip", "netns", "delete", &name]).ok()?;
+            drop(own);
+            within(CONVERGES, "the endpoint is gone", || {
+                let left = asking.cluster.list(&["endpoint", "ls"])?;
+                ensure!(left.iter().all(|endpoint| endpoint["name"] != name.as_str()), "{left:?}");
+                Ok(())
+            })?;
+            queries.go_on(SECOND)?;
+        }
+        let tally = queries.stop()?;
+        println!("deleted: {tally}");
+        tally.all_right(|asked| asking.is_right(asked))?;
+        tally.none_lost()
+    });
+}
+
+/// What of others' names is not answered rightly is told so, and is again within a second after the resolver is back.
+#[test]
+fn none_is_lost_while_the_only_resolver_is_silent() {
+    scenario("only one", |lab| {
+        let mut asking = Asking::new(lab)?;
+        lab.hosts_resolv_conf(&format!("nameserver {}\n", UPSTREAMS[0]))?;
+        asking.upstreams[1].kill()?;
+        within(CONVERGES, "the other one is not asked any more", || {
+            let shown = asking.cluster.vm1().meshctl(&["dns", "status"]).ok()?;
+            ensure!(shown.contains(UPSTREAMS[0]) && !shown.contains(UPSTREAMS[1]), "{shown}");
+            Ok(())
+        })?;
+        let others = asking.queries(RATE, &["n{}.example.test"])?;
+        let own = asking.queries(RATE / 5, &OWN)?;
+        own.go_on(SECOND / 5)?;
+        asking.upstreams[0].signal(Signal::SIGSTOP)?;
+        let silent = Instant::now();
+        // Longer than anybody waits.
+        own.go_on(6 * SECOND / 5)?;
+        asking.upstreams[0].resume()?;
+        let back = Instant::now();
+        own.go_on(3 * SECOND / 5)?;
+        let (others, own) = (others.stop()?, own.stop()?);
+        let recovered =
+            others.asked.iter().filter(|asked| asked.at >= back).find(|asked| asking.is_right(asked));
+        let recovered = recovered.and_then(|asked| Some(asked.answer.as_ref()?.at - back));
+        println!("only one: others' names: {others}; right again after {recovered:?}; own: {own}");
+        own.all_right(|asked| asking.is_right(asked)).context("own names")?;
+        own.none_lost().context("own names")?;
+        others.none_lost().context("others' names")?;
+        let waits = |asked: &Asked| asked.at + LATE >= silent && asked.at <= back + AGREED;
+        let failed = |asked: &Asked| asked.answer.as_ref().is_some_and(|answer| answer.rcode == 2);
+        others.all_right(|asked| asking.is_right(asked) || waits(asked) && failed(asked))?;
+        let late = others.asked.iter().filter(|asked| asked.at > back + AGREED);
+        let late = late.filter(|asked| asked.took().is_none_or(|took| took > AGREED + own.slowest())).count();
+        ensure!(late == 0, "{late} are late although it is back; {others}");
+        ensure!(others.rcodes().get(&2).is_some_and(|count| *count > SECOND), "it was not silent: {others}");
+        Ok(())
+    });
+}
+
+/// Queries over TCP, several under way at once on one connection; a client that is closed connects again.
+struct Pipelined {
+    asked: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Connections>>,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    asked: usize,
+    answered: usize,
+    /// How many had no answer when the connection ended, for each that did.
+    lost: Vec<usize>,
+}
+
+/// Queries under way on a connection.
+const UNDER_WAY: usize = 10;
+
+impl Pipelined {
+    fn start(from: &Container) -> Result<Self> {
+        let connect = {
+            let from = from.clone();
+            move || -> Result<TcpStream> {
+                let stream = from.inside(|| Ok(TcpStream::connect((BLUE.gateway, 53))?))?;
+                stream.set_read_timeout(Some(mesh_tests::queries::PATIENCE))?;
+                Ok(stream)
+            }
+        };
+        let (asked, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (counted, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut seen = Connections::default();
+            let mut stream = connect()?;
+            let mut under_way = HashSet::new();
+            while !stopped.load(Relaxed) || !under_way.is_empty() {
+                let fill = if stopped.load(Relaxed) { 0 } else { UNDER_WAY };
+                let mut step = || -> Result<()> {
+                    while under_way.len() < fill {
+                        let id = seen.asked as u16;
+                        seen.asked += 1;
+                        counted.store(seen.asked, Relaxed);
+                        under_way.insert(id);
+                        let message = over_tcp(id)?;
+                        stream.write_all(&message)?;
+                    }
+                    let mut len = [0; 2];
+                    stream.read_exact(&mut len)?;
+                    let mut answer = vec![0; u16::from_be_bytes(len).into()];
+                    stream.read_exact(&mut answer)?;
+                    let id = u16::from_be_bytes([answer[0], answer[1]]);
+                    ensure!(under_way.remove(&id), "an answer to no query");
+                    ensure!(answer[3] & 15 == 0 && answer[7] > 0, "not found: {answer:?}");
+                    seen.answered += 1;
+                    Ok(())
+                };
+                if let Err(err) = step() {
+                    // The connection has ended; anything else is the server's fault.
+                    err.downcast_ref::<std::io::Error>()
+                        .filter(|io| io.kind() != ErrorKind::WouldBlock)
+                        .with_context(|| format!("{err:#}"))?;
+                    seen.lost.push(under_way.len());
+                    under_way.clear();
+                    stream = connect()?;
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            Ok(seen)
+        });
+        let pipelined = Self { asked, stop, thread };
+        pipelined.go_on(SECOND / 10)?;
+        Ok(pipelined)
+    }
+
+    /// Lets so many more be asked.
+    fn go_on(&self, count: usize) -> Result<()> {
+        let from = self.asked.load(Relaxed);
+        within(Duration::from_secs(30), "queries go on", || {
+            ensure!(self.asked.load(Relaxed) >= from + count);
+            ensure!(!self.thread.is_finished(), "the client ended");
+            Ok(())
+        })
+    }
+
+    fn stop(self) -> Result<Connections> {
+        self.stop.store(true, Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
+    }
+}
+
+/// A query for a name of ours or, one of two, of others that nobody has asked for yet.
+fn over_tcp(id: u16) -> Result<Vec<u8>> {
+    let name = if id.is_multiple_of(2) { "tasks.web.".to_owned() } else { format!("t{id}.example.test.") };
+    let mut message = Message::query();
+    message.metadata.id = id;
+    message.metadata.recursion_desired = true;
+    message.add_query(Question::query(Name::from_ascii(name)?, RecordType::A));
+    let message = message.to_vec()?;
+    Ok([&(message.len() as u16).to_be_bytes()[..], &message].concat())
+}
+
+/// The daemon goes and comes, and the connection stays; another program takes the place of the one that holds it, and closes
+/// it between an answer and a query.
+#[test]
+fn a_connection_outlives_the_daemon_and_is_closed_once_by_an_upgrade() {
+    scenario("connection", |lab| {
+        let mut asking = Asking::new(lab)?;
+        let client = Pipelined::start(&asking.asking)?;
+        for event in [Meshd::restart as Event, |daemon| daemon.terminate().and_then(|_| daemon.start())] {
+            client.go_on(SECOND / 5)?;
+            event(asking.daemon())?;
+            asking.up_to_date()?;
+        }
+        client.go_on(SECOND / 5)?;
+        let seen = client.stop()?;
+        println!("connection, daemon restarted: {seen:?}");
+        ensure!(seen.lost.is_empty() && seen.answered == seen.asked, "it did not last: {seen:?}");
+
+        let client = Pipelined::start(&asking.asking)?;
+        for _ in 0..UPGRADES {
+            client.go_on(SECOND / 5)?;
+            let before = asking.daemon().fronts()?;
+            asking.daemon().upgrade()?;
+            within(CONVERGES, "only the new one's front is left", || {
+                let after = asking.daemon().fronts()?;
+                ensure!(after.len() == 1 && after != before, "{before:?}, then {after:?}");
+                Ok(())
+            })?;
+        }
+        client.go_on(SECOND / 5)?;
+        let seen = client.stop()?;
+        println!("connection, upgraded: {seen:?}");
+        // What was not read yet has no answer, and is asked again by whoever asks on a new connection (RFC 7766, 6.2.4).
+        ensure!(seen.lost.len() == UPGRADES, "not closed once by each: {seen:?}");
+        let lost: usize = seen.lost.iter().sum();
+        ensure!(lost <= UPGRADES * UNDER_WAY && seen.answered + lost == seen.asked, "{seen:?}");
+        Ok(())
+    });
+}
+
+const UPGRADES: usize = 3;
 
 /// The first resolver goes, and comes back; what is forwarded is late at most, and nothing of ours is.
 fn a_resolver_goes(
