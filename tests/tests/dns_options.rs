@@ -204,7 +204,7 @@ fn resolvers_are_asked_as_the_options_say() {
 
         asking.restart(&format!("--dns-0x20=false --dns-upstream {}:5353", given.address))?;
         asking.until("the given one is asked", || !given.heard().is_empty())?;
-        (first.heard(), second.heard());
+        let _before = (first.heard(), second.heard());
         let names = asking.ask(ASKED)?;
         ensure!(given.heard() == names);
         ensure!(first.heard().is_empty() && second.heard().is_empty(), "those of resolv.conf are asked");

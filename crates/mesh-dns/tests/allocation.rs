@@ -108,7 +108,7 @@ fn no_query_over_udp_allocates() {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = udp.local_addr().unwrap();
         let forwarder = Arc::new(Forwarder::new(HostSockets, ForwarderOptions::default()));
-        let server = Server { udp, tcp, view: Arc::new(view), forwarder };
+        let server = Server { idle: Server::IDLE, udp, tcp, view: Arc::new(view), forwarder };
         runtime.spawn(server.run(cancel.clone()));
         address
     };

@@ -38,4 +38,4 @@ pub use error::NftError;
 pub use forwarding::{ForwardChain, Passage};
 pub use rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict, ct_status, icmpv6};
 pub use socket::Nft;
-pub use table::{Base, Chain, ChainKind, Family, Hook, Policy, Set, SetKind, Table, Value};
+pub use table::{Base, Chain, ChainKind, Family, Hook, Limit, Policy, Set, SetKind, Table, Value};

@@ -6,8 +6,8 @@ use crate::{
     netlink::{Netlink, Place, make},
     netns::on_a_thread,
     nft::{
-        Base, Batch, ChainKind, CtDirection, Datum, Family, Field, Hook, Nft, NftError, Rule, Set, Source,
-        Table, Type,
+        Base, Batch, ChainKind, CtDirection, Datum, Family, Field, Hook, Limit, Nft, NftError, Rule, Set,
+        Source, Table, Type,
     },
     object::{Ifname, Link, LinkKind, Object},
     sysctl,
@@ -135,7 +135,7 @@ fn firewall() -> Vec<Missing> {
     let missing = |what: &'static str, error: NftError| Missing {
         what: what.into(),
         because: error.to_string(),
-        remedy: "use a kernel with nf_tables, of Linux 5.15 or later (modules nf_tables, nft_chain_nat, nft_numgen, nft_fib)",
+        remedy: "use a kernel with nf_tables, of Linux 5.15 or later (modules nf_tables, nft_chain_nat, nft_numgen, nft_fib, nft_limit)",
     };
     let mut nft = match Nft::open() {
         Ok(nft) => nft,
@@ -172,10 +172,22 @@ fn firewall() -> Vec<Missing> {
         table.hook("probe", base, vec![rule]);
         found.extend(attempt(&mut nft, &table).err().map(|error| missing(what, error)));
     }
-    found.extend(
-        attempt(&mut nft, &marks_by_sender()).err().map(|error| missing("nftables for bridges", error)),
-    );
+    for (what, table) in
+        [("nftables for bridges", marks_by_sender()), ("nftables limits by element", limits_by_element())]
+    {
+        found.extend(attempt(&mut nft, &table).err().map(|error| missing(what, error)));
+    }
     found
+}
+
+fn limits_by_element() -> Table {
+    let mut table = Table::new(Family::Ip, "probe");
+    let mut above = Set::above(&[Type::Ipv4], Limit { rate: 1, burst: 1 });
+    above.add(vec![Datum::Ipv4(Ipv4Addr::new(192, 0, 2, 1))]);
+    table.set("above", above);
+    let limited = Rule::new().is_in(&[Field::IpSaddr], "above").drop();
+    table.hook("probe", Base::new(ChainKind::Filter, Hook::Prerouting, -300), vec![limited]);
+    table
 }
 
 fn marks_by_sender() -> Table {

@@ -1,10 +1,11 @@
 //! Whom to ask for which names.
 
 use crate::{
-    Names, Outcome, Table, Transport, answer,
+    Names, Outcome, Published, Table, Transport, answer,
     name::{encode, strip_suffix},
     query::Query,
 };
+use arc_swap::ArcSwap;
 use ipnetwork::IpNetwork;
 use mesh_model::NetworkId;
 use rand::Rng;
@@ -51,7 +52,7 @@ pub struct Routes {
     asking: Asking,
     /// The subnets of all networks, without any name: what is asked of one that the client is not on is not there for it, and
     /// nobody else is to hear of it (RFC 6303).
-    withheld: Option<Table>,
+    withheld: Option<Published>,
 }
 
 /// The addresses that resolvers in networks may ask from themselves.
@@ -116,7 +117,7 @@ impl Routes {
     pub fn withholding(self, subnets: impl IntoIterator<Item = IpNetwork>) -> Self {
         let mut withheld = Table::empty(&[]);
         withheld.set_subnets(subnets.into_iter().collect());
-        Self { withheld: Some(withheld), ..self }
+        Self { withheld: Some(Arc::new(ArcSwap::from_pointee(withheld))), ..self }
     }
 
     /// Answers a query, given as its message too, for what is none of the client's names; none if it may be asked for.
@@ -130,9 +131,9 @@ impl Routes {
     ) -> Option<usize> {
         let name = query.name.key();
         let withheld = self.withheld.as_ref().filter(|_| name.ends_with(ARPA) && self.domain(name).is_none());
-        match answer(Names::OfHost(&[withheld?]), message, transport, rng, out) {
+        match answer(Names::OfHost(std::slice::from_ref(withheld?)), message, transport, rng, out) {
             Outcome::Answer(len) => Some(len),
-            Outcome::Forward | Outcome::Drop => None,
+            Outcome::Refuse(_) | Outcome::Forward | Outcome::Drop => None,
         }
     }
 

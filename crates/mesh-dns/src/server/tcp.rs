@@ -20,7 +20,7 @@ use tokio::{
     },
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -33,8 +33,11 @@ const MAX_PIPELINED: usize = 64;
 /// Octets of answers of one connection that wait to be taken, at most: any answer has room.
 const MAX_WAITING: usize = 2 * MAX_MESSAGE;
 /// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
-/// closed before an answer.
+/// closed before an answer. For as long at most, queries that have come meanwhile are answered.
 const LAST_QUERY: Duration = Duration::from_secs(1);
+/// How long a client may take to close in turn. What it sends until then is not read; were it left in the queue, the kernel
+/// would reset the connection, and answers on their way to the client would be lost.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long no connection is accepted after one could not be, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -120,18 +123,21 @@ async fn converse(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
     let (answers, to_send) = mpsc::channel(MAX_PIPELINED);
     let answers = Answers { answers, room: Arc::new(Semaphore::new(MAX_WAITING)) };
     let mut conversation = Conversation { client, shared, answers, forwarded: JoinSet::new() };
     let reading = async {
-        let read = conversation.read(BufReader::new(reader), cancel).await;
+        let read = conversation.read(&mut reader, cancel).await;
         // What is under way is answered still.
         while conversation.forwarded.join_next().await.is_some() {}
         drop(conversation);
         read
     };
     // A client that takes no answers is not waited for.
-    tokio::try_join!(reading, send(writer, to_send, shared.idle)).map(drop)
+    tokio::try_join!(reading, send(writer, to_send, shared.idle))?;
+    let mut unread = tokio::io::sink();
+    timeout(LINGER, tokio::io::copy(&mut reader, &mut unread)).await.unwrap_or(Ok(0)).map(drop)
 }
 
 /// What a client has asked.
@@ -163,23 +169,27 @@ impl Answers {
 
 impl Conversation<'_> {
     /// Reads queries until the client closes, is idle or sends what can't be answered. Cancelled, it ends where a client
-    /// must expect it to: between an answer and the next query (RFC 7766, 6.2.3), not before its first.
+    /// must expect it to: between an answer and the next query (RFC 7766, 6.2.3), not before its first, and not before what
+    /// has come is answered.
     async fn read(
         &mut self,
-        mut stream: BufReader<OwnedReadHalf>,
+        stream: &mut BufReader<OwnedReadHalf>,
         cancel: &CancellationToken,
     ) -> io::Result<()> {
         let mut rng = SmallRng::from_os_rng();
         let mut query = Vec::new();
         let mut asked_before = false;
+        let mut end = None;
         loop {
-            if cancel.run_until_cancelled(self.next(&mut stream)).await.is_none() {
-                let last = !asked_before && timeout(LAST_QUERY, stream.fill_buf()).await.is_ok();
-                if !last {
+            if cancel.run_until_cancelled(self.next(stream)).await.is_none() {
+                let end = *end.get_or_insert_with(|| Instant::now() + LAST_QUERY);
+                // What has come already is there at once.
+                let patience = if asked_before { Instant::now().min(end) } else { end };
+                if Instant::now() > end || timeout_at(patience, stream.fill_buf()).await.is_err() {
                     return Ok(());
                 }
             }
-            match timeout(self.shared.idle, read(&mut stream, &mut query)).await {
+            match timeout(self.shared.idle, read(stream, &mut query)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Ok(Err(err)) => return Err(err),

@@ -211,3 +211,28 @@ async fn rfc7766_7_ten_thousand_questions_of_who_never_reads_take_no_memory() {
     drop(reader);
     server.stop().await;
 }
+
+/// A server that ends closes as an idle one does: what has come is answered, and no answer is lost to a reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rfc7766_6_2_3_a_server_that_ends_answers_what_has_come_and_closes_without_a_reset() {
+    const QUERIES: usize = 200;
+    let server = Running::start(Mesh::with_web().table(), &[]);
+    let address_of = server.address;
+    let mut stream = TcpStream::connect(address_of).await.unwrap();
+    stream.write_all(&framed("lonely.")).await.unwrap();
+    answer(&mut stream).await;
+    stream.write_all(&framed("lonely.").repeat(QUERIES)).await.unwrap();
+    let ends = tokio::spawn(server.stop());
+    for number in 0..QUERIES {
+        let answer = timeout(LIMIT, answer(&mut stream)).await;
+        assert_eq!(address(&answer.unwrap_or_else(|_| panic!("no answer {number}"))), "192.168.100.20");
+    }
+    for _ in 0..2 {
+        let read = timeout(LIMIT, stream.read(&mut [0; 1])).await.expect("it is closed");
+        assert_eq!(read.expect("no reset"), 0);
+        // Asked too late: not answered, and no reset either.
+        stream.write_all(&framed("lonely.")).await.unwrap();
+    }
+    drop(stream);
+    timeout(LIMIT, ends).await.expect("it ends").unwrap();
+}

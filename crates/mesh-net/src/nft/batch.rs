@@ -336,6 +336,10 @@ fn set_attributes(buffer: &mut Buffer, set: &Set, flags: u32) {
     if !notes.is_empty() {
         buffer.attr(nfta::SET_USERDATA, &notes);
     }
+    // Each element gets its own.
+    if let Some(limit) = set.limit {
+        buffer.nested(nfta::SET_EXPR, |b| encode::limit_over(b, limit));
+    }
 }
 
 /// Tells the `nft` program, for its listings only, that a key or data is in host order

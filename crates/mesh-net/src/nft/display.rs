@@ -195,6 +195,9 @@ fn named_set(f: &mut Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
             types(f, data)?;
         }
     }
+    if let Some(limit) = set.limit {
+        write!(f, "\n\t\tlimit rate over {}/second burst {} packets", limit.rate, limit.burst)?;
+    }
     if !set.elements.is_empty() {
         f.write_str("\n\t\telements = ")?;
         elements(f, set)?;

@@ -3,7 +3,7 @@
 use super::attr::Buffer;
 use super::datum::{Data, Datum, Type, concatenated_bytes, concatenated_len};
 use super::rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict};
-use super::table::{Family, Set, SetKind, Table, Value};
+use super::table::{Family, Limit, Set, SetKind, Table, Value};
 use super::uapi::{FIRST_REGISTER, FIRST_WORD_REGISTER, VERDICT_REGISTER, nfta};
 
 /// The name a rule uses for an anonymous set; the kernel puts a number in.
@@ -28,6 +28,20 @@ pub(super) fn element(buffer: &mut Buffer, key: &[Datum], value: &Value) {
             }
             Value::Verdict(verdict) => b.nested(nfta::SET_ELEM_DATA, |b| verdict_data(b, verdict)),
         }
+    });
+}
+
+/// Writes the expression that is true above a limit (`NFTA_LIMIT_*`).
+pub(super) fn limit_over(buffer: &mut Buffer, limit: Limit) {
+    const PACKETS: u32 = 0;
+    const INVERTED: u32 = 1;
+    buffer.text(nfta::EXPR_NAME, "limit");
+    buffer.nested(nfta::EXPR_DATA, |b| {
+        b.attr(1, &limit.rate.to_be_bytes());
+        b.attr(2, &1u64.to_be_bytes());
+        b.number(3, limit.burst);
+        b.number(4, PACKETS);
+        b.number(5, INVERTED);
     });
 }
 

@@ -71,12 +71,10 @@ impl Table {
                 keys.flat_map(|set| set.elements.keys()).filter_map(|key| set.elements.get_key_value(key));
             found.map(|(key, value)| (key.clone(), value.clone())).collect()
         };
-        let sets = self.sets.iter().map(|(name, set)| {
-            (
-                name.clone(),
-                Set { key: set.key.clone(), kind: set.kind.clone(), elements: elements(name, set) },
-            )
-        });
+        let sets = self
+            .sets
+            .iter()
+            .map(|(name, set)| (name.clone(), Set { elements: elements(name, set), ..set.clone_empty() }));
         let part = Table { family: self.family, name: self.name.clone(), chains, sets: sets.collect() };
         (part.sets.keys().eq(after.sets.keys()) && can_be_patched(&part, after)).then_some(part)
     }
@@ -207,8 +205,19 @@ pub struct Set {
     pub key: Vec<Type>,
     /// What an element holds beside its key.
     pub kind: SetKind,
+    /// What each element is limited by on its own, if it is.
+    pub limit: Option<Limit>,
     /// Its elements.
     pub elements: BTreeMap<Data, Value>,
+}
+
+/// A limit that each element of a set has for itself: a look-up finds only those that are above it (`limit rate over`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// Packets a second.
+    pub rate: u64,
+    /// Packets that may come at once after a pause.
+    pub burst: u32,
 }
 
 /// What the elements of a [`Set`] hold.
@@ -234,19 +243,33 @@ pub enum Value {
 }
 
 impl Set {
+    fn new(key: &[Type], kind: SetKind) -> Self {
+        Set { key: key.to_vec(), kind, limit: None, elements: BTreeMap::new() }
+    }
+
+    /// The same without elements.
+    fn clone_empty(&self) -> Self {
+        Set { limit: self.limit, ..Self::new(&self.key, self.kind.clone()) }
+    }
+
+    /// An empty set that has only those of its elements that are above a limit, each its own.
+    pub fn above(key: &[Type], limit: Limit) -> Self {
+        Set { limit: Some(limit), ..Self::new(key, SetKind::Plain) }
+    }
+
     /// An empty set.
     pub fn plain(key: &[Type]) -> Self {
-        Set { key: key.to_vec(), kind: SetKind::Plain, elements: BTreeMap::new() }
+        Self::new(key, SetKind::Plain)
     }
 
     /// An empty map.
     pub fn map(key: &[Type], data: &[Type]) -> Self {
-        Set { key: key.to_vec(), kind: SetKind::Map(data.to_vec()), elements: BTreeMap::new() }
+        Self::new(key, SetKind::Map(data.to_vec()))
     }
 
     /// An empty verdict map.
     pub fn verdicts(key: &[Type]) -> Self {
-        Set { key: key.to_vec(), kind: SetKind::Verdicts, elements: BTreeMap::new() }
+        Self::new(key, SetKind::Verdicts)
     }
 
     /// A map from 0, 1, 2… to `slots`, all of one type: what follows `numgen … mod N map`.
@@ -257,7 +280,7 @@ impl Set {
             Some(Value::Data(data)) => data.iter().map(Datum::kind).collect(),
             _ => Vec::new(),
         };
-        Set { key: vec![Type::Slot], kind: SetKind::Map(data), elements }
+        Set { elements, ..Self::new(&[Type::Slot], SetKind::Map(data)) }
     }
 
     /// Adds a key to a plain set.
@@ -278,6 +301,6 @@ impl Set {
     /// Whether both have the same key and data types, so that one can become the other by its
     /// elements alone.
     pub fn same_shape(&self, other: &Set) -> bool {
-        self.key == other.key && self.kind == other.kind
+        self.key == other.key && self.kind == other.kind && self.limit == other.limit
     }
 }

@@ -55,6 +55,7 @@ pub(super) mod nfta {
     pub(crate) const SET_DESC: u16 = 9;
     pub(crate) const SET_ID: u16 = 10;
     pub(crate) const SET_USERDATA: u16 = 13;
+    pub(crate) const SET_EXPR: u16 = 17;
     pub(crate) const SET_DESC_SIZE: u16 = 1;
 
     pub(crate) const SET_ELEM_LIST_TABLE: u16 = 1;

@@ -2,7 +2,7 @@
 //! resolvers, from inside the container. Such a query passes the network's gateway, and is answered there.
 
 use super::{IpVersion, Rules};
-use crate::nft::{Base, ChainKind, Datum, Field, Hook, Rule, Set, Source, Table};
+use crate::nft::{Base, ChainKind, Datum, Field, Hook, Limit, Rule, Set, Source, Table};
 use mesh_model::{Endpoint, Network, Target};
 
 const UDP: u8 = 17;
@@ -42,6 +42,10 @@ pub(super) fn rules(
     PROTOCOLS.map(answered).into()
 }
 
+/// What one address may ask the network's name server: far more than any resolver does, and a tenth of what the server can
+/// answer. Beyond that its queries are dropped before they take the place of others' in the server's queue.
+const QUERIES: Limit = Limit { rate: 20_000, burst: 20_000 };
+
 /// Rules for the hook before connection tracking: what containers ask the network's name server, and are answered, is no
 /// connection. Each query from a port of its own would take a place in the table for half a minute, and both ways cost time.
 /// What Docker's resolver asks others is translated, and so tracked: nothing of Docker's containers is exempt.
@@ -65,14 +69,29 @@ pub(super) fn untracked(
         }
         table.set("dockers", dockers);
     }
-    let exempt = |port: Field, server: Field, client: Field| {
-        let rule = Rule::new().protocol(UDP).eq(port, Datum::Port(PORT)).is_in(&[server], "gateways");
-        if has_dockers { rule.not_in(&[client], "dockers") } else { rule }
+    let mut flooding = Set::above(&[version.address()], QUERIES);
+    for address in rules.endpoints_here(network.id).flat_map(|endpoint| &endpoint.addresses) {
+        if version.is_of(address) {
+            flooding.add(vec![(*address).into()]);
+        }
+    }
+    table.set("flooding", flooding);
+    let of_server = |port: Field, server: Field| {
+        Rule::new().protocol(UDP).eq(port, Datum::Port(PORT)).is_in(&[server], "gateways")
     };
-    let answers = exempt(Field::ThSport, version.saddr(), version.daddr());
+    let exempt =
+        |rule: Rule, client: Field| if has_dockers { rule.not_in(&[client], "dockers") } else { rule };
+    let answers = exempt(of_server(Field::ThSport, version.saddr()), version.daddr());
     table.hook("answers", Base::new(ChainKind::Filter, Hook::Output, -300), vec![answers.notrack()]);
-    // Whose zone is set is tracked after all: the chain ends here.
-    vec![exempt(Field::ThDport, version.daddr(), version.saddr()).notrack().accept()]
+    table.chain(
+        "queries",
+        vec![
+            Rule::new().is_in(&[version.saddr()], "flooding").counter().drop(),
+            // Whose zone is set is tracked after all: the hook's chain ends here.
+            exempt(Rule::new(), version.saddr()).notrack().accept(),
+        ],
+    );
+    vec![of_server(Field::ThDport, version.daddr()).jump("queries")]
 }
 
 fn is_dockers(endpoint: &Endpoint) -> bool {

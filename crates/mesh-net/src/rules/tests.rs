@@ -2,6 +2,7 @@
 
 mod balancing;
 mod cluster;
+mod flood;
 mod lab;
 mod packets;
 mod text;

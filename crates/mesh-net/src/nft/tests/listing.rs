@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::namespace::{in_namespace, list, load, load_text};
 use crate::nft::{
-    Base, ChainKind, CtDirection, Datum, Family, Field, Hook, Policy, Rule, Set, Source, Table, Type,
+    Base, ChainKind, CtDirection, Datum, Family, Field, Hook, Limit, Policy, Rule, Set, Source, Table, Type,
     Verdict, ct_status, icmpv6,
 };
 
@@ -48,6 +48,9 @@ fn an_ipv4_nat_table() {
     let mut pairs = Set::plain(&[Type::Ipv4, Type::Ipv4]);
     pairs.add(vec![v4([10, 0, 0, 1]), v4([10, 0, 0, 1])]);
     table.set("hairpin", pairs);
+    let mut flooding = Set::above(&[Type::Ipv4], Limit { rate: 20_000, burst: 30_000 });
+    flooding.add(vec![v4([10, 0, 0, 1])]);
+    table.set("flooding", flooding);
 
     let prerouting = Base::new(ChainKind::Nat, Hook::Prerouting, -100);
     table.hook(

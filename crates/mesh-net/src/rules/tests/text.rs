@@ -146,6 +146,11 @@ fn the_host_table_word_for_word() {
 fn the_overlay_tables_word_for_word() {
     let [ip, ip6, bridge] = overlay(&small());
     let expected = r#"table ip mesh {
+	set flooding {
+		type ipv4_addr
+		limit rate over 20000/second burst 20000 packets
+		elements = { 10.78.0.11, 10.78.0.14 }
+	}
 	set gateways {
 		type ipv4_addr
 		elements = { 10.78.0.1 }
@@ -206,13 +211,17 @@ fn the_overlay_tables_word_for_word() {
 		type filter hook forward priority 0; policy accept;
 		meta l4proto udp th dport 7443 ip daddr @nodes drop
 	}
+	chain queries {
+		ip saddr @flooding counter drop
+		notrack accept
+	}
 	chain vip_10.78.0.100 {
 		dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }
 		dnat to 10.78.0.11
 	}
 	chain zones {
 		type filter hook prerouting priority -300; policy accept;
-		meta l4proto udp th dport 53 ip daddr @gateways notrack accept
+		meta l4proto udp th dport 53 ip daddr @gateways jump queries
 		ct original zone set meta mark
 	}
 }
