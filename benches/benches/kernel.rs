@@ -56,7 +56,7 @@ fn row(balance: Balance, services: u32, replicas: u32) -> Result<String> {
     let mut first = Samples::default();
     for _ in 1..REPEATED {
         first.push(apart(|| {
-            let mut plane = DataPlane::new(Config { run_dir: host()?, me })?;
+            let mut plane = DataPlane::new(Config { run_dir: host()?, me, queries: None })?;
             Ok(timed(&mut plane, &snapshot, Pass::Full)?[0])
         })?);
     }
@@ -72,7 +72,7 @@ fn living(
     mut first: Samples,
 ) -> Result<String> {
     let run_dir = host()?;
-    let mut plane = DataPlane::new(Config { run_dir, me })?;
+    let mut plane = DataPlane::new(Config { run_dir, me, queries: None })?;
     let mut pass = |snapshot: &Snapshot, pass| timed(&mut plane, snapshot, pass);
     first.push(pass(&snapshot, Pass::Full)?[0]);
     let [mut changed, mut forgotten, mut full] = [(); 3].map(|()| Samples::default());

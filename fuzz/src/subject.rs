@@ -84,5 +84,5 @@ pub(crate) fn key(query: &[u8], tag: u64) -> Option<Vec<u8>> {
 
 /// The upstreams of a `resolv.conf`.
 pub(crate) fn upstreams(text: &str, skip: IpAddr) -> Vec<SocketAddr> {
-    mesh_dns::parse_resolv_conf(text, &BTreeSet::from([skip]))
+    mesh_dns::parse_resolv_conf(text, &BTreeSet::from([skip]), |name| u32::try_from(name.len()).ok())
 }

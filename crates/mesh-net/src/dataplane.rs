@@ -22,6 +22,7 @@ use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
 };
@@ -41,6 +42,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// This node.
     pub me: NodeId,
+    /// Queries a second that each address may ask a name server here, if they are limited.
+    pub queries: Option<NonZeroU32>,
 }
 
 /// How far a pass goes.
@@ -227,7 +230,10 @@ impl DataPlane {
         let limits_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
         // Rules are made of what changed. What others did to them, nftables' generation tells.
         let of_rules = if limits_differ { &Scope::All } else { &changed };
-        let rules = |snapshot| Rules::of(snapshot, me, of_rules).limiting(self.crowds.limited());
+        let queries = self.config.queries;
+        let rules = |snapshot| {
+            Rules::of(snapshot, me, of_rules).limiting(self.crowds.limited()).limiting_queries(queries)
+        };
         let before = earlier.as_ref().filter(|_| !limits_differ).map(|earlier| rules(&earlier.snapshot));
         let rules = Views { before, now: rules(snapshot) };
         report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);

@@ -21,6 +21,7 @@ use crate::{nft::Table, scope::Scope};
 use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use version::IpVersion;
 
@@ -40,6 +41,7 @@ pub struct Rules<'a> {
     /// Networks that Docker has containers of this node on.
     dockers: BTreeSet<NetworkId>,
     limited: BTreeSet<IpAddr>,
+    queries: Option<NonZeroU32>,
 }
 
 impl<'a> Rules<'a> {
@@ -58,7 +60,7 @@ impl<'a> Rules<'a> {
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
         let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
         let dockers = dockers.map(|endpoint| endpoint.network).collect();
-        Rules { snapshot, me, scope, backends, dockers, limited: BTreeSet::new() }
+        Rules { snapshot, me, scope, backends, dockers, limited: BTreeSet::new(), queries: None }
     }
 
     /// The same, with containers of these addresses getting no new connections.
@@ -67,9 +69,15 @@ impl<'a> Rules<'a> {
         Rules { limited, ..self }
     }
 
+    /// The same, with name servers being asked so often a second by one address at most.
+    #[must_use]
+    pub fn limiting_queries(self, queries: Option<NonZeroU32>) -> Self {
+        Rules { queries, ..self }
+    }
+
     /// The same of all records.
     pub(crate) fn whole(&self) -> Self {
-        Self::new(self.snapshot, self.me).limiting(self.limited.clone())
+        Self::new(self.snapshot, self.me).limiting(self.limited.clone()).limiting_queries(self.queries)
     }
 
     /// The tables of the host's namespace.

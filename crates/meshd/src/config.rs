@@ -5,7 +5,7 @@ mod dns;
 use crate::front;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use mesh_model::{Name, Resolver};
+use mesh_model::{Name, NodeId, Resolver};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,7 @@ struct File {
     dns_random_case: Option<bool>,
     #[serde(default)]
     dns_listen: Vec<Resolver>,
+    dns_limit: Option<u32>,
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
@@ -135,6 +136,11 @@ impl LogFormat {
 }
 
 impl Config {
+    /// What the kernel's data plane of this node works with.
+    pub(crate) fn data_plane(&self, me: NodeId) -> mesh_net::Config {
+        mesh_net::Config { run_dir: self.run_dir.clone(), me, queries: self.dns.limit }
+    }
+
     /// Flags over the file over defaults.
     pub(crate) fn load(args: Args) -> anyhow::Result<Self> {
         let file = read_file(args.config.as_deref())?;
@@ -147,6 +153,7 @@ impl Config {
             mode: file.dns_mode,
             random_case: file.dns_random_case,
             listen: file.dns_listen,
+            limit: file.dns_limit,
         };
         Ok(Self {
             data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/meshd".into()),
@@ -213,7 +220,7 @@ mod tests {
     fn every_flag_has_a_key() {
         let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n\
             docker-plugin = ''\ndocker-socket = '/run/docker.sock'\ndns-upstream = ['10.0.0.1', '[fd00::1]:5353']\n\
-            dns-mode = 'parallel'\ndns-0x20 = true\ndns-listen = ['127.0.0.2']\n";
+            dns-mode = 'parallel'\ndns-0x20 = true\ndns-listen = ['127.0.0.2']\ndns-limit = 5000\n";
         let file = parse_file(text).unwrap();
         assert_eq!(file.docker_plugin, Some("".into()));
         assert_eq!(file.run_dir, Some("/r".into()));
@@ -221,6 +228,7 @@ mod tests {
         assert_eq!(file.dns_upstream, ["10.0.0.1".parse().unwrap(), "[fd00::1]:5353".parse().unwrap()]);
         assert_eq!((file.dns_mode, file.dns_random_case), (Some(DnsMode::Parallel), Some(true)));
         assert_eq!(file.dns_listen, ["127.0.0.2".parse().unwrap()]);
+        assert_eq!(file.dns_limit, Some(5000));
         for flag in Args::command().get_arguments().filter_map(clap::Arg::get_long) {
             let named = text.lines().any(|line| line.starts_with(&format!("{flag} = ")));
             assert!(named || matches!(flag, "config" | "help" | "version"), "--{flag} has no key here");

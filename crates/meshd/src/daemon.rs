@@ -331,7 +331,7 @@ impl Daemon {
         member.agent.end_fronts.cancel();
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = None;
         member.tasks.stop().await;
-        let plane = mesh_net::Config { run_dir: self.config.run_dir.clone(), me: member.identity.node };
+        let plane = self.config.data_plane(member.identity.node);
         let cleared =
             tokio::task::spawn_blocking(move || DataPlane::new(plane).map(|mut plane| plane.clear()));
         let cleared = cleared.await.map_err(|e| Failure::internal(e.to_string()))?;

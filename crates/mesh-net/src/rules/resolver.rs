@@ -31,20 +31,12 @@ pub(super) fn rules(
         }
     }
     table.set("resolvers", resolvers);
-    let passing = |protocol| {
-        let subnets = network.prefixes().filter(|cidr| version.is_of(&cidr.ip()));
-        let to_port = Rule::new().protocol(protocol).eq(Field::ThDport, Datum::Port(PORT));
-        subnets.fold(to_port, |rule, cidr| rule.outside(version.daddr(), cidr.network(), cidr.mask()))
-    };
     let answered = |protocol| {
-        passing(protocol).dnat(Source::Map { key: vec![version.saddr()], map: "resolvers".into() })
+        let to = Source::Map { key: vec![version.saddr()], map: "resolvers".into() };
+        passing(version, network, protocol).dnat(to)
     };
     PROTOCOLS.map(answered).into()
 }
-
-/// What one address may ask the network's name server: far more than any resolver does, and a tenth of what the server can
-/// answer. Beyond that its queries are dropped before they take the place of others' in the server's queue.
-const QUERIES: Limit = Limit { rate: 20_000, burst: 20_000 };
 
 /// Rules for the hook before connection tracking: what containers ask the network's name server, and are answered, is no
 /// connection. Each query from a port of its own would take a place in the table for half a minute, and both ways cost time.
@@ -69,13 +61,6 @@ pub(super) fn untracked(
         }
         table.set("dockers", dockers);
     }
-    let mut flooding = Set::above(&[version.address()], QUERIES);
-    for address in rules.endpoints_here(network.id).flat_map(|endpoint| &endpoint.addresses) {
-        if version.is_of(address) {
-            flooding.add(vec![(*address).into()]);
-        }
-    }
-    table.set("flooding", flooding);
     let of_server = |port: Field, server: Field| {
         Rule::new().protocol(UDP).eq(port, Datum::Port(PORT)).is_in(&[server], "gateways")
     };
@@ -83,15 +68,43 @@ pub(super) fn untracked(
         |rule: Rule, client: Field| if has_dockers { rule.not_in(&[client], "dockers") } else { rule };
     let answers = exempt(of_server(Field::ThSport, version.saddr()), version.daddr());
     table.hook("answers", Base::new(ChainKind::Filter, Hook::Output, -300), vec![answers.notrack()]);
-    table.chain(
-        "queries",
-        vec![
-            Rule::new().is_in(&[version.saddr()], "flooding").counter().drop(),
-            // Whose zone is set is tracked after all: the hook's chain ends here.
-            exempt(Rule::new(), version.saddr()).notrack().accept(),
-        ],
-    );
-    vec![of_server(Field::ThDport, version.daddr()).jump("queries")]
+    let limited = rules.queries.map(|queries| limited(table, rules, version, network, queries.get()));
+    // Whose zone is set is tracked after all: the hook's chain ends here.
+    let passed = exempt(Rule::new(), version.saddr()).notrack().accept();
+    table.chain("queries", limited.clone().into_iter().chain([passed]).collect());
+    let queries = of_server(Field::ThDport, version.daddr()).jump("queries");
+    let translated = limited.filter(|_| has_dockers).map(|limited| {
+        // By the time that these have the server's address they have been tracked.
+        let from_dockers = passing(version, network, UDP).is_in(&[version.saddr()], "dockers");
+        Rule { statements: [from_dockers.statements, limited.statements].concat() }
+    });
+    [queries].into_iter().chain(translated).collect()
+}
+
+/// Drops what one address of this node asks beyond its limit, before it takes the place of others' queries in the server's
+/// queue.
+fn limited(
+    table: &mut Table,
+    rules: &Rules<'_>,
+    version: IpVersion,
+    network: &Network,
+    queries: u32,
+) -> Rule {
+    let mut flooding = Set::above(&[version.address()], Limit { rate: queries.into(), burst: queries });
+    for address in rules.endpoints_here(network.id).flat_map(|endpoint| &endpoint.addresses) {
+        if version.is_of(address) {
+            flooding.add(vec![(*address).into()]);
+        }
+    }
+    table.set("flooding", flooding);
+    Rule::new().is_in(&[version.saddr()], "flooding").counter().drop()
+}
+
+/// Queries that pass the gateway on their way out of the network.
+fn passing(version: IpVersion, network: &Network, protocol: u8) -> Rule {
+    let subnets = network.prefixes().filter(|cidr| version.is_of(&cidr.ip()));
+    let to_port = Rule::new().protocol(protocol).eq(Field::ThDport, Datum::Port(PORT));
+    subnets.fold(to_port, |rule, cidr| rule.outside(version.daddr(), cidr.network(), cidr.mask()))
 }
 
 fn is_dockers(endpoint: &Endpoint) -> bool {

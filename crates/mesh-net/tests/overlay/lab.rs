@@ -174,7 +174,7 @@ impl Host {
     pub(crate) fn try_reconcile(&mut self, snapshot: &Snapshot, pass: Pass) -> Report {
         let Self { space, plane, run_dir, node } = self;
         space.within(|| {
-            let config = Config { run_dir: run_dir.clone(), me: node.id };
+            let config = Config { run_dir: run_dir.clone(), me: node.id, queries: None };
             let plane = plane.get_or_insert_with(|| DataPlane::new(config).expect("a data plane"));
             let report = plane.reconcile(&Arc::new(snapshot.clone()), pass);
             plane.settle();

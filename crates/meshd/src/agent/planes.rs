@@ -57,7 +57,7 @@ impl Planes {
     ) -> anyhow::Result<Self> {
         let identity = agent.identity.clone();
         let snapshot = agent.snapshot.clone();
-        let net = start_net(mesh_net::Config { run_dir: config.run_dir.clone(), me: identity.node }).await?;
+        let net = start_net(config.data_plane(identity.node)).await?;
         let sockets = agent.sockets();
 
         let (to_verdicts, verdicts) = mpsc::channel(VERDICTS);

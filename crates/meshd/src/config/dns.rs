@@ -4,7 +4,7 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use mesh_model::{DNS_UPSTREAMS, Resolver};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32};
 
 /// The flags, and the keys of the file that are named as they are.
 #[derive(Debug, Default, clap::Args)]
@@ -28,7 +28,13 @@ pub(super) struct Args {
     /// Answer processes of this host too, on this address (repeatable)
     #[arg(long = "dns-listen", value_name = "ADDR[:PORT]")]
     pub(super) listen: Vec<Resolver>,
+    /// Queries a second that a container may ask by UDP, and at once after a pause; 0: any number [default: 20000]
+    #[arg(long = "dns-limit", value_name = "QUERIES")]
+    pub(super) limit: Option<u32>,
 }
+
+/// Far more than a resolver asks, and a fifth of what a name server answers.
+const LIMIT: u32 = 20_000;
 
 /// In which order resolvers are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -50,6 +56,9 @@ pub(crate) struct DnsConfig {
     pub(crate) random_case: bool,
     /// Where processes of the host are answered.
     pub(crate) listen: Vec<SocketAddr>,
+    /// Queries a second of one container, if they are limited.
+    #[serde(default)]
+    pub(crate) limit: Option<NonZeroU32>,
 }
 
 impl DnsConfig {
@@ -70,6 +79,7 @@ impl DnsConfig {
             mode: flags.mode.or(file.mode).unwrap_or(DnsMode::Ordered),
             random_case: flags.random_case.or(file.random_case).unwrap_or(false),
             listen: listen.into_iter().map(Resolver::address).collect(),
+            limit: NonZeroU32::new(flags.limit.or(file.limit).unwrap_or(LIMIT)),
         })
     }
 }
@@ -100,6 +110,7 @@ mod tests {
             mode: DnsMode::Ordered,
             random_case: false,
             listen: Vec::new(),
+            limit: NonZeroU32::new(20_000),
         };
         assert_eq!(config, expected);
     }
@@ -111,20 +122,24 @@ mod tests {
             mode: Some(DnsMode::Parallel),
             random_case: Some(true),
             listen: resolvers(&["127.0.0.2"]),
+            limit: Some(7),
         };
         let of_file = DnsConfig::new(Args::default(), file()).unwrap();
         assert_eq!((of_file.mode, of_file.random_case), (DnsMode::Parallel, true));
         assert_eq!(of_file.listen, ["127.0.0.2:53".parse().unwrap()]);
+        assert_eq!(of_file.limit, NonZeroU32::new(7));
         let flags = Args {
             upstream: resolvers(&["10.0.0.2:5353", "10.0.0.3", "10.0.0.2:5353"]),
             mode: Some(DnsMode::Ordered),
             random_case: Some(false),
             listen: resolvers(&["[fd00::1]:5353"]),
+            limit: Some(0),
         };
         let config = DnsConfig::new(flags, file()).unwrap();
         assert_eq!(config.upstreams, resolvers(&["10.0.0.2:5353", "10.0.0.3"]));
         assert_eq!((config.mode, config.random_case), (DnsMode::Ordered, false));
         assert_eq!(config.listen, ["[fd00::1]:5353".parse().unwrap()]);
+        assert_eq!(config.limit, None);
     }
 
     #[test]

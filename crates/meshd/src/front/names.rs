@@ -13,6 +13,7 @@ use mesh_dns::{
     Routes, Server, Source, Upstream, View, Zone, parse_resolv_conf,
 };
 use mesh_model::{Key, Network, NetworkId, NodeId, Resolver, Snapshot};
+use nix::net::if_::if_nametoindex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
@@ -299,7 +300,7 @@ impl Names {
         let now = (text, gateways.chain(host).collect());
         if self.resolvers_of.as_ref() != Some(&now) {
             let resolvers: Vec<SocketAddr> = match &self.upstreams[..] {
-                [] => parse_resolv_conf(&now.0, &now.1),
+                [] => parse_resolv_conf(&now.0, &now.1, |name| if_nametoindex(name).ok()),
                 given => given.iter().map(|resolver| resolver.address()).collect(),
             };
             if !resolvers.is_empty() {

@@ -7,6 +7,7 @@ use crate::scope::Scope;
 use mesh_model::{Balance, Container, EndpointMode, Health, Protocol, PublishMode, Snapshot, Target};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 #[derive(Debug, Clone)]
@@ -197,6 +198,7 @@ proptest! {
     #[test]
     fn parts_amend_the_whole(states in prop::collection::vec(prop::collection::vec(rich_recipe(), 0..5), 2..5)) {
         let tables = |rules: Rules<'_>| -> Vec<Table> {
+            let rules = rules.limiting_queries(NonZeroU32::new(100));
             let overlay = rules.overlay(&rules.snapshot.networks[&network_id()]);
             rules.host(&BTreeSet::new()).into_iter().chain(overlay).collect()
         };

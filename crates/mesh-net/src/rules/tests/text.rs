@@ -9,6 +9,7 @@ use mesh_model::{
     Snapshot,
 };
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 fn host(snapshot: &Snapshot) -> [Table; 2] {
     let closed = BTreeSet::from(["eth0".to_owned(), "wlan0".to_owned()]);
@@ -17,7 +18,8 @@ fn host(snapshot: &Snapshot) -> [Table; 2] {
 
 fn overlay(snapshot: &Snapshot) -> [Table; 3] {
     let network: &Network = &snapshot.networks[&network_id()];
-    Rules::new(snapshot, &snapshot.nodes[&node_id(1)]).overlay(network)
+    let rules = Rules::new(snapshot, &snapshot.nodes[&node_id(1)]);
+    rules.limiting_queries(NonZeroU32::new(20_000)).overlay(network)
 }
 
 /// Three nodes; `web` has two healthy replicas and a sick one, `dns` has none that takes traffic.

@@ -163,7 +163,10 @@ fn joined(endpoint: &Endpoint, network: &Network, resolvers: &BTreeSet<IpAddr>) 
 fn host_resolvers() -> BTreeSet<IpAddr> {
     let of_file = |path| {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        parse_resolv_conf(&text, &BTreeSet::new()).iter().map(SocketAddr::ip).collect::<BTreeSet<_>>()
+        parse_resolv_conf(&text, &BTreeSet::new(), |_| None)
+            .iter()
+            .map(SocketAddr::ip)
+            .collect::<BTreeSet<_>>()
     };
     let mut resolvers = of_file(RESOLV_CONF);
     if resolvers.iter().all(|address| *address == SYSTEMD_STUB) {
