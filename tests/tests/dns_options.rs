@@ -154,6 +154,52 @@ impl Asking {
     }
 }
 
+/// How many of so many queries for a name of the mesh, sent at once, are answered.
+fn answered(container: &Container, queries: usize) -> Result<usize> {
+    let socket = container.inside(|| Ok(UdpSocket::bind(("0.0.0.0", 0))?))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let name = b"\x04none\x04blue\x04mesh\x08internal\x00\x00\x01\x00\x01";
+    let query = [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name].concat();
+    let mut answers = 0;
+    for sent in 0..queries {
+        socket.send_to(&query, (GATEWAY, 53))?;
+        // Its own queue is not to overflow.
+        if sent % 50 == 49 {
+            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+            while answers <= sent && socket.recv(&mut [0; 512]).is_ok() {
+                answers += 1;
+            }
+        }
+    }
+    Ok(answers)
+}
+
+/// A container gets as many answers as it may, and another all of its own.
+#[test]
+fn containers_ask_as_often_as_the_limit_says() {
+    scenario("limit", |lab| {
+        let mut asking = Asking::new(lab)?;
+        let other = lab.container("other")?;
+        asking.host().meshctl(&["network", "connect", "blue", &other.target()]).ok()?;
+        ensure!(answered(&asking.container, 500)? == 500, "nobody is near the usual limit");
+        asking.restart("--dns-limit 100")?;
+        within(CONVERGES, "the limit holds", || {
+            let begun = std::time::Instant::now();
+            let answers = answered(&asking.container, 500)?;
+            let most = 100 + (begun.elapsed().as_secs_f64() * 100.0) as usize + 1;
+            ensure!(answers >= 50 && answers <= most, "{answers} of at most {most}");
+            ensure!(answers < 500);
+            Ok(())
+        })?;
+        ensure!(answered(&other, 100)? == 100, "another has a limit of its own");
+        asking.restart("--dns-limit 0")?;
+        within(CONVERGES, "no limit any more", || {
+            ensure!(answered(&asking.container, 500)? == 500);
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn resolvers_are_asked_as_the_options_say() {
     scenario("how", |lab| {

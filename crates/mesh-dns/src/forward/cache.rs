@@ -3,7 +3,7 @@
 use super::{Party, reply};
 use crate::{
     query::Query,
-    wire::{MAX_NAME, flag},
+    wire::{MAX_NAME, flag, rtype},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -115,8 +115,15 @@ impl Cache {
     pub(super) fn put(&self, party: Party, key: &CacheKey, reply: &[u8], now: Instant) {
         let lifetime = reply::lifetime(reply).filter(|_| reply.len() <= MAX_LEN);
         if let Some(seconds) = lifetime {
-            let key = if reply::is_absence_of_all_types(reply) { key.of_all_types() } else { *key };
             let until = now + Duration::from_secs(seconds.min(MAX_LIFETIME).into());
+            let all_types = key.of_all_types();
+            // Some that have an A record say of AAAA that there is no such name (RFC 4074, 4.2). Who has just said otherwise is
+            // taken at his word.
+            let is_absent = reply::is_absence_of_all_types(reply) && !self.lock().has_an_address(key, now);
+            if !is_absent && let Some(absent) = self.lock().entries.get_mut(all_types.octets()) {
+                absent.until = absent.until.min(now);
+            }
+            let key = if is_absent { all_types } else { *key };
             self.insert(party, &key, Entry::new(reply, false, now, until));
         }
     }
@@ -152,12 +159,32 @@ impl Kept {
             *known = entry;
             return;
         }
-        if self.entries.len() >= capacity {
+        if self.entries.len() >= capacity && !self.remove_useless(entry.since) {
             self.make_room(party);
         }
         let key: Arc<[u8]> = key.into();
         self.entries.insert(Arc::clone(&key), entry);
         self.by_party.entry(party).or_default().push_back(key);
+    }
+
+    /// Whether there is an answer with an address, whatever else was asked.
+    fn has_an_address(&self, key: &CacheKey, now: Instant) -> bool {
+        let answers = [rtype::A, rtype::AAAA].map(|rtype| self.entries.get(key.of_type(rtype).octets()));
+        answers.into_iter().flatten().any(|entry| now < entry.until && reply::has_answers(&entry.reply))
+    }
+
+    /// Removes an entry that is good for nothing any more, if one is the next of its network's; those of a network that is gone
+    /// end so. Whether there was one.
+    fn remove_useless(&mut self, now: Instant) -> bool {
+        let is_useless = |key: &Arc<[u8]>| self.entries.get(key).is_none_or(|entry| entry.is_useless(now));
+        let found = self.by_party.iter().find(|(_, keys)| keys.front().is_none_or(is_useless));
+        let Some(party) = found.map(|(party, _)| *party) else { return false };
+        let keys = self.by_party.get_mut(&party);
+        let key = keys.and_then(VecDeque::pop_front);
+        if self.by_party.get(&party).is_some_and(VecDeque::is_empty) {
+            self.by_party.remove(&party);
+        }
+        key.is_some_and(|key| self.entries.remove(&key).is_some())
     }
 
     /// Removes an entry for one more of a network's: of this network if nobody has more.
@@ -187,6 +214,11 @@ impl Entry {
     fn new(reply: &[u8], is_failure: bool, since: Instant, until: Instant) -> Self {
         Self { reply: reply.into(), is_failure, since, until, is_asked_for: false }
     }
+
+    /// Not even to be told for want of another.
+    fn is_useless(&self, now: Instant) -> bool {
+        now >= self.until + if self.is_failure { Duration::ZERO } else { STALE }
+    }
 }
 
 impl CacheKey {
@@ -210,8 +242,12 @@ impl CacheKey {
 
     /// The same, whatever the type: no question has the type 0.
     fn of_all_types(&self) -> Self {
+        self.of_type(0)
+    }
+
+    fn of_type(&self, rtype: u16) -> Self {
         let mut key = *self;
-        key.octets[key.len - 2..key.len].fill(0);
+        key.octets[key.len - 2..key.len].copy_from_slice(&rtype.to_be_bytes());
         key
     }
 
@@ -314,6 +350,55 @@ mod tests {
             put(&cache, &asked, &reply(&bytes, &[60]), now);
             assert!(get(&cache, &kept, now).is_some());
         }
+    }
+
+    #[test]
+    fn what_a_network_that_is_gone_has_brought_in_makes_room() {
+        let (cache, now) = (Cache::new(12), Instant::now());
+        let put = |of: u64, name: &str, at: Instant| {
+            let bytes = question(name);
+            let asked = Query::parse(&bytes).ok().unwrap();
+            let message = reply(&bytes, &[60]).to_vec().unwrap();
+            cache.put(party(of), &CacheKey::new(&asked, 1), &message, at);
+        };
+        for of in 0..6 {
+            (0..2).for_each(|index| put(of, &format!("n{index}.of{of}.example."), now));
+        }
+        // When nothing of that is of use any more.
+        let later = now + seconds(60) + STALE;
+        (0..12).for_each(|index| put(7, &format!("n{index}.example."), later));
+        let kept = (0..12).filter(|index| {
+            let bytes = question(&format!("n{index}.example."));
+            get(&cache, &Query::parse(&bytes).ok().unwrap(), later).is_some()
+        });
+        assert_eq!(kept.count(), 12, "the one that is left has all of it");
+        assert_eq!(cache.lock().by_party.len(), 1);
+    }
+
+    /// RFC 4074, 4.2: servers that say of AAAA that there is no such name, though it has an A record.
+    #[test]
+    fn an_absence_does_not_hide_an_address_that_is_known() {
+        let (cache, now) = (Cache::new(8), Instant::now());
+        let mut aaaa = Message::query();
+        let name = Name::from_ascii("www.example.").unwrap();
+        aaaa.add_query(Question::query(name.clone(), RecordType::AAAA));
+        let (a, aaaa) = (question("www.example."), aaaa.to_vec().unwrap());
+        let (a_asked, aaaa_asked) = (Query::parse(&a).ok().unwrap(), Query::parse(&aaaa).ok().unwrap());
+        let mut absent = reply(&aaaa, &[]);
+        absent.metadata.response_code = ResponseCode::NXDomain;
+        let data = SOA::new(name.clone(), name.clone(), 1, 60, 60, 60, 60);
+        absent.add_authority(Record::from_rdata(name, 60, RData::SOA(data)));
+        put(&cache, &a_asked, &reply(&a, &[60]), now);
+        put(&cache, &aaaa_asked, &absent, now);
+        assert!(!get(&cache, &a_asked, now).unwrap().answers.is_empty());
+        assert_eq!(get(&cache, &aaaa_asked, now).unwrap().metadata.response_code, ResponseCode::NXDomain);
+        // The other way round: who says now that there is one is right about other types, too.
+        let cache = Cache::new(8);
+        put(&cache, &aaaa_asked, &absent, now);
+        assert_eq!(get(&cache, &a_asked, now).unwrap().metadata.response_code, ResponseCode::NXDomain);
+        put(&cache, &a_asked, &reply(&a, &[60]), now);
+        assert!(!get(&cache, &a_asked, now).unwrap().answers.is_empty());
+        assert!(get(&cache, &aaaa_asked, now).is_none());
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub(super) fn is_absence_of_all_types(reply: &[u8]) -> bool {
     is_absence(reply) && u16_at(reply, 6) == Some(0)
 }
 
+/// Whether there are records of what was asked for, or an alias.
+pub(super) fn has_answers(reply: &[u8]) -> bool {
+    u16_at(reply, 6).is_some_and(|answers| answers > 0)
+}
+
 /// Whether there is more of it over TCP.
 pub(super) fn is_truncated(reply: &[u8]) -> bool {
     u16_at(reply, 2).is_some_and(|flags| flags & flag::TRUNCATED != 0)

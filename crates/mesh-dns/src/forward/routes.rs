@@ -113,11 +113,16 @@ impl Routes {
         Self { domains, rest, only, asking, withheld: None }
     }
 
-    /// The same, but for names of addresses in these subnets: of those nobody is asked, except by a domain of its own.
-    pub fn withholding(self, subnets: impl IntoIterator<Item = IpNetwork>) -> Self {
+    /// What [`Routes::withholding`] takes, for all routes alike: names of addresses in these subnets.
+    pub fn withheld(subnets: impl IntoIterator<Item = IpNetwork>) -> Published {
         let mut withheld = Table::empty(&[]);
         withheld.set_subnets(subnets.into_iter().collect());
-        Self { withheld: Some(Arc::new(ArcSwap::from_pointee(withheld))), ..self }
+        Arc::new(ArcSwap::from_pointee(withheld))
+    }
+
+    /// The same, but for these names: of those nobody is asked, except by a domain of its own.
+    pub fn withholding(self, withheld: &Published) -> Self {
+        Self { withheld: Some(Arc::clone(withheld)), ..self }
     }
 
     /// Answers a query, given as its message too, for what is none of the client's names; none if it may be asked for.

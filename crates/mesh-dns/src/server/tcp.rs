@@ -35,9 +35,12 @@ const MAX_WAITING: usize = 2 * MAX_MESSAGE;
 /// How long a client that has just connected may take for its query when the server is told to end: it does not expect to be
 /// closed before an answer. For as long at most, queries that have come meanwhile are answered.
 const LAST_QUERY: Duration = Duration::from_secs(1);
-/// How long a client may take to close in turn. What it sends until then is not read; were it left in the queue, the kernel
+/// How long it may take until what has come is seen.
+const ALREADY_HERE: Duration = Duration::from_millis(5);
+/// How long a client may take to close in turn, and how many octets it may send. What it sends until then is not read; were it left in the queue, the kernel
 /// would reset the connection, and answers on their way to the client would be lost.
 const LINGER: Duration = Duration::from_secs(1);
+const LINGERING: u64 = 128 << 10;
 /// How long no connection is accepted after one could not be, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -137,7 +140,10 @@ async fn converse(
     // A client that takes no answers is not waited for.
     tokio::try_join!(reading, send(writer, to_send, shared.idle))?;
     let mut unread = tokio::io::sink();
-    timeout(LINGER, tokio::io::copy(&mut reader, &mut unread)).await.unwrap_or(Ok(0)).map(drop)
+    timeout(LINGER, tokio::io::copy(&mut reader.take(LINGERING), &mut unread))
+        .await
+        .unwrap_or(Ok(0))
+        .map(drop)
 }
 
 /// What a client has asked.
@@ -183,13 +189,13 @@ impl Conversation<'_> {
         loop {
             if cancel.run_until_cancelled(self.next(stream)).await.is_none() {
                 let end = *end.get_or_insert_with(|| Instant::now() + LAST_QUERY);
-                // What has come already is there at once.
-                let patience = if asked_before { Instant::now().min(end) } else { end };
+                let patience = if asked_before { end.min(Instant::now() + ALREADY_HERE) } else { end };
                 if Instant::now() > end || timeout_at(patience, stream.fill_buf()).await.is_err() {
                     return Ok(());
                 }
             }
-            match timeout(self.shared.idle, read(stream, &mut query)).await {
+            let idle = Instant::now() + self.shared.idle;
+            match timeout_at(end.map_or(idle, |end| idle.min(end)), read(stream, &mut query)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Ok(Err(err)) => return Err(err),

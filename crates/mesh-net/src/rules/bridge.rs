@@ -14,7 +14,7 @@ use crate::{
     desired::port,
     nft::{Base, ChainKind, Datum, Family, Field, Hook, Rule, Set, Source, Table, Type, ether_type, icmpv6},
 };
-use mesh_model::{MacAddr, Network};
+use mesh_model::{Endpoint, MacAddr, Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `IPPROTO_UDP`.
@@ -150,19 +150,24 @@ fn containers(table: &mut Table, rules: &Rules<'_>, network: &Network) {
     for endpoint in rules.endpoints_here(network.id) {
         let station = vec![Datum::Ifname(port(endpoint.id).to_string()), Datum::Ether(endpoint.mac.0)];
         let sender = |address: Datum| [&station[..], &[address]].concat();
-        senders6.add(sender(link_local(endpoint.mac).into()));
-        for address in endpoint.addresses.iter().chain(&endpoint.local_addresses) {
+        for address in sources(endpoint) {
             let of_version = match address {
                 IpAddr::V4(_) => &mut senders,
                 IpAddr::V6(_) => &mut senders6,
             };
-            of_version.add(sender((*address).into()));
+            of_version.add(sender(address.into()));
         }
         stations.add(station);
     }
     table.set("stations", stations);
     table.set("senders", senders);
     table.set("senders6", senders6);
+}
+
+/// The addresses that a container may send from.
+pub(super) fn sources(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
+    let given = endpoint.addresses.iter().chain(&endpoint.local_addresses).copied();
+    given.chain([link_local(endpoint.mac).into()])
 }
 
 /// The address that an interface gives itself (RFC 4291, appendix A).

@@ -1,7 +1,7 @@
 //! Names for Docker's containers. Their resolver is Docker's own, at 127.0.0.11: what it does not know it asks the host's
 //! resolvers, from inside the container. Such a query passes the network's gateway, and is answered there.
 
-use super::{IpVersion, Rules};
+use super::{IpVersion, Rules, bridge};
 use crate::nft::{Base, ChainKind, Datum, Field, Hook, Limit, Rule, Set, Source, Table};
 use mesh_model::{Endpoint, Network, Target};
 
@@ -91,10 +91,9 @@ fn limited(
     queries: u32,
 ) -> Rule {
     let mut flooding = Set::above(&[version.address()], Limit { rate: queries.into(), burst: queries });
-    for address in rules.endpoints_here(network.id).flat_map(|endpoint| &endpoint.addresses) {
-        if version.is_of(address) {
-            flooding.add(vec![(*address).into()]);
-        }
+    let sources = rules.endpoints_here(network.id).flat_map(|endpoint| bridge::sources(endpoint));
+    for address in sources.filter(|address| version.is_of(address)) {
+        flooding.add(vec![address.into()]);
     }
     table.set("flooding", flooding);
     Rule::new().is_in(&[version.saddr()], "flooding").counter().drop()

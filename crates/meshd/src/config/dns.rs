@@ -35,6 +35,8 @@ pub(super) struct Args {
 
 /// Far more than a resolver asks, and a fifth of what a name server answers.
 const LIMIT: u32 = 20_000;
+/// The kernel counts nanoseconds.
+const MOST: u32 = 1_000_000;
 
 /// In which order resolvers are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -74,12 +76,17 @@ impl DnsConfig {
         if let Some(own) = upstreams.iter().find(|upstream| listen.contains(upstream)) {
             anyhow::bail!("{own} is both dns-upstream and dns-listen: meshd would ask itself: leave one out");
         }
+        let limit = flags.limit.or(file.limit).unwrap_or(LIMIT);
+        ensure!(
+            limit <= MOST,
+            "dns-limit: {limit} queries a second are too many to count: give {MOST} or fewer, or 0"
+        );
         Ok(Self {
             upstreams,
             mode: flags.mode.or(file.mode).unwrap_or(DnsMode::Ordered),
             random_case: flags.random_case.or(file.random_case).unwrap_or(false),
             listen: listen.into_iter().map(Resolver::address).collect(),
-            limit: NonZeroU32::new(flags.limit.or(file.limit).unwrap_or(LIMIT)),
+            limit: NonZeroU32::new(limit),
         })
     }
 }
@@ -151,6 +158,8 @@ mod tests {
         assert!(both.starts_with("127.0.0.2:5353 is both") && !both.contains('\n'), "{both}");
         let many = (1..=9).map(|last| format!("10.0.0.{last}").parse().unwrap()).collect();
         let many = refusal(Args { upstream: many, ..Args::default() }, Args::default());
+        let often = refusal(Args { limit: Some(1_000_001), ..Args::default() }, Args::default());
+        assert!(often.starts_with("dns-limit: 1000001 queries a second are too many"), "{often}");
         assert_eq!(many, "dns-upstream: 9 resolvers are too many: give 8 or fewer");
     }
 }

@@ -315,7 +315,7 @@ impl<'a> Gather<'a> {
     async fn network(&self, network: &Network) -> NetworkSeen {
         let asked = network.gateways().map(|gateway| async move {
             let server = Upstream { address: (gateway, DNS).into(), network: Some(network.id) };
-            let why = names::ask(&self.sockets, &network.name, server).await?;
+            let why = names::ask(&self.sockets, network, server).await?;
             Some((gateway, why))
         });
         let mute = join_all(asked).await.into_iter().flatten().collect();

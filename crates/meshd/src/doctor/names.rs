@@ -2,6 +2,7 @@
 
 use crate::sockets::Sockets;
 use mesh_dns::{Question, ResolveError, Upstream};
+use mesh_model::Network;
 use std::{fmt::Display, time::Duration};
 
 /// Local data is answered in microseconds, a resolver beyond has the root's name servers at hand; a busy machine may take longer.
@@ -10,8 +11,10 @@ const TRIES: usize = 2;
 
 /// Asks a network's own name server for a name that the network is the authority for and that nothing has: nothing is
 /// forwarded for it. Returns why there is no answer.
-pub(super) async fn ask(sockets: &Sockets, network: &str, server: Upstream) -> Option<String> {
-    let question = match Question::new(&format!("doctor.{network}.mesh.internal"), "A", false) {
+pub(super) async fn ask(sockets: &Sockets, network: &Network, server: Upstream) -> Option<String> {
+    // A name that DNS can't express is none of the network's domain, which goes by the ID then.
+    let question = |label: &str| Question::new(&format!("doctor.{label}.mesh.internal"), "A", false);
+    let question = match question(&network.name).or_else(|_| question(&network.id.to_string())) {
         Ok(question) => question,
         Err(error) => return Some(error.to_string()),
     };
@@ -23,8 +26,11 @@ pub(super) async fn ask(sockets: &Sockets, network: &str, server: Upstream) -> O
 
 /// Asks a resolver for the root's name servers, which it knows or refuses to tell. Returns why there is no answer.
 pub(super) async fn ask_beyond(sockets: &Sockets, server: Upstream) -> Option<String> {
-    let question = Question::new(".", "NS", true).ok()?;
-    over_udp(&question, server, sockets).await.err().map(|error| error.to_string())
+    let asked = match Question::new(".", "NS", true) {
+        Ok(question) => over_udp(&question, server, sockets).await,
+        Err(error) => Err(error),
+    };
+    asked.err().map(|error| error.to_string())
 }
 
 async fn over_udp(question: &Question, server: Upstream, sockets: &Sockets) -> Result<(), ResolveError> {

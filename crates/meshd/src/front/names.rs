@@ -215,11 +215,13 @@ impl Names {
         if let Source::Host { all: told, .. } = &self.host.names {
             told.store(Arc::new(self.served.values().map(|served| Arc::clone(&served.published)).collect()));
         }
-        self.host.routes.store(Arc::new(Routes::default().withholding(subnets(snapshot))));
+        let withheld = Routes::withheld(subnets(snapshot));
+        self.host.routes.store(Arc::new(Routes::default().withholding(&withheld)));
         let others = self.neighbours.other_networks();
         for (id, served) in &self.served {
             let Some(network) = snapshot.networks.get(id) else { continue };
-            served.view.routes.store(Arc::new(self.routes(network, snapshot, &others)));
+            let routes = self.routes(network, snapshot, &others).withholding(&withheld);
+            served.view.routes.store(Arc::new(routes));
             let Source::Network { others: told, .. } = &served.view.names else { continue };
             let published = |networks: &BTreeSet<NetworkId>| -> Vec<Published> {
                 let served = networks.iter().filter_map(|network| self.served.get(network));
@@ -255,7 +257,6 @@ impl Names {
             network.flat_map(|id| self.neighbours.addresses_beside(id, upstream.address.ip())).collect()
         };
         Routes::new(&domains, &upstreams(&network.dns.upstreams), only, addresses)
-            .withholding(subnets(snapshot))
     }
 
     fn routes_now(&self) -> Vec<Arc<Routes>> {
