@@ -22,6 +22,7 @@ mod port;
 mod refusal;
 mod released;
 mod service;
+pub mod slots;
 mod snapshot;
 mod weight;
 

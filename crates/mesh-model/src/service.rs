@@ -24,6 +24,8 @@ pub enum Balance {
     Roundrobin,
     /// At random; for those with thousands of services.
     Random,
+    /// By the client's address: the same backend from every node, as long as it is there.
+    Source,
 }
 
 /// What a check does.
@@ -207,6 +209,7 @@ impl fmt::Display for Balance {
         f.pad(match self {
             Self::Roundrobin => "roundrobin",
             Self::Random => "random",
+            Self::Source => "source",
         })
     }
 }

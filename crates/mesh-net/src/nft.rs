@@ -36,6 +36,8 @@ pub use batch::{Batch, diff};
 pub use datum::{Data, Datum, Type, ether_type};
 pub use error::NftError;
 pub use forwarding::{ForwardChain, Passage};
-pub use rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict, ct_status, icmpv6};
+pub use rule::{
+    CtDirection, Field, MarkKind, NatKind, Rule, Source, SourceHash, Statement, Verdict, ct_status, icmpv6,
+};
 pub use socket::Nft;
 pub use table::{Base, Chain, ChainKind, Family, Hook, Limit, Policy, Set, SetKind, Table, Value};

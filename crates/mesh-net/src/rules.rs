@@ -17,7 +17,10 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-use crate::{nft::Table, scope::Scope};
+use crate::{
+    nft::{Datum, Table},
+    scope::Scope,
+};
 use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -53,10 +56,7 @@ impl<'a> Rules<'a> {
     /// What the rules are as far as these records go: all chains that hooks enter, and of the others, and of the elements of
     /// sets and maps, those that are made of these records.
     pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
-        let mut backends = snapshot.backends_by_service(|service| scope.has_service(service));
-        for backends in backends.values_mut() {
-            *backends = balance::turns(snapshot, std::mem::take(backends));
-        }
+        let backends = snapshot.backends_by_service(|service| scope.has_service(service));
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
         let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
         let dockers = dockers.map(|endpoint| endpoint.network).collect();
@@ -110,8 +110,12 @@ impl<'a> Rules<'a> {
         self.endpoints(network).filter(move |endpoint| endpoint.node == here)
     }
 
-    /// The endpoints of a service that new connections may go to, in the order of their turns.
-    fn backends(&self, service: ServiceId, network: NetworkId) -> &[&'a Arc<Endpoint>] {
-        self.backends.get(&(service, network)).map_or(&[], Vec::as_slice)
+    /// The addresses that new connections to a service may go to, in the order of their turns or by slot; of its
+    /// endpoints on this node only, if so wanted.
+    fn backends(&self, service: &Service, network: NetworkId, version: IpVersion, here: bool) -> Vec<Datum> {
+        let all = self.backends.get(&(service.id, network)).into_iter().flatten().copied();
+        let some = all.filter(|backend| !here || backend.node == self.me.id);
+        let some = some.filter_map(|backend| Some((backend, version.address_of(backend)?)));
+        balance::turns(self.snapshot, service.balance, some.collect())
     }
 }

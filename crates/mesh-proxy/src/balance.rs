@@ -2,10 +2,10 @@
 
 use crate::routes::{Backend, ListenAddr, Route, Routes};
 use arc_swap::ArcSwap;
-use mesh_model::{Balance, EndpointId, ServiceId};
+use mesh_model::{Balance, EndpointId, ServiceId, slots};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -77,9 +77,10 @@ impl Balanced {
         &self.route.name
     }
 
-    /// The backend whose turn it is, apart from those already tried. Where they have different shares it is drawn.
-    pub(crate) fn next(&self, tried: &[EndpointId]) -> Option<Backend> {
-        if self.route.shares.is_empty() { self.choose(tried) } else { self.draw(tried) }
+    /// The backend whose turn it is, or that is this client's, apart from those already tried. Where they have different
+    /// shares it is drawn.
+    pub(crate) fn next(&self, client: IpAddr, tried: &[EndpointId]) -> Option<Backend> {
+        if self.route.shares.is_empty() { self.choose(client, tried) } else { self.draw(tried) }
     }
 
     fn draw(&self, tried: &[EndpointId]) -> Option<Backend> {
@@ -96,13 +97,18 @@ impl Balanced {
         None
     }
 
-    fn choose(&self, tried: &[EndpointId]) -> Option<Backend> {
+    fn choose(&self, client: IpAddr, tried: &[EndpointId]) -> Option<Backend> {
         let backends = &self.route.backends;
         match self.route.balance {
             Balance::Roundrobin => self.rotation.next(backends, tried),
             Balance::Random => {
                 let left: Vec<_> = backends.iter().filter(|b| !tried.contains(&b.endpoint)).collect();
                 (!left.is_empty()).then(|| *left[rand::random_range(0..left.len())])
+            }
+            Balance::Source => {
+                let (before, from) = self.route.slots.split_at_checked(slots::slot_of(client))?;
+                let of_slots = from.iter().chain(before).filter_map(|owner| backends.get(*owner));
+                of_slots.copied().find(|backend| !tried.contains(&backend.endpoint))
             }
         }
     }
@@ -157,6 +163,19 @@ mod tests {
         ids.into_iter().map(backend).collect()
     }
 
+    fn empty() -> Route {
+        Route {
+            listen: ListenAddr { ip: None, port: 80 },
+            service: ServiceId::from_bits(1),
+            name: "web".parse().unwrap(),
+            target: 80,
+            balance: Balance::Roundrobin,
+            backends: Vec::new(),
+            shares: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
     fn pick(rotation: &Rotation, of: &[Backend]) -> u64 {
         rotation.next(of, &[]).unwrap().endpoint.bits()
     }
@@ -188,19 +207,17 @@ mod tests {
     #[test]
     fn each_backend_gets_its_share_of_the_turns() {
         let route = |of: &[u64], shares: &[u32]| Route {
-            listen: ListenAddr { ip: None, port: 80 },
-            service: ServiceId::from_bits(1),
-            name: "web".parse().unwrap(),
-            target: 80,
-            balance: Balance::Roundrobin,
             backends: backends(of.iter().copied()),
             shares: shares.to_vec(),
+            ..empty()
         };
         let shares = |route| {
             let balanced = Balanced { route: Arc::new(route), rotation: Arc::default() };
             let mut counts: HashMap<u64, u32> = HashMap::new();
             for _ in 0..9000 {
-                *counts.entry(balanced.next(&[]).unwrap().endpoint.bits()).or_default() += 1;
+                *counts
+                    .entry(balanced.next([192, 0, 2, 1].into(), &[]).unwrap().endpoint.bits())
+                    .or_default() += 1;
             }
             counts
         };
@@ -209,6 +226,29 @@ mod tests {
         assert!(counts[&1].abs_diff(counts[&3]) < 1200, "{counts:?}");
         let counts = shares(route(&[1, 2, 3], &[]));
         assert_eq!([1, 2, 3].map(|id| counts[&id]), [3000; 3], "nobody is better: in turn");
+    }
+
+    #[test]
+    fn by_source_a_client_keeps_its_backend_as_long_as_it_is_there() {
+        let of = [1, 2, 3].map(|id| (EndpointId::from_bits(id), mesh_model::Weight::default()));
+        let route = Route {
+            balance: Balance::Source,
+            backends: backends([1, 2, 3]),
+            slots: slots::owners(&of),
+            ..empty()
+        };
+        let balanced = Balanced { route: Arc::new(route), rotation: Arc::default() };
+        let mut chosen = BTreeSet::new();
+        for last in 0..100 {
+            let client: IpAddr = [198, 51, 100, last].into();
+            let first = balanced.next(client, &[]).unwrap();
+            let mapped = IpAddr::V6(std::net::Ipv4Addr::new(198, 51, 100, last).to_ipv6_mapped());
+            assert_eq!([balanced.next(client, &[]), balanced.next(mapped, &[])], [Some(first); 2]);
+            assert_ne!(balanced.next(client, &[first.endpoint]).unwrap(), first);
+            chosen.insert(first);
+        }
+        assert_eq!(chosen.len(), 3);
+        assert_eq!(balanced.next([192, 0, 2, 1].into(), &of.map(|(id, _)| id)), None);
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use mesh_model::{
     Balance, Endpoint, EndpointId, Name, NetworkId, Node, NodeId, Protocol, PublishMode, PublishedPort,
-    Service, ServiceId, Snapshot,
+    Service, ServiceId, Snapshot, slots,
 };
 use std::{
     collections::BTreeSet,
@@ -47,6 +47,8 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// How many requests each of them is to have, relative to the others; empty if all are alike.
     pub shares: Vec<u32>,
+    /// By `source`: which of them a client's slot leads to.
+    pub slots: Vec<usize>,
 }
 
 /// Every published `protocol=http` port of one node.
@@ -70,12 +72,18 @@ impl Routes {
                     continue;
                 }
                 let healthy = || healthy.iter().filter(|e| !local || e.node == me);
-                let backend = |e: &&Arc<Endpoint>| Some((backend(e, port, node)?, snapshot.share_of(e)));
-                let (backends, mut shares): (_, Vec<u32>) = healthy().filter_map(backend).unzip();
-                if shares.windows(2).all(|pair| pair[0] == pair[1]) {
+                let reachable = healthy().filter_map(|e| Some((*e, backend(e, port, node)?)));
+                let (endpoints, backends): (Vec<&Arc<Endpoint>>, Vec<_>) = reachable.unzip();
+                let mut shares: Vec<u32> = endpoints.iter().map(|e| snapshot.share_of(e)).collect();
+                let mut owners = Vec::new();
+                if service.balance == Balance::Source {
+                    let weighed: Vec<_> = endpoints.iter().map(|e| (e.id, e.weight)).collect();
+                    owners = slots::owners(&weighed);
+                }
+                if service.balance == Balance::Source || shares.windows(2).all(|pair| pair[0] == pair[1]) {
                     shares.clear();
                 }
-                routes.push(Arc::new(route(service, port, backends, shares)));
+                routes.push(Arc::new(Route { backends, shares, slots: owners, ..route(service, port) }));
             }
         }
         Self { routes }
@@ -100,15 +108,17 @@ impl Routes {
     }
 }
 
-fn route(service: &Service, port: &PublishedPort, backends: Vec<Backend>, shares: Vec<u32>) -> Route {
+/// Without backends.
+fn route(service: &Service, port: &PublishedPort) -> Route {
     Route {
         listen: ListenAddr { ip: port.ip, port: port.published },
         service: service.id,
         name: service.name.clone(),
         target: port.target,
         balance: service.balance,
-        backends,
-        shares,
+        backends: Vec::new(),
+        shares: Vec::new(),
+        slots: Vec::new(),
     }
 }
 

@@ -146,6 +146,8 @@ enum BalanceName {
     Roundrobin,
     /// At random; for those with thousands of services
     Random,
+    /// By the client's address: the same endpoint from every node, as long as it is there
+    Source,
 }
 
 impl From<ModeName> for EndpointMode {
@@ -162,6 +164,7 @@ impl From<BalanceName> for Balance {
         match name {
             BalanceName::Roundrobin => Self::Roundrobin,
             BalanceName::Random => Self::Random,
+            BalanceName::Source => Self::Source,
         }
     }
 }

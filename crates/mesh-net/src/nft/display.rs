@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::datum::{Datum, Type};
 use super::rule::{
-    CtDirection, Field, MarkKind, NatKind, RTN_LOCAL, Rule, Source, Statement, Verdict, ct_status,
+    CtDirection, Field, MarkKind, NatKind, RTN_LOCAL, Rule, Source, SourceHash, Statement, Verdict, ct_status,
 };
 use super::table::{Base, Policy, Set, SetKind, Table, Value};
 
@@ -133,7 +133,15 @@ impl Display for Field {
             Field::CtMark => "ct mark",
             Field::NumgenInc(modulus) => return write!(f, "numgen inc mod {modulus}"),
             Field::NumgenRandom(modulus) => return write!(f, "numgen random mod {modulus}"),
+            Field::IpSaddrHash(hash) => return write!(f, "jhash ip saddr {hash}"),
+            Field::Ip6SaddrHash(hash) => return write!(f, "jhash ip6 saddr {hash}"),
         })
+    }
+}
+
+impl Display for SourceHash {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "mod {} seed {:#x}", self.modulus, self.seed)
     }
 }
 

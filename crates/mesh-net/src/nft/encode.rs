@@ -2,9 +2,9 @@
 
 use super::attr::Buffer;
 use super::datum::{Data, Datum, Type, concatenated_bytes, concatenated_len};
-use super::rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, Statement, Verdict};
+use super::rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, SourceHash, Statement, Verdict};
 use super::table::{Family, Limit, Set, SetKind, Table, Value};
-use super::uapi::{FIRST_REGISTER, FIRST_WORD_REGISTER, VERDICT_REGISTER, nfta};
+use super::uapi::{FIRST_REGISTER, FIRST_WORD_REGISTER, LAST_REGISTER, VERDICT_REGISTER, nfta};
 
 /// The name a rule uses for an anonymous set; the kernel puts a number in.
 pub(super) const ANONYMOUS_NAME: &str = "__map%d";
@@ -165,6 +165,8 @@ impl Encoder<'_> {
             }),
             Field::NumgenInc(modulus) => self.numgen(0, modulus, register),
             Field::NumgenRandom(modulus) => self.numgen(1, modulus, register),
+            Field::IpSaddrHash(hash) => self.source_hash(Field::IpSaddr, hash, register),
+            Field::Ip6SaddrHash(hash) => self.source_hash(Field::Ip6Saddr, hash, register),
         }
     }
 
@@ -190,6 +192,21 @@ impl Encoder<'_> {
             b.number(2, modulus);
             b.number(3, kind);
             b.number(4, 0);
+        });
+    }
+
+    /// `NFTA_HASH_*`, of type `NFT_HASH_JENKINS`. What is hashed lies in the highest registers, which no key reaches.
+    fn source_hash(&mut self, address: Field, hash: SourceHash, register: u32) {
+        self.load(address, LAST_REGISTER);
+        let length = address.kind().len() as u32;
+        self.expression("hash", |b| {
+            b.number(1, LAST_REGISTER);
+            b.number(2, register);
+            b.number(3, length);
+            b.number(4, hash.modulus);
+            b.number(5, hash.seed);
+            b.number(6, 0);
+            b.number(7, 0);
         });
     }
 

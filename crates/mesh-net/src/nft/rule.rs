@@ -86,6 +86,19 @@ pub enum Field {
     NumgenInc(u32),
     /// A random number below the modulus.
     NumgenRandom(u32),
+    /// Jenkins' hash of the IPv4 source, scaled to below the modulus.
+    IpSaddrHash(SourceHash),
+    /// The same of the IPv6 source.
+    Ip6SaddrHash(SourceHash),
+}
+
+/// How an address is hashed (`jhash`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceHash {
+    /// Numbers are below it.
+    pub modulus: u32,
+    /// Not 0: the kernel would take a random one.
+    pub seed: u32,
 }
 
 impl Field {
@@ -106,7 +119,9 @@ impl Field {
             | Field::CtState
             | Field::CtStatus
             | Field::CtMark => Type::Number,
-            Field::NumgenInc(_) | Field::NumgenRandom(_) => Type::Slot,
+            Field::NumgenInc(_) | Field::NumgenRandom(_) | Field::IpSaddrHash(_) | Field::Ip6SaddrHash(_) => {
+                Type::Slot
+            }
         }
     }
 }

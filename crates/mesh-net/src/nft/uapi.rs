@@ -87,6 +87,8 @@ pub(super) mod set_flag {
 pub(super) const VERDICT_REGISTER: u32 = 0;
 /// `NFT_REG_1`, 16 bytes: the same as the four registers from [`FIRST_WORD_REGISTER`] on.
 pub(super) const FIRST_REGISTER: u32 = 1;
+/// `NFT_REG_4`, 16 bytes.
+pub(super) const LAST_REGISTER: u32 = 4;
 /// `NFT_REG32_00`, the first register of 4 bytes.
 pub(super) const FIRST_WORD_REGISTER: u32 = 8;
 /// The data "type" that stands for verdicts in `NFTA_SET_DATA_TYPE`.

@@ -1,20 +1,46 @@
 //! The choice of a backend by the kernel.
 
-use crate::nft::{Data, Field, Set, Source};
-use mesh_model::{Balance, Endpoint, Snapshot};
+use super::IpVersion;
+use crate::nft::{Data, Datum, Field, Set, Source, SourceHash};
+use mesh_model::{Balance, Endpoint, Snapshot, slots};
 use std::sync::Arc;
 
 /// Turns of one round at most, unless there are more backends: each is a slot in the kernel, in every chain of the service.
 const TURNS: u32 = 1024;
 
-/// The backends in the order of their turns: each as often in a round as its share says, and its turns as far from each
-/// other as they can be.
-pub(super) fn turns<'a>(snapshot: &Snapshot, backends: Vec<&'a Arc<Endpoint>>) -> Vec<&'a Arc<Endpoint>> {
-    let shares: Vec<u32> = backends.iter().map(|backend| snapshot.share_of(backend)).collect();
-    if shares.windows(2).all(|pair| pair[0] == pair[1]) {
-        return backends;
+/// The backends' addresses in the order of their turns: each as often in a round as its share says, and its turns as far from
+/// each other as they can be. By `source` they have slots instead, in number [`slots::SLOTS`]: whether a node may be lost is
+/// seen by each of the others at another moment, and must not move any.
+pub(super) fn turns(
+    snapshot: &Snapshot,
+    balance: Balance,
+    backends: Vec<(&Arc<Endpoint>, Datum)>,
+) -> Vec<Datum> {
+    let addresses = || backends.iter().map(|(_, address)| address.clone());
+    let order = match balance {
+        _ if backends.len() < 2 => return addresses().collect(),
+        Balance::Source => {
+            let weighed = backends.iter().map(|(backend, _)| (backend.id, backend.weight));
+            slots::owners(&weighed.collect::<Vec<_>>())
+        }
+        Balance::Roundrobin | Balance::Random => {
+            let shares: Vec<u32> = backends.iter().map(|(backend, _)| snapshot.share_of(backend)).collect();
+            if shares.windows(2).all(|pair| pair[0] == pair[1]) {
+                return addresses().collect();
+            }
+            round(&reduced(&shares))
+        }
+    };
+    order.into_iter().filter_map(|index| backends.get(index).map(|(_, address)| address.clone())).collect()
+}
+
+/// What yields the slot of a client.
+pub(super) fn slot(version: IpVersion) -> Field {
+    let hash = SourceHash { modulus: slots::SLOTS, seed: slots::SEED };
+    match version {
+        IpVersion::V4 => Field::IpSaddrHash(hash),
+        IpVersion::V6 => Field::Ip6SaddrHash(hash),
     }
-    round(&reduced(&shares)).into_iter().filter_map(|index| backends.get(index).copied()).collect()
 }
 
 /// The same shares in smaller numbers: exactly, or as nearly as [`TURNS`] allow.
@@ -46,13 +72,14 @@ fn round(shares: &[u32]) -> Vec<usize> {
 /// The second choice is for packets that meet a change of the chain: they are still in the rules of before, whose own
 /// map has nothing for them any more once the change is committed. A constant has no such moment; without it they would
 /// not be translated, and the host would refuse the connection.
-pub(super) fn choices(balance: Balance, backends: Vec<Data>) -> Vec<Source> {
+pub(super) fn choices(version: IpVersion, balance: Balance, backends: Vec<Data>) -> Vec<Source> {
     let count = backends.len() as u32;
     let first = backends.first().cloned().map(Source::Constant);
     let key = match balance {
         _ if count <= 1 => return first.into_iter().collect(),
         Balance::Roundrobin => Field::NumgenInc(count),
         Balance::Random => Field::NumgenRandom(count),
+        Balance::Source => slot(version),
     };
     [Source::Inline { key, map: Set::slots(backends) }].into_iter().chain(first).collect()
 }

@@ -116,13 +116,9 @@ impl Ports {
         if elsewhere || port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
-        let backends: Vec<Data> = rules
-            .backends(service.id, network)
-            .iter()
-            .filter(|backend| here(backend.node))
-            .filter_map(|backend| Some(vec![self.version.address_of(backend)?, Datum::Port(port.target)]))
-            .collect();
-        let choices = balance::choices(service.balance, backends);
+        let backends = rules.backends(service, network, self.version, here_only).into_iter();
+        let backends: Vec<Data> = backends.map(|address| vec![address, Datum::Port(port.target)]).collect();
+        let choices = balance::choices(self.version, service.balance, backends);
         if !choices.is_empty() {
             let (chain, protocol) = (chain_name(port), protocol_number(port));
             let rules = choices.into_iter().map(|choice| Rule::new().protocol(protocol).dnat(choice));

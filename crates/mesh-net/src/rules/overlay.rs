@@ -111,9 +111,8 @@ fn vips(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Netw
     };
     for service in rules.services() {
         for vip in service.vips(network.id).iter().filter(|vip| version.is_of(vip)) {
-            let backends = rules.backends(service.id, network.id).iter();
-            let backends = backends.filter_map(|backend| Some(vec![version.address_of(backend)?])).collect();
-            vips.add(table, service, *vip, backends);
+            let backends = rules.backends(service, network.id, version, false);
+            vips.add(table, service, *vip, backends.into_iter().map(|address| vec![address]).collect());
         }
     }
     table.set("vips", vips.vips);
@@ -152,10 +151,13 @@ impl Vips {
     fn add(&mut self, table: &mut Table, service: &Service, vip: IpAddr, backends: Vec<Data>) {
         let chain = match (service.balance, backends.len()) {
             (_, 0) => return self.refused.add(vec![vip.into()]),
-            (Balance::Random, count) => {
+            (Balance::Random | Balance::Source, count) => {
                 self.share(vip, backends);
-                let name = format!("random_{count}");
-                let key = vec![self.version.daddr(), Field::NumgenRandom(count as u32)];
+                let (name, slot) = match service.balance {
+                    Balance::Source => ("source".to_owned(), balance::slot(self.version)),
+                    _ => (format!("random_{count}"), Field::NumgenRandom(count as u32)),
+                };
+                let key = vec![self.version.daddr(), slot];
                 let choice = Source::Map { key, map: "slots".into() };
                 let stand_in = Source::Map { key: vec![self.version.daddr()], map: "stand_ins".into() };
                 table.shared_chain(&name, vec![Rule::new().dnat(choice), Rule::new().dnat(stand_in)]);
@@ -163,7 +165,7 @@ impl Vips {
             }
             (balance, _) => {
                 let name = format!("vip_{vip}").replace(':', "_");
-                let choices = balance::choices(balance, backends).into_iter();
+                let choices = balance::choices(self.version, balance, backends).into_iter();
                 table.chain(&name, choices.map(|choice| Rule::new().dnat(choice)).collect());
                 name
             }
@@ -171,8 +173,8 @@ impl Vips {
         self.vips.insert_verdict(vec![vip.into()], Verdict::Goto(chain));
     }
 
-    /// A chain for each number of backends is enough for all services that choose at random: a change of backends is
-    /// then one of elements only.
+    /// A chain for each number of backends is enough for all services that choose at random, and one for all that choose by
+    /// source: a change of backends is then one of elements only.
     ///
     /// A packet that meets that change may be in the chain for more backends than there are from then on, and find no
     /// slot for its number: another map, which has one for each VIP at every moment, stands in (see

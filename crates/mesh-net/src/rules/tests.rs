@@ -5,4 +5,5 @@ mod cluster;
 mod flood;
 mod lab;
 mod packets;
+mod shares;
 mod text;

@@ -51,7 +51,8 @@ impl Exchange {
         let (upgrade, close) = (head.upgrade, head.close);
         let engine = Arc::clone(&self.engine);
         let parties = (&self.engine.pool, &self.engine.settings);
-        let mut response = match Delivery::new(parties, &service, head, body).run(&mut record).await {
+        let service_of = (&service, self.ends.peer.ip());
+        let mut response = match Delivery::new(parties, service_of, head, body).run(&mut record).await {
             Ok(answer) => self.respond(answer, upgrade.then_some(client), record),
             Err(failure) => {
                 tracing::debug!(service = service.name(), ?failure, "no backend answered");

@@ -16,7 +16,7 @@ use crate::{balance::Balanced, routes::Backend, settings::Settings};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mesh_model::EndpointId;
-use std::{mem, sync::Arc, time::Instant};
+use std::{mem, net::IpAddr, sync::Arc, time::Instant};
 use tokio::{pin, select, time::sleep_until};
 
 /// A response whose head has come.
@@ -57,6 +57,7 @@ pub(super) struct Delivery<'a> {
     pool: &'a Pool,
     settings: &'a Settings,
     service: &'a Balanced,
+    client: IpAddr,
     head: RequestHead,
     replayable: bool,
     /// What is sent next, unless it is made from the head.
@@ -78,7 +79,7 @@ enum Attempt {
 impl<'a> Delivery<'a> {
     pub(super) fn new(
         (pool, settings): (&'a Pool, &'a Settings),
-        service: &'a Balanced,
+        (service, client): (&'a Balanced, IpAddr),
         mut head: RequestHead,
         body: Option<Incoming>,
     ) -> Self {
@@ -90,12 +91,12 @@ impl<'a> Delivery<'a> {
             *request.headers_mut() = headers;
             request
         });
-        Self { pool, settings, service, head, replayable, ready, tried: Vec::new(), replayed: false }
+        Self { pool, settings, service, client, head, replayable, ready, tried: Vec::new(), replayed: false }
     }
 
     /// Sends the request until a backend has answered or none is left to ask.
     pub(super) async fn run(mut self, record: &mut Record) -> Result<Answer, Failure> {
-        let mut backend = self.service.next(&[]).ok_or(Failure::NoBackend)?;
+        let mut backend = self.service.next(self.client, &[]).ok_or(Failure::NoBackend)?;
         let (mut fresh, mut retries) = (false, 0);
         loop {
             record.backend(backend.addr, retries);
@@ -125,7 +126,7 @@ impl<'a> Delivery<'a> {
 
     fn next_after(&mut self, backend: Backend) -> Option<Backend> {
         self.tried.push(backend.endpoint);
-        self.service.next(&self.tried)
+        self.service.next(self.client, &self.tried)
     }
 
     async fn attempt(&mut self, mut connection: Connection) -> Attempt {

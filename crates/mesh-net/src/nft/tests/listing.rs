@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::namespace::{in_namespace, list, load, load_text};
 use crate::nft::{
-    Base, ChainKind, CtDirection, Datum, Family, Field, Hook, Limit, Policy, Rule, Set, Source, Table, Type,
-    Verdict, ct_status, icmpv6,
+    Base, ChainKind, CtDirection, Datum, Family, Field, Hook, Limit, Policy, Rule, Set, Source, SourceHash,
+    Table, Type, Verdict, ct_status, icmpv6,
 };
 
 /// The table reads the same whether nft made it from its text or we made it over netlink.
@@ -216,12 +216,16 @@ fn slots_shared_by_services() {
     slots.insert(vec![v4([10, 0, 0, 9]), Datum::Number(1)], vec![v4([10, 0, 0, 2])]);
     table.set("slots", slots);
     let key = vec![Field::IpDaddr, Field::NumgenRandom(2)];
-    let dnat = Rule::new().dnat(Source::Map { key, map: "slots".into() });
-    table.hook("prerouting", Base::new(ChainKind::Nat, Hook::Prerouting, -100), vec![dnat]);
+    let hash = Field::IpSaddrHash(SourceHash { modulus: 2, seed: 7 });
+    let [dnat, hashed] = [key, vec![Field::IpDaddr, hash]]
+        .map(|key| Rule::new().dnat(Source::Map { key, map: "slots".into() }));
+    table.hook("prerouting", Base::new(ChainKind::Nat, Hook::Prerouting, -100), vec![dnat, hashed]);
     let listing = in_namespace(|| {
         load(&[&table]);
         list()
     });
     assert!(listing.contains("dnat to ip daddr . numgen random mod 2 map @slots"), "{listing}");
+    let hashed = "dnat to ip daddr . jhash ip saddr mod 2 seed 0x7 map @slots";
+    assert!(listing.contains(hashed), "{listing}");
     assert!(listing.contains("10.0.0.9 . 0x00000001 : 10.0.0.2"), "{listing}");
 }

@@ -1,10 +1,13 @@
 //! Whatever the cluster: each backend that may take traffic is in its service's slots exactly once, and no other is.
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id, published};
-use crate::nft::{Batch, Data, Datum, Rule, Source, Statement, Table, Value, Verdict};
+use crate::nft::{Batch, Data, Datum, Field, Rule, Source, Statement, Table, Value, Verdict};
 use crate::rules::Rules;
 use crate::scope::Scope;
-use mesh_model::{Balance, Container, EndpointMode, Health, Protocol, PublishMode, Snapshot, Target};
+use mesh_model::{
+    Balance, Container, EndpointId, EndpointMode, Health, Protocol, PublishMode, Snapshot, Target, Weight,
+    slots,
+};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -44,7 +47,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         port: false,
     });
     (
-        prop::sample::select(vec![Balance::Roundrobin, Balance::Random]),
+        prop::sample::select(vec![Balance::Roundrobin, Balance::Random, Balance::Source]),
         prop::sample::select(vec![PublishMode::Ingress, PublishMode::Host]),
         prop::collection::vec(replica, 0..7),
     )
@@ -102,19 +105,27 @@ fn cook(recipes: &[Recipe]) -> Snapshot {
     snapshot
 }
 
-/// The addresses that should be chosen from.
+/// The addresses that should be chosen from, slot by slot.
 fn expected(number: u8, recipe: &Recipe, here_only: bool, ipv6: bool) -> Vec<Datum> {
-    (number * 10..)
+    let chosen: Vec<u8> = (number * 10..)
         .zip(&recipe.replicas)
         .filter(|(_, replica)| replica.health == Health::Healthy && !replica.draining)
         .filter(|(_, replica)| !here_only || replica.node == 1)
-        .map(|(host, _)| addresses(host)[usize::from(ipv6)].into())
-        .collect()
+        .map(|(host, _)| host)
+        .collect();
+    let hosts = if recipe.balance == Balance::Source && chosen.len() > 1 {
+        let weighed: Vec<_> =
+            chosen.iter().map(|host| (EndpointId::from_bits((*host).into()), Weight::default())).collect();
+        slots::owners(&weighed).into_iter().map(|index| chosen[index]).collect()
+    } else {
+        chosen
+    };
+    hosts.into_iter().map(|host| addresses(host)[usize::from(ipv6)].into()).collect()
 }
 
 /// What a chain's first rule chooses from for a VIP, slot by slot. If that is a map of its own, a second rule stands in
 /// with one of the choices.
-fn slots(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Data> {
+fn choices(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Data> {
     let Some(Value::Verdict(Verdict::Goto(chain))) = verdict else { return Vec::new() };
     let target = |rule: &Rule| match rule.statements.last() {
         Some(Statement::Nat(_, source)) => source.clone(),
@@ -150,10 +161,15 @@ fn slots(table: &Table, verdict: Option<&Value>, vip: Option<&Datum>) -> Vec<Dat
     let wanted: Vec<Datum> = (0..elements.len() as u32).map(Datum::Number).collect();
     assert_eq!(numbers, wanted.iter().map(Some).collect::<Vec<_>>(), "slots are numbered without a gap");
     let count = elements.len() as u32;
-    assert!(
-        [crate::nft::Field::NumgenInc(count), crate::nft::Field::NumgenRandom(count)].contains(&modulus),
-        "as many slots as the generator makes numbers"
-    );
+    match modulus {
+        Field::NumgenInc(numbers) | Field::NumgenRandom(numbers) => {
+            assert_eq!(count, numbers, "as many slots as the generator makes numbers");
+        }
+        Field::IpSaddrHash(hash) | Field::Ip6SaddrHash(hash) => {
+            assert!(count == hash.modulus || count == 1, "the one backend stands in for itself");
+        }
+        other => panic!("{other} makes no numbers"),
+    }
     elements
         .into_iter()
         .map(|(_, value)| match value {
@@ -177,7 +193,7 @@ proptest! {
             for (number, recipe) in (1u8..).zip(&recipes) {
                 let vip: Datum = addresses(200 + number)[usize::from(ipv6)].into();
                 let wanted = expected(number, recipe, false, ipv6);
-                let found = slots(overlay, overlay.sets["vips"].elements.get(&vec![vip.clone()]), Some(&vip));
+                let found = choices(overlay, overlay.sets["vips"].elements.get(&vec![vip.clone()]), Some(&vip));
                 prop_assert_eq!(&found, &wanted.iter().map(|a| vec![a.clone()]).collect::<Vec<_>>());
                 let refused = overlay.sets["refused"].elements.contains_key(&vec![vip]);
                 prop_assert_eq!(refused, wanted.is_empty(), "a VIP leads somewhere or is refused");
@@ -187,7 +203,7 @@ proptest! {
                     .into_iter()
                     .map(|address| vec![address, Datum::Port(8080)])
                     .collect();
-                prop_assert_eq!(slots(host, host.sets["ports"].elements.get(&key), None), wanted);
+                prop_assert_eq!(choices(host, host.sets["ports"].elements.get(&key), None), wanted);
             }
             let leads = overlay.sets["vips"].elements.len() + overlay.sets["refused"].elements.len();
             prop_assert_eq!(leads, recipes.len());
