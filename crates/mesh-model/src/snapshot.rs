@@ -2,7 +2,7 @@
 
 use crate::{
     Availability, Cluster, Endpoint, EndpointId, Health, Network, NetworkId, Node, NodeId, NodeStatus,
-    Released, Service, ServiceId,
+    PublishMode, PublishedPort, Released, Service, ServiceId,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
@@ -226,6 +226,22 @@ impl Snapshot {
     /// Those of [`Snapshot::replicas`] that are offered new connections.
     pub fn backends(&self, service: ServiceId, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.replicas(service, network).filter(|e| self.takes_traffic(e))
+    }
+
+    /// The ports of a service that a node is to serve: in host mode only where there is a replica.
+    pub fn published_on<'s>(
+        &'s self,
+        service: &'s Service,
+        node: NodeId,
+    ) -> impl Iterator<Item = &'s PublishedPort> {
+        let mut here = None;
+        let mut has_replica = move || {
+            *here.get_or_insert_with(|| {
+                let network = service.ingress_network();
+                network.is_some_and(|network| self.replicas(service.id, network).any(|e| e.node == node))
+            })
+        };
+        service.ports.iter().filter(move |port| port.mode == PublishMode::Ingress || has_replica())
     }
 
     /// Whether an endpoint is offered new connections: all data planes go by this. It is healthy, neither it nor its node

@@ -14,7 +14,7 @@ use crate::{
     object::{Ifname, Objects, Space},
     partings::Partings,
     plan::{Work, plan, plan_part, record},
-    rules::Rules,
+    rules::{Local, Rules},
     scope::Scope,
     targets,
 };
@@ -29,10 +29,12 @@ use std::{
 
 mod extent;
 mod inspect;
+mod others;
 mod sight;
 
 use extent::Extent;
 pub use inspect::{Difference, Inspection};
+use others::Others;
 use sight::Sight;
 
 /// Where the data plane works.
@@ -97,6 +99,7 @@ pub struct DataPlane {
     /// Networks that failed in the last pass.
     unready: BTreeSet<NetworkId>,
     crowds: Crowds,
+    others: Others,
     full_passes: u32,
 }
 
@@ -155,6 +158,7 @@ impl DataPlane {
             partings: Partings::default(),
             unready: BTreeSet::new(),
             crowds: Crowds::default(),
+            others: Others::default(),
             full_passes: 0,
         })
     }
@@ -227,14 +231,17 @@ impl DataPlane {
         if room < facts.mtu && has_networks {
             report.fail(Owner::Host, Error::NarrowUnderlay { room, least: facts.mtu });
         }
-        let limits_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
+        let mut all_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
+        all_differ |= self.others.follow(&mut self.kernel, me.id)?;
         // Rules are made of what changed. What others did to them, nftables' generation tells.
-        let of_rules = if limits_differ { &Scope::All } else { &changed };
-        let queries = self.config.queries;
-        let rules = |snapshot| {
-            Rules::of(snapshot, me, of_rules).limiting(self.crowds.limited()).limiting_queries(queries)
+        let of_rules = if all_differ { &Scope::All } else { &changed };
+        let local = Local {
+            limited: self.crowds.limited(),
+            queries: self.config.queries,
+            others: self.others.left().clone(),
         };
-        let before = earlier.as_ref().filter(|_| !limits_differ).map(|earlier| rules(&earlier.snapshot));
+        let rules = |snapshot| Rules::of(snapshot, me, of_rules).with(local.clone());
+        let before = earlier.as_ref().filter(|_| !all_differ).map(|earlier| rules(&earlier.snapshot));
         let rules = Views { before, now: rules(snapshot) };
         report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);
         if earlier.is_none() || pass == Pass::Full {
@@ -265,6 +272,7 @@ impl DataPlane {
                 Space::Host | Space::Overlay(_) => true,
             });
         }
+        self.others.done(snapshot);
         let snapshot = Arc::clone(snapshot);
         self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, facts });
         Ok(())

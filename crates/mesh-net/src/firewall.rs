@@ -7,7 +7,8 @@ use crate::{
     kernel::Kernel,
     nft::{Batch, Family, Nft, NftError, Table},
     object::Space,
-    rules::HOST_TABLE,
+    ports::HostPort,
+    rules::{HOST_TABLE, host_key},
 };
 use std::collections::BTreeMap;
 
@@ -139,6 +140,19 @@ impl Firewall {
     pub(crate) fn retain(&mut self, keep: impl Fn(Space) -> bool) {
         self.written.retain(|space, _| keep(*space));
     }
+}
+
+/// Whether the kernel leads a port of the host to a container, whoever wrote that.
+pub(crate) fn leads_elsewhere(kernel: &mut Kernel, port: HostPort) -> Result<bool> {
+    let nft = kernel.nft(Space::Host)?;
+    for family in [Family::Ip, Family::Ip6] {
+        let (map, key) = host_key(port);
+        let is_of = port.ip.is_none_or(|ip| ip.is_ipv6() == (family == Family::Ip6));
+        if is_of && nft.has_element(family, HOST_TABLE, map, &key).map_err(|e| failed(Space::Host, e))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn failed(space: Space, source: NftError) -> Error {

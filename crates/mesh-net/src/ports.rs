@@ -1,5 +1,6 @@
 //! Ports of the host: held so that nobody else can have them, and who has one that can't be.
 
+use mesh_model::{Protocol, PublishedPort};
 use socket2::{Domain, Socket, Type};
 use std::{
     fmt, fs, io,
@@ -22,6 +23,24 @@ impl fmt::Display for Transport {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// A port of the host, of one address or of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// The only address.
+    pub ip: Option<IpAddr>,
+    /// The number.
+    pub port: u16,
+    /// TCP or UDP.
+    pub transport: Transport,
+}
+
+impl From<&PublishedPort> for HostPort {
+    fn from(port: &PublishedPort) -> Self {
+        let transport = if port.protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+        Self { ip: port.ip, port: port.published, transport }
     }
 }
 

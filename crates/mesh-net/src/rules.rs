@@ -14,11 +14,14 @@ mod overlay;
 mod resolver;
 mod version;
 
+pub(crate) use host::host_key;
+
 #[cfg(test)]
 mod tests;
 
 use crate::{
     nft::{Datum, Table},
+    ports::HostPort,
     scope::Scope,
 };
 use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
@@ -43,8 +46,18 @@ pub struct Rules<'a> {
     backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
     /// Networks that Docker has containers of this node on.
     dockers: BTreeSet<NetworkId>,
-    limited: BTreeSet<IpAddr>,
-    queries: Option<NonZeroU32>,
+    local: Local,
+}
+
+/// What only this host knows.
+#[derive(Debug, Clone, Default)]
+pub struct Local {
+    /// Containers of these addresses get no new connections.
+    pub limited: BTreeSet<IpAddr>,
+    /// Queries a second that each address may ask a name server here, if they are limited.
+    pub queries: Option<NonZeroU32>,
+    /// Published ports that are left to whoever has them.
+    pub others: BTreeSet<HostPort>,
 }
 
 impl<'a> Rules<'a> {
@@ -60,24 +73,18 @@ impl<'a> Rules<'a> {
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
         let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
         let dockers = dockers.map(|endpoint| endpoint.network).collect();
-        Rules { snapshot, me, scope, backends, dockers, limited: BTreeSet::new(), queries: None }
+        Rules { snapshot, me, scope, backends, dockers, local: Local::default() }
     }
 
-    /// The same, with containers of these addresses getting no new connections.
+    /// The same on a host of which this is known.
     #[must_use]
-    pub fn limiting(self, limited: BTreeSet<IpAddr>) -> Self {
-        Rules { limited, ..self }
-    }
-
-    /// The same, with name servers being asked so often a second by one address at most.
-    #[must_use]
-    pub fn limiting_queries(self, queries: Option<NonZeroU32>) -> Self {
-        Rules { queries, ..self }
+    pub fn with(self, local: Local) -> Self {
+        Rules { local, ..self }
     }
 
     /// The same of all records.
     pub(crate) fn whole(&self) -> Self {
-        Self::new(self.snapshot, self.me).limiting(self.limited.clone()).limiting_queries(self.queries)
+        Self::new(self.snapshot, self.me).with(self.local.clone())
     }
 
     /// The tables of the host's namespace.

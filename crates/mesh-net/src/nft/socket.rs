@@ -8,8 +8,10 @@ use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 use super::attr::{self, Attributes, Buffer, Header};
 use super::batch::Batch;
+use super::datum::Datum;
+use super::encode;
 use super::error::NftError;
-use super::table::Family;
+use super::table::{Family, Value};
 use super::uapi::{SUBSYSTEM, message, nfta};
 use crate::netlink::{DATAGRAM_BYTES, DUMP_TRIES, NLMSGERR_ATTR_MSG};
 
@@ -130,6 +132,21 @@ impl Nft {
             }
         }
         Err(NftError::Interrupted(DUMP_TRIES))
+    }
+
+    /// Whether a set or map has an element of this key; if there is no such set, it has not.
+    pub fn has_element(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        key: &[Datum],
+    ) -> Result<bool, NftError> {
+        self.exists(message::GETSETELEM, family, |b| {
+            b.text(nfta::SET_ELEM_LIST_TABLE, table);
+            b.text(nfta::SET_ELEM_LIST_SET, set);
+            b.nested(nfta::SET_ELEM_LIST_ELEMENTS, |b| encode::element(b, key, &Value::Member));
+        })
     }
 
     /// Whether an object that is asked for by name exists.

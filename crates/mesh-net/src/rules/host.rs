@@ -6,6 +6,7 @@ use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
     ct_status,
 };
+use crate::ports::{HostPort, Transport};
 use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,6 +14,11 @@ use std::net::IpAddr;
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// `NF_CT_STATE_INVALID_BIT`.
+const CT_STATE_INVALID: u32 = 1;
+/// Maps of published ports: of all addresses, and of one.
+const PORTS: &str = "ports";
+const BOUND: &str = "bound";
 
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) -> Table {
@@ -46,8 +52,8 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
             ports.publish_endpoint(table, endpoint, port);
         }
     }
-    table.set("ports", ports.ports);
-    table.set("bound", ports.bound);
+    table.set(PORTS, ports.ports);
+    table.set(BOUND, ports.bound);
     table.set("refused", ports.refused);
     table.set("refused_bound", ports.refused_bound);
     let daddr = version.daddr();
@@ -55,8 +61,8 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     table.chain(
         "published",
         vec![
-            Rule::new().vmap(&[daddr, Field::L4proto, Field::ThDport], "bound"),
-            Rule::new().vmap(&[Field::L4proto, Field::ThDport], "ports"),
+            Rule::new().vmap(&[daddr, Field::L4proto, Field::ThDport], BOUND),
+            Rule::new().vmap(&[Field::L4proto, Field::ThDport], PORTS),
         ],
     );
     table.hook(
@@ -116,14 +122,18 @@ impl Ports {
         if elsewhere || port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
+        if rules.local.others.contains(&HostPort::from(port)) {
+            return;
+        }
         let backends = rules.backends(service, network, self.version, here_only).into_iter();
         let backends: Vec<Data> = backends.map(|address| vec![address, Datum::Port(port.target)]).collect();
         let choices = balance::choices(self.version, service.balance, backends);
         if !choices.is_empty() {
-            let (chain, protocol) = (chain_name(port), protocol_number(port));
+            let chain = chain_name(port);
+            let protocol = protocol_number(HostPort::from(port).transport);
             let rules = choices.into_iter().map(|choice| Rule::new().protocol(protocol).dnat(choice));
             table.chain(&chain, rules.collect());
-            self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
+            self.lead(port.into(), Verdict::Goto(chain));
         } else if port.protocol == Protocol::Udp {
             self.refuse(port.ip, port.published);
         }
@@ -135,18 +145,16 @@ impl Ports {
         if port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
-        let (chain, protocol) = (chain_name(port), protocol_number(port));
+        let (chain, protocol) = (chain_name(port), protocol_number(HostPort::from(port).transport));
         let to = Source::Constant(vec![address, Datum::Port(port.target)]);
         table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(to)]);
-        self.lead(port.ip, protocol, port.published, Verdict::Goto(chain));
+        self.lead(port.into(), Verdict::Goto(chain));
     }
 
-    fn lead(&mut self, bound: Option<IpAddr>, protocol: u8, port: u16, to: Verdict) {
-        let key = vec![Datum::Proto(protocol), Datum::Port(port)];
-        match bound {
-            Some(ip) => self.bound.insert_verdict([vec![ip.into()], key].concat(), to),
-            None => self.ports.insert_verdict(key, to),
-        }
+    fn lead(&mut self, port: HostPort, to: Verdict) {
+        let (map, key) = host_key(port);
+        let map = if map == BOUND { &mut self.bound } else { &mut self.ports };
+        map.insert_verdict(key, to);
     }
 
     fn refuse(&mut self, bound: Option<IpAddr>, port: u16) {
@@ -157,8 +165,20 @@ impl Ports {
     }
 }
 
-fn protocol_number(port: &PublishedPort) -> u8 {
-    if port.protocol == Protocol::Udp { UDP } else { TCP }
+/// Which map leads a port to its chain, and by which key.
+pub(crate) fn host_key(port: HostPort) -> (&'static str, Data) {
+    let key = vec![Datum::Proto(protocol_number(port.transport)), Datum::Port(port.port)];
+    match port.ip {
+        Some(ip) => (BOUND, [vec![ip.into()], key].concat()),
+        None => (PORTS, key),
+    }
+}
+
+fn protocol_number(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    }
 }
 
 /// `tcp_80`, or `tcp_80_at_10.0.0.1`. nft takes no colon in a name.
@@ -246,6 +266,16 @@ fn smuggled(rules: &Rules<'_>) -> Rule {
     to_vxlan(rules).ne(Field::Skuid, Datum::Number(0)).jump("strange")
 }
 
+/// What comes out of an overlay and belongs to no connection: it would leave with an address of the overlay, as nothing
+/// translates it. A replica whose connection was forgotten sends such packets.
+fn untranslated() -> Rule {
+    Rule::new()
+        .begins(Field::Iifname, "up")
+        .is_in(&[Field::Iifname], "overlays")
+        .any_bit(Field::CtState, CT_STATE_INVALID)
+        .drop()
+}
+
 /// The host is no door: into an overlay goes what came by a published port, and answers. All else is dropped, also what
 /// connection tracking makes nothing of.
 fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) {
@@ -261,6 +291,7 @@ fn door(table: &mut Table, rules: &Rules<'_>, version: IpVersion, closed: &BTree
             to_vxlan(rules).jump("forwarded_frames"),
             from_internal(),
             Rule::new().is_in(&[Field::Oifname], "overlays").goto("into_overlay"),
+            untranslated(),
             Rule::new().is_in(&[Field::Iifname], "closed").is_in(&[Field::Oifname], "closed").drop(),
         ],
     );

@@ -89,7 +89,7 @@ fn marks(table: &mut Table, untracked: Vec<Rule>) {
 /// No new connections for those who have too many. Most of the time there are none, and no rule to pass.
 fn limits(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
     let here = |address: &&IpAddr| version.is_of(address) && network.subnet_of(**address).is_some();
-    let mut limited = rules.limited.iter().filter(here).peekable();
+    let mut limited = rules.local.limited.iter().filter(here).peekable();
     if limited.peek().is_none() {
         return;
     }

@@ -68,7 +68,7 @@ pub(super) fn untracked(
         |rule: Rule, client: Field| if has_dockers { rule.not_in(&[client], "dockers") } else { rule };
     let answers = exempt(of_server(Field::ThSport, version.saddr()), version.daddr());
     table.hook("answers", Base::new(ChainKind::Filter, Hook::Output, -300), vec![answers.notrack()]);
-    let limited = rules.queries.map(|queries| limited(table, rules, version, network, queries.get()));
+    let limited = rules.local.queries.map(|queries| limited(table, rules, version, network, queries.get()));
     // Whose zone is set is tracked after all: the hook's chain ends here.
     let passed = exempt(Rule::new(), version.saddr()).notrack().accept();
     table.chain("queries", limited.clone().into_iter().chain([passed]).collect());

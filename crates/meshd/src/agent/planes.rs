@@ -5,7 +5,7 @@ use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, por
 use crate::{config::Config, identity::Identity, lan, supervisor::Spawner, wire::Reserved};
 use anyhow::Context;
 use mesh_model::Snapshot;
-use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner};
+use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner, ports::HostPort};
 use mesh_proxy::HealthChecks;
 use std::{collections::BTreeSet, sync::Arc, thread, time::Duration};
 use tokio::{
@@ -21,7 +21,8 @@ const VERDICTS: usize = 1024;
 
 /// To the thread that owns the kernel's state.
 enum Request {
-    Pass(Arc<Snapshot>, Pass, oneshot::Sender<Report>),
+    /// With the ports that somebody else has.
+    Pass(Arc<Snapshot>, Pass, BTreeSet<HostPort>, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
 }
 
@@ -168,11 +169,13 @@ impl Planes {
     }
 
     async fn apply(&mut self, snapshot: Arc<Snapshot>, pass: Pass) -> anyhow::Result<()> {
-        let ports = self.ports.apply(&snapshot, self.identity.node);
+        let degraded = self.ports.apply(&snapshot, self.identity.node);
+        let taken = degraded.keys().copied().collect();
+        let ports: Vec<String> = degraded.into_values().collect();
         let mut problems = ports.clone();
         self.running = Some(Arc::clone(&snapshot));
         let (reply, report) = oneshot::channel();
-        let request = Request::Pass(Arc::clone(&snapshot), pass, reply);
+        let request = Request::Pass(Arc::clone(&snapshot), pass, taken, reply);
         self.net.send(request).await.context("the kernel data plane ended")?;
         let report = report.await.context("the kernel data plane ended")?;
         problems.extend(self.names.apply(&snapshot, self.identity.node));
@@ -236,7 +239,8 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
         while let Some(request) = receiver.blocking_recv() {
             // Who asked has ended with the daemon, if it does not take the answer.
             match request {
-                Request::Pass(snapshot, pass, reply) => {
+                Request::Pass(snapshot, pass, taken, reply) => {
+                    plane.leave_to_others(taken);
                     drop(reply.send(plane.reconcile(&snapshot, pass)));
                     plane.settle();
                 }

@@ -5,8 +5,8 @@
 //! publish is committed the managers ask for the port to be held; it is kept once the snapshot has it.
 
 use crate::front::{self, Descriptors, Held};
-use mesh_model::{NodeId, Protocol, PublishMode, PublishedPort, Service, Snapshot};
-use mesh_net::ports::{Transport, reserve};
+use mesh_model::{NodeId, Protocol, PublishedPort, Snapshot};
+use mesh_net::ports::{HostPort, Transport, reserve};
 use socket2::{Domain, Socket, Type};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -118,12 +118,12 @@ impl Ports {
         self.asked.remove(&id);
     }
 
-    /// Holds what the snapshot publishes on this node, and nothing else. Returns the ports that can't be had, a line
-    /// each: they are degraded here, and tried again by the next pass.
-    pub(super) fn apply(&mut self, snapshot: &Snapshot, me: NodeId) -> Vec<String> {
+    /// Holds what the snapshot publishes on this node, and nothing else. Returns the ports that can't be had, each with a line
+    /// that says why: they are degraded here, and tried again by the next pass.
+    pub(super) fn apply(&mut self, snapshot: &Snapshot, me: NodeId) -> BTreeMap<HostPort, String> {
         let wanted: BTreeSet<Place> = wanted(snapshot, me);
         self.held.retain(|place, holder| wanted.contains(place) && !matches!(holder, Holder::Elsewhere));
-        let mut problems = Vec::new();
+        let mut problems = BTreeMap::new();
         for place in wanted {
             if self.held.contains_key(&place) {
                 continue;
@@ -132,7 +132,7 @@ impl Ports {
             let ready = asked.or_else(|| place.adopt(&mut self.adopted));
             match ready.map_or_else(|| place.hold(), Ok) {
                 Ok(holder) => drop(self.held.insert(place, holder)),
-                Err(e) => problems.push(place.refusal(&e)),
+                Err(e) => drop(problems.insert(place.host_port(), place.refusal(&e))),
             }
         }
         self.adopted.clear();
@@ -151,14 +151,8 @@ impl Ports {
 }
 
 fn wanted(snapshot: &Snapshot, me: NodeId) -> BTreeSet<Place> {
-    let here = |service: &Service, port: &PublishedPort| {
-        port.mode == PublishMode::Ingress
-            || service
-                .ingress_network()
-                .is_some_and(|n| snapshot.replicas(service.id, n).any(|e| e.node == me))
-    };
     let services = snapshot.services.values();
-    services.flat_map(|s| s.ports.iter().filter(|p| here(s, p)).map(Place::of)).collect()
+    services.flat_map(|service| snapshot.published_on(service, me)).map(Place::of).collect()
 }
 
 impl Place {
@@ -201,6 +195,10 @@ impl Place {
         let addresses = self.ip.map_or(anywhere.to_vec(), |ip| vec![ip]);
         let mut addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port));
         addresses.find_map(|at| adopted.remove(&at).map(|socket| Holder::Listener(at, socket)))
+    }
+
+    fn host_port(&self) -> HostPort {
+        HostPort { ip: self.ip, port: self.port, transport: self.transport() }
     }
 
     fn transport(&self) -> Transport {

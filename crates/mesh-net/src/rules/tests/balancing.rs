@@ -2,7 +2,7 @@
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id, published};
 use crate::nft::{Batch, Data, Datum, Field, Rule, Source, Statement, Table, Value, Verdict};
-use crate::rules::Rules;
+use crate::rules::{Local, Rules};
 use crate::scope::Scope;
 use mesh_model::{
     Balance, Container, EndpointId, EndpointMode, Health, Protocol, PublishMode, Snapshot, Target, Weight,
@@ -214,7 +214,7 @@ proptest! {
     #[test]
     fn parts_amend_the_whole(states in prop::collection::vec(prop::collection::vec(rich_recipe(), 0..5), 2..5)) {
         let tables = |rules: Rules<'_>| -> Vec<Table> {
-            let rules = rules.limiting_queries(NonZeroU32::new(100));
+            let rules = rules.with(Local { queries: NonZeroU32::new(100), ..Local::default() });
             let overlay = rules.overlay(&rules.snapshot.networks[&network_id()]);
             rules.host(&BTreeSet::new()).into_iter().chain(overlay).collect()
         };

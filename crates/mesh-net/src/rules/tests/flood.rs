@@ -2,7 +2,7 @@
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id};
 use crate::nft::tests::namespace::{in_namespace, load};
-use crate::rules::Rules;
+use crate::rules::{Local, Rules};
 use mesh_model::{Balance, Container, EndpointId, Health, Target};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
@@ -62,7 +62,7 @@ fn a_flood_of_queries_is_cut_and_others_lose_none() {
             .chain(&outside[1..])
             .for_each(|address| ip(&format!("address add {address} dev lo nodad")));
         let rules = Rules::new(&snapshot, &snapshot.nodes[&node_id(1)]);
-        let rules = rules.limiting_queries(NonZeroU32::new(LIMIT as u32));
+        let rules = rules.with(Local { queries: NonZeroU32::new(LIMIT as u32), ..Local::default() });
         load(&rules.overlay(&snapshot.networks[&network_id()]).each_ref());
         for (version, outside) in outside.into_iter().enumerate() {
             let [gateway, floods, asks, dockers] = [1, 10, 11, 12].map(|host| addresses(host)[version]);

@@ -3,7 +3,7 @@
 use super::cluster::{add_replica, add_service, cluster, edit, network_id, node_id, published};
 use crate::nft::Table;
 use crate::nft::tests::namespace::{in_namespace, list, load, load_text};
-use crate::rules::Rules;
+use crate::rules::{Local, Rules};
 use mesh_model::{
     Balance, EndpointId, Health, Network, Protocol, ProxyProtocol, PublishMode, PublishedPort, ServiceId,
     Snapshot,
@@ -19,7 +19,7 @@ fn host(snapshot: &Snapshot) -> [Table; 2] {
 fn overlay(snapshot: &Snapshot) -> [Table; 3] {
     let network: &Network = &snapshot.networks[&network_id()];
     let rules = Rules::new(snapshot, &snapshot.nodes[&node_id(1)]);
-    rules.limiting_queries(NonZeroU32::new(20_000)).overlay(network)
+    rules.with(Local { queries: NonZeroU32::new(20_000), ..Local::default() }).overlay(network)
 }
 
 /// Three nodes; `web` has two healthy replicas and a sick one, `dns` has none that takes traffic.
@@ -85,6 +85,7 @@ fn the_host_table_word_for_word() {
 		meta l4proto udp th dport 4789 jump forwarded_frames
 		iifname "up*" iifname @internal goto out_of_internal
 		oifname @overlays goto into_overlay
+		iifname "up*" iifname @overlays ct state & 1 != 0 drop
 		iifname @closed oifname @closed drop
 	}
 	chain forwarded_frames {
