@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Cluster, Lab, Meshd, Namespace, Replica, ReplicaSpec, scenario, shares};
+use std::collections::BTreeSet;
 
 /// The service `web` with a replica on each node, published in the kernel at 80 and through the proxy at 81.
 fn web(lab: &Lab) -> Result<(Cluster, Vec<Replica>)> {
@@ -111,6 +112,37 @@ fn the_mss_is_clamped_to_the_path() {
             for _ in 0..3 {
                 ensure!(from.curl(url)?.trim_end() == large, "{url} does not come whole");
             }
+        }
+        Ok(())
+    });
+}
+
+/// By `source` a client has one replica, whichever node it asks, by the kernel as through the proxy; and if that goes, others
+/// keep theirs.
+#[test]
+fn a_client_has_the_same_replica_from_every_node() {
+    scenario("source", |lab| {
+        let (cluster, mut replicas) = web(lab)?;
+        let update = ["service", "update", "--balance", "source", "web"];
+        cluster.vm1().meshctl(&update).ok()?;
+        let clients =
+            (0..6).map(|number| lab.client(&format!("client{number}"))).collect::<Result<Vec<_>>>()?;
+        let urls = [cluster.urls(80), cluster.urls(81)].concat();
+        let replica_of = |client: &Namespace| -> Result<String> {
+            let mut of_all = BTreeSet::new();
+            for url in &urls {
+                of_all.extend(client.answers(url, 3)?.into_keys());
+            }
+            ensure!(of_all.len() == 1, "{of_all:?}");
+            of_all.pop_first().context("nobody answers")
+        };
+        let before = clients.iter().map(|client| replica_of(client)).collect::<Result<Vec<_>>>()?;
+        let gone = before[0].clone();
+        replicas.retain(|replica| replica.name() != gone);
+        cluster.endpoints("web", "2/2")?;
+        for (client, before) in clients.iter().zip(&before) {
+            let now = replica_of(client)?;
+            ensure!((now == *before) == (*before != gone), "{before}, then {now}, without {gone}");
         }
         Ok(())
     });

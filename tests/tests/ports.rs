@@ -1,7 +1,7 @@
 //! Published ports that change, and those of one address.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Lab, Nginx, Replica, ReplicaSpec, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Host, Lab, Nginx, Replica, ReplicaSpec, scenario, within};
 
 const IN_TURN: [&str; 2] = ["web1", "web2"];
 
@@ -76,6 +76,72 @@ fn a_port_of_one_address_answers_there_only() {
                 }
             }
         }
+        Ok(())
+    });
+}
+
+/// Who has a port before its node joins keeps it, and the node says so; it serves the port once it can. What a node has served
+/// goes on, though somebody takes the port while no daemon holds it.
+#[test]
+fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
+    scenario("others' port", |lab| {
+        let (vm1, vm2) = (lab.host("vm1")?, lab.host("vm2")?);
+        let daemon = vm1.meshd()?;
+        vm1.meshctl(&["cluster", "init", "--advertise-addr", &vm1.ip().to_string()]).ok()?;
+        vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "blue"]).ok()?;
+        let service = ["service", "create", "--name", "web", "--network", "blue", "--publish", "8080:80"];
+        vm1.meshctl(&service).ok()?;
+        let spec = ReplicaSpec { name: "web1", network: Some("blue"), service: Some("web"), port: 80 };
+        let _replica = Replica::start(&vm1, spec)?;
+        let client = lab.client("client")?;
+        let answers = |host: &Host, expected: &str| {
+            let url = format!("http://{}:8080/", host.ip());
+            within(CONVERGES, &format!("{url} is {expected}'s"), || {
+                let answer = client.output(&["curl", "-sS", "--max-time", "2", &url]).ok()?;
+                ensure!(answer.trim() == expected, "{answer}");
+                Ok(())
+            })
+        };
+        answers(&vm1, "web1")?;
+
+        let theirs = Nginx::new(&vm2, "theirs", 8080, "theirs")?;
+        let mut running = theirs.start(&vm2)?;
+        let mut second = vm2.meshd()?;
+        let token = vm1.meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
+        let join = ["cluster", "join", "--token", token.trim(), "--advertise-addr", &vm2.ip().to_string()];
+        vm2.meshctl(&[&join[..], &[&format!("{}:7443", vm1.ip())]].concat()).ok()?;
+        within(CONVERGES, "vm2 says who has it", || {
+            let status = vm2.meshctl(&["status"]).stdout;
+            ensure!(status.contains("port 8080/tcp is in use by nginx (pid "), "{status}");
+            Ok(())
+        })?;
+        let url = format!("http://{}:8080/", vm2.ip());
+        for _ in 0..20 {
+            let answer = client.curl(&url)?;
+            ensure!(answer.trim() == "theirs", "taken from whoever had it: {answer}");
+        }
+        // It stays so when the daemon starts again.
+        second.terminate()?;
+        second.start()?;
+        within(CONVERGES, "vm2 says it again", || {
+            ensure!(vm2.meshctl(&["status"]).stdout.contains("port 8080/tcp is in use"));
+            Ok(())
+        })?;
+        answers(&vm2, "theirs")?;
+        running.kill()?;
+        answers(&vm2, "web1")?;
+
+        // Now it is the mesh's, and goes on though somebody is quicker than the next daemon.
+        second.terminate()?;
+        let _late = theirs.start(&vm2)?;
+        answers(&vm2, "web1")?;
+        second.start()?;
+        within(CONVERGES, "vm2 says who has it", || {
+            ensure!(vm2.meshctl(&["status"]).stdout.contains("port 8080/tcp is in use by nginx"));
+            Ok(())
+        })?;
+        answers(&vm2, "web1")?;
+        drop(daemon);
         Ok(())
     });
 }

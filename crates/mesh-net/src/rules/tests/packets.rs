@@ -5,9 +5,10 @@ use super::lab::{Lab, Namespace, Plan};
 use crate::nft::tests::namespace::load;
 use crate::rules::Rules;
 use mesh_model::{Balance, Health, Protocol, Snapshot};
+use socket2::{Domain, Socket, Type};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// Host parts of the VIPs of a service with two replicas and of one without.
@@ -96,6 +97,42 @@ fn a_vip_answers_a_ping_as_long_as_there_is_a_backend() {
             assert!((0..4).all(|_| replica.ping(plan.overlay(WEB.into()))), "{balance}");
             assert!(!replica.ping(plan.overlay(EMPTY.into())));
         }
+    }
+}
+
+/// A segment of no connection, as a replica sends when its connection has been forgotten; whether it reaches the client.
+fn strays(lab: &Lab, to: IpAddr) -> bool {
+    const PORT: u16 = 80;
+    let raw = || {
+        let domain = Domain::for_address(SocketAddr::new(to, 0));
+        Socket::new(domain, Type::from(libc::SOCK_RAW), Some(socket2::Protocol::TCP))
+            .expect("this test needs root")
+    };
+    let heard = lab.client.run(raw);
+    heard.set_read_timeout(Some(Duration::from_millis(700))).expect("a socket");
+    // SYN and ACK, a header of five words; the checksum is nobody's care before a socket.
+    let segment =
+        [&PORT.to_be_bytes()[..], &[0x9c, 0x40, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x12, 1, 0, 0, 0, 0, 0]]
+            .concat();
+    lab.replicas[0].run(|| raw().send_to(&segment, &SocketAddr::new(to, 0).into())).expect("sent");
+    let mut packet = [0; 128];
+    while let Ok(len) = (&heard).read(&mut packet) {
+        if packet[..len].windows(14).any(|part| *part == segment[..14]) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn what_belongs_to_no_connection_does_not_leave_an_overlay() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    for plan in Plan::BOTH {
+        assert!(strays(&lab, plan.lan(2)), "without rules it does, with an address of the overlay");
+    }
+    apply(&lab, &state());
+    for plan in Plan::BOTH {
+        assert!(!strays(&lab, plan.lan(2)));
     }
 }
 
