@@ -7,13 +7,24 @@ use crate::{
 
 const TAG: u64 = 7;
 
-/// Whatever may make one answer differ from another: the name, the type, RD, AD and CD, EDNS and DO.
-fn meant(query: &[u8]) -> Option<(Vec<Vec<u8>>, u16, [bool; 3], Option<bool>)> {
+/// Whatever may make one answer differ from another.
+#[derive(Debug, PartialEq, Eq)]
+struct Meant {
+    labels: Vec<Vec<u8>>,
+    qtype: u16,
+    /// RD, AD and CD.
+    flags: [bool; 3],
+    /// DO, if there is EDNS.
+    dnssec_ok: Option<bool>,
+}
+
+fn meant(query: &[u8]) -> Option<Meant> {
     let (header, question) = (Header::read(query)?, Question::read(query)?);
     let records = wire::records(query)?;
     let opt = records.iter().find(|record| record.rtype == rtype::OPT);
     let flags = [header.recursion_desired, header.authentic, header.checking_disabled];
-    Some((question.labels(), question.qtype, flags, opt.map(|opt| opt.ttl & 1 << 15 != 0)))
+    let dnssec_ok = opt.map(|opt| opt.ttl & 1 << 15 != 0);
+    Some(Meant { labels: question.labels(), qtype: question.qtype, flags, dnssec_ok })
 }
 
 /// The first two octets say what of the rest, a query, is another in a second one.
