@@ -4,6 +4,7 @@
 use crate::{
     netlink::DATAGRAM_BYTES,
     nft::attr::{self, Attributes, Buffer, Header},
+    ports::{HostPort, Transport},
 };
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -35,8 +36,11 @@ mod cta {
     pub(super) const TUPLE_IP: u16 = 1;
     pub(super) const TUPLE_PROTO: u16 = 2;
     pub(super) const IP_V4_SRC: u16 = 1;
+    pub(super) const IP_V4_DST: u16 = 2;
     pub(super) const IP_V6_SRC: u16 = 3;
+    pub(super) const IP_V6_DST: u16 = 4;
     pub(super) const PROTO_NUM: u16 = 1;
+    pub(super) const PROTO_DST_PORT: u16 = 3;
 }
 
 /// Bit of `CTA_FILTER_REPLY_FLAGS`: the source address has to match (Linux 5.8).
@@ -44,8 +48,9 @@ const FILTER_SOURCE: u32 = 1;
 /// `IPS_SEEN_REPLY`, `IPS_DST_NAT`.
 const SEEN_REPLY: u32 = 1 << 1;
 const DST_NAT: u32 = 1 << 5;
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// Why a backend takes no more, the worst last: which entries of it go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,10 +115,32 @@ impl Conntrack {
                 })?;
             }
         }
-        for entry in &found {
+        self.delete_all(&found)
+    }
+
+    /// Deletes the entries of datagrams that were sent to these ports and translated; how many.
+    pub(crate) fn forget_datagrams(&mut self, ports: &BTreeSet<HostPort>) -> io::Result<usize> {
+        if self.occupancy()?.entries == 0 {
+            return Ok(0);
+        }
+        let mut found = Vec::new();
+        self.dump(libc::AF_UNSPEC, None, |attributes| {
+            let is_of = asked_port(attributes).is_some_and(|(ip, port)| {
+                let of = |ip| HostPort { ip, port, transport: Transport::Udp };
+                ports.contains(&of(None)) || ports.contains(&of(Some(ip)))
+            });
+            if is_of && status(attributes) & DST_NAT != 0 {
+                found.extend(entry(attributes));
+            }
+        })?;
+        self.delete_all(&found)
+    }
+
+    fn delete_all(&mut self, entries: &[Entry]) -> io::Result<usize> {
+        for entry in entries {
             self.delete(entry)?;
         }
-        Ok(found.len())
+        Ok(entries.len())
     }
 
     /// Who answers connections that were sent to another address: backends of VIPs and published ports.
@@ -270,6 +297,17 @@ fn answering(entry: Attributes<'_>) -> Option<IpAddr> {
     source(entry, cta::TUPLE_REPLY)
 }
 
+/// What a datagram was sent to, before all translation.
+fn asked_port(entry: Attributes<'_>) -> Option<(IpAddr, u16)> {
+    let tuple = Attributes(entry.get(cta::TUPLE_ORIG)?);
+    let proto = Attributes(tuple.get(cta::TUPLE_PROTO)?);
+    if proto.get(cta::PROTO_NUM)? != [UDP] {
+        return None;
+    }
+    let port = u16::from_be_bytes(proto.get(cta::PROTO_DST_PORT)?.try_into().ok()?);
+    Some((address(Attributes(tuple.get(cta::TUPLE_IP)?), cta::IP_V4_DST, cta::IP_V6_DST)?, port))
+}
+
 /// Who sends in one direction.
 fn source(entry: Attributes<'_>, tuple: u16) -> Option<IpAddr> {
     let tuple = entry.get(tuple).map(Attributes)?;
@@ -277,10 +315,12 @@ fn source(entry: Attributes<'_>, tuple: u16) -> Option<IpAddr> {
 }
 
 fn source_of(ip: Attributes<'_>) -> Option<IpAddr> {
-    let v4 = ip.get(cta::IP_V4_SRC).and_then(|octets| <[u8; 4]>::try_from(octets).ok()).map(IpAddr::from);
-    v4.or_else(|| {
-        ip.get(cta::IP_V6_SRC).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(IpAddr::from)
-    })
+    address(ip, cta::IP_V4_SRC, cta::IP_V6_SRC)
+}
+
+fn address(ip: Attributes<'_>, v4: u16, v6: u16) -> Option<IpAddr> {
+    let v4 = ip.get(v4).and_then(|octets| <[u8; 4]>::try_from(octets).ok()).map(IpAddr::from);
+    v4.or_else(|| ip.get(v6).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(IpAddr::from))
 }
 
 fn entry(attributes: Attributes<'_>) -> Option<Entry> {

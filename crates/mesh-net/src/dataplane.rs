@@ -260,7 +260,8 @@ impl DataPlane {
             works.into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
-        self.partings.follow(&mut self.kernel, snapshot, &scope);
+        let before = earlier.as_ref().map(|earlier| &*earlier.snapshot);
+        self.partings.follow(&mut self.kernel, me.id, before, snapshot, &scope);
         self.unready = failed.keys().copied().collect();
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =

@@ -1,10 +1,14 @@
 //! Backends that leave: what connection tracking still holds for them goes when they do.
 //!
+//! The same of ports that are published no longer, or lead to something else: a flow to one goes where that leads now.
+//!
 //! An entry outlives the rules that made it: a flow that has one never looks at the map of backends again. UDP would be
 //! sent to a backend that is gone for as long as the client asks, and a SYN until the client gives up.
 
-use crate::{conntrack::Parting, kernel::Kernel, object::Space, scope::Scope};
-use mesh_model::{Availability, Endpoint, EndpointId, NetworkId, NodeStatus, Snapshot};
+use crate::{conntrack::Parting, kernel::Kernel, object::Space, ports::HostPort, scope::Scope};
+use mesh_model::{
+    Availability, Endpoint, EndpointId, NetworkId, NodeId, NodeStatus, Protocol, ServiceId, Snapshot,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -22,11 +26,26 @@ pub(crate) struct Partings {
     seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
     /// Who has left further and still has connections.
     leaving: BTreeMap<NetworkId, Leaving>,
+    /// Published ports for datagrams that lead nowhere any more, or elsewhere.
+    moved: BTreeSet<HostPort>,
 }
 
 impl Partings {
-    /// Takes note of replicas that have left, or have gone further on their way out, since it was last called.
-    pub(crate) fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot, scope: &Scope) {
+    /// Takes note of replicas that have left, or have gone further on their way out, since it was last called, and of this
+    /// node's ports that lead elsewhere than they did in the state before.
+    pub(crate) fn follow(
+        &mut self,
+        kernel: &mut Kernel,
+        me: NodeId,
+        before: Option<&Snapshot>,
+        snapshot: &Snapshot,
+        scope: &Scope,
+    ) {
+        if let Some(before) = before {
+            let now = datagram_ports(snapshot, me, scope);
+            let moved = datagram_ports(before, me, scope).into_iter();
+            self.moved.extend(moved.filter(|(port, to)| now.get(port) != Some(to)).map(|(port, _)| port));
+        }
         let first = !self.begun;
         self.note(snapshot, scope);
         if first {
@@ -39,6 +58,7 @@ impl Partings {
 
     /// Forgets their connections, but on networks whose rules are not as they should be yet: they would be made anew.
     pub(crate) fn settle(&mut self, kernel: &mut Kernel, unready: &BTreeSet<NetworkId>) {
+        self.settle_ports(kernel);
         let all = std::mem::take(&mut self.leaving).into_iter();
         let (later, leaving): (BTreeMap<_, _>, BTreeMap<_, Leaving>) =
             all.partition(|(network, _)| unready.contains(network));
@@ -60,6 +80,21 @@ impl Partings {
                 }
                 Err(err) => tracing::warn!(%space, %err, "connection tracking is out of reach"),
             }
+        }
+    }
+
+    fn settle_ports(&mut self, kernel: &mut Kernel) {
+        let moved = std::mem::take(&mut self.moved);
+        if moved.is_empty() || !kernel.is_open(Space::Host) {
+            return;
+        }
+        let forgotten = kernel.conntrack(Space::Host).map(|conntrack| conntrack.forget_datagrams(&moved));
+        match forgotten {
+            Ok(Ok(entries)) => {
+                tracing::debug!(entries, "flows to ports that lead elsewhere now are forgotten")
+            }
+            Ok(Err(err)) => tracing::warn!(%err, "flows to ports that lead elsewhere now are not forgotten"),
+            Err(err) => tracing::warn!(%err, "connection tracking is out of reach"),
         }
     }
 
@@ -93,6 +128,15 @@ impl Partings {
         }
         seen.append(&mut now);
     }
+}
+
+/// Where the ports that these services publish for datagrams on a node lead.
+fn datagram_ports(snapshot: &Snapshot, me: NodeId, scope: &Scope) -> BTreeMap<HostPort, (ServiceId, u16)> {
+    let ports = scope.services(snapshot).flat_map(|service| {
+        let ports = snapshot.published_on(service, me).filter(|port| port.protocol == Protocol::Udp);
+        ports.map(|port| (HostPort::from(port), (service.id, port.target)))
+    });
+    ports.collect()
 }
 
 /// Backends that connections are left to, and that are none any more: they left while no daemon ran.
@@ -147,7 +191,7 @@ fn parting(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Parting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_model::{Health, MacAddr, ServiceId, Target};
+    use mesh_model::{Health, MacAddr, Target};
 
     fn endpoint(draining: bool) -> Arc<Endpoint> {
         Arc::new(Endpoint {

@@ -138,6 +138,10 @@ fn with_free_ports(
         if port.proxy_protocol.is_some() {
             return Err(Refusal::ProxyProtocol);
         }
+        // The kernel can't lead from there; the proxy could.
+        if port.ip.is_some_and(|ip| ip.is_loopback()) && port.protocol != Protocol::Http {
+            return Err(Refusal::PortOnLoopback(port.to_string()));
+        }
         let mut port = port.clone();
         if port.published == 0 {
             // HTTP ports may be shared, but whoever leaves the choice to the cluster wants one of its own.

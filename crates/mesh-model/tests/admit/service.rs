@@ -132,6 +132,12 @@ fn what_is_not_built_is_refused() {
     let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
     let spec = service_spec("web", &["blue"], &["published=80,target=80,proxy-protocol=v2"]);
     refused(mesh.service(&spec), "proxy-protocol is not available yet");
+    for port in ["127.0.0.1:80:80", "[::1]:53:53/udp"] {
+        refused(
+            mesh.service(&service_spec("web", &["blue"], &[port])),
+            "a loopback address leads nowhere else",
+        );
+    }
 }
 
 #[test]

@@ -86,6 +86,42 @@ fn datagrams_go_to_another_backend_when_theirs_leaves() {
     }
 }
 
+/// So is one to a port that leads to something else, or nowhere: its client would be served for as long as it asks.
+#[test]
+fn datagrams_follow_the_port_that_they_are_sent_to() {
+    let (mut lab, replicas, client) = two_replicas(Protocol::Udp);
+    lab.reconcile(Pass::Changed);
+    replicas.iter().for_each(|replica| name_itself(lab.in_container(*replica)));
+    let service = lab.snapshot.endpoints[&replicas[0]].service.expect("a replica");
+    let flows: Vec<(UdpSocket, SocketAddr)> =
+        [("0.0.0.0:0", "10.77.0.11:8080"), ("[::]:0", "[fd77::12]:8080")]
+            .map(|(own, to)| (flow(&client, own), to.parse().expect("an address")))
+            .into();
+    let answers = |(socket, to): &(UdpSocket, SocketAddr)| {
+        socket.send_to(b"?", to).and_then(|_| socket.recv(&mut [0; 64])).is_ok()
+    };
+    let mut target = |lab: &mut Lab, target: Option<u16>| {
+        let service = Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service"));
+        match target {
+            Some(target) => service.ports[0].target = target,
+            None => service.ports.clear(),
+        }
+        lab.reconcile(Pass::Changed);
+    };
+    flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+    // Nobody is at that one.
+    target(&mut lab, Some(81));
+    for flow in &flows {
+        wait_until("nobody answers", || (0..3).all(|_| !answers(flow)));
+    }
+    target(&mut lab, Some(80));
+    flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+    target(&mut lab, None);
+    for flow in &flows {
+        wait_until("it is published no longer", || (0..3).all(|_| !answers(flow)));
+    }
+}
+
 #[test]
 fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     let (mut lab, replicas, outside) = two_replicas(Protocol::Tcp);
