@@ -99,7 +99,7 @@ impl Partings {
     }
 
     fn note(&mut self, snapshot: &Snapshot, scope: &Scope) {
-        let Self { begun, seen, leaving } = self;
+        let Self { begun, seen, leaving, .. } = self;
         let mut leaves = |endpoint: &Endpoint, parting: Parting| {
             let of_network = leaving.entry(endpoint.network).or_default();
             for address in &endpoint.addresses {

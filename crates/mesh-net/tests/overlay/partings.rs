@@ -100,7 +100,7 @@ fn datagrams_follow_the_port_that_they_are_sent_to() {
     let answers = |(socket, to): &(UdpSocket, SocketAddr)| {
         socket.send_to(b"?", to).and_then(|_| socket.recv(&mut [0; 64])).is_ok()
     };
-    let mut target = |lab: &mut Lab, target: Option<u16>| {
+    let target = |lab: &mut Lab, target: Option<u16>| {
         let service = Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service"));
         match target {
             Some(target) => service.ports[0].target = target,
