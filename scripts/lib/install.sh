@@ -29,10 +29,12 @@ need() {
 
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
-  # Package lists may be absent or old: refreshed when the first try fails.
-  apt-get install --yes --no-install-recommends --quiet=2 "$@" >/dev/null 2>&1 ||
-    { apt-get update --quiet=2 && apt-get install --yes --no-install-recommends --quiet=2 "$@" >/dev/null; } ||
-    die "could not install $*: see the lines above"
+  with_new_lists apt-get install --yes --no-install-recommends --quiet=2 "$@"
+}
+
+# with_new_lists apt-get … PACKAGE…: package lists may be absent or old, and are refreshed when the first try fails.
+with_new_lists() {
+  "$@" >/dev/null 2>&1 || { apt-get update --quiet=2 && "$@" >/dev/null; } || die "failed: $*: see the lines above"
 }
 
 # Runs a command while packages may not start services: an nginx that starts by itself would take the machine's port 80.
@@ -71,4 +73,24 @@ need_lab_tools() {
 # A Docker without its service: dockerd is started by the tests, in their labs.
 need_docker() {
   need dockerd=docker.io docker=docker.io docker-compose=docker-compose iptables=iptables busybox=busybox-static jq=jq
+}
+
+# need_resolved DIRECTORY: systemd-resolved and the library of its version, taken out of their packages. Installed it would be
+# the machine's own resolver at once.
+need_resolved() {
+  local packages package
+  [[ ! -x $1/systemd-resolved ]] || return 0
+  # For the libraries that its own needs.
+  need systemd-analyze=systemd
+  echo "fetching systemd-resolved"
+  mkdir -p "$1"
+  packages=$(mktemp --directory)
+  (cd "$packages" && with_new_lists apt-get download --quiet=2 systemd-resolved libsystemd-shared) || exit 1
+  for package in "$packages"/*.deb; do
+    dpkg-deb --extract "$package" "$packages/root"
+  done
+  # The program last: it says that all is there.
+  find "$packages/root" -name 'libsystemd-shared-*.so' -exec cp {} "$1" \;
+  cp "$packages/root/lib/systemd/systemd-resolved" "$1"
+  rm -r "$packages"
 }

@@ -34,6 +34,7 @@ pub mod podman;
 pub mod probe;
 pub mod process;
 pub mod queries;
+pub mod resolved;
 pub mod site_etcd;
 
 pub use clock::Clock;
@@ -52,4 +53,5 @@ pub use podman::Podman;
 pub use probe::{Load, Ping, only, shares, within};
 pub use process::{Background, Outcome};
 pub use queries::{Asked, Queries, Tally};
+pub use resolved::{STUB_CONF, resolved};
 pub use site_etcd::{SiteEtcd, SiteTls};

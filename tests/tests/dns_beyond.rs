@@ -6,6 +6,9 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{Background, CONVERGES, Cluster, Container, Host, Lab, Namespace, scenario, within};
 use serde_json::Value;
 
+#[path = "dns_beyond/stub.rs"]
+mod stub;
+
 /// The gateway of `blue`.
 const GATEWAY: &str = "192.168.100.1";
 const GATEWAY6: &str = "fd00:100::1";

@@ -7,6 +7,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Background, CONVERGES, Cluster, Container, Lab, Namespace, scenario, within};
 
+#[path = "dns_clients/engines.rs"]
+mod engines;
+
 const GATEWAY: &str = "192.168.100.1";
 const GATEWAY6: &str = "fd00:100::1";
 /// A name may be asked for like this, when its network is blue.
