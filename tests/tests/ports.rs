@@ -110,11 +110,14 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
         let token = vm1.meshctl(&["-q", "cluster", "join-token", "worker"]).ok()?;
         let join = ["cluster", "join", "--token", token.trim(), "--advertise-addr", &vm2.ip().to_string()];
         vm2.meshctl(&[&join[..], &[&format!("{}:7443", vm1.ip())]].concat()).ok()?;
-        within(CONVERGES, "vm2 says who has it", || {
-            let status = vm2.meshctl(&["status"]).stdout;
-            ensure!(status.contains("port 8080/tcp is in use by nginx (pid "), "{status}");
-            Ok(())
-        })?;
+        let says_who_has_it = || {
+            within(CONVERGES, "vm2 says who has it", || {
+                let status = vm2.meshctl(&["status"]).stdout;
+                ensure!(status.contains("port 8080/tcp is in use by nginx (pid "), "{status}");
+                Ok(())
+            })
+        };
+        says_who_has_it()?;
         let url = format!("http://{}:8080/", vm2.ip());
         for _ in 0..20 {
             let answer = client.curl(&url)?;
@@ -123,10 +126,7 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
         // It stays so when the daemon starts again.
         second.terminate()?;
         second.start()?;
-        within(CONVERGES, "vm2 says it again", || {
-            ensure!(vm2.meshctl(&["status"]).stdout.contains("port 8080/tcp is in use"));
-            Ok(())
-        })?;
+        says_who_has_it()?;
         answers(&vm2, "theirs")?;
         running.kill()?;
         answers(&vm2, "web1")?;
@@ -136,10 +136,7 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
         let _late = theirs.start(&vm2)?;
         answers(&vm2, "web1")?;
         second.start()?;
-        within(CONVERGES, "vm2 says who has it", || {
-            ensure!(vm2.meshctl(&["status"]).stdout.contains("port 8080/tcp is in use by nginx"));
-            Ok(())
-        })?;
+        says_who_has_it()?;
         answers(&vm2, "web1")?;
         drop(daemon);
         Ok(())

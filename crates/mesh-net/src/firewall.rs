@@ -145,8 +145,8 @@ impl Firewall {
 /// Whether the kernel leads a port of the host to a container, whoever wrote that.
 pub(crate) fn leads_elsewhere(kernel: &mut Kernel, port: HostPort) -> Result<bool> {
     let nft = kernel.nft(Space::Host)?;
+    let (map, key) = host_key(port);
     for family in [Family::Ip, Family::Ip6] {
-        let (map, key) = host_key(port);
         let is_of = port.ip.is_none_or(|ip| ip.is_ipv6() == (family == Family::Ip6));
         if is_of && nft.has_element(family, HOST_TABLE, map, &key).map_err(|e| failed(Space::Host, e))? {
             return Ok(true);

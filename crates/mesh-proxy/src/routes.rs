@@ -66,11 +66,9 @@ impl Routes {
         for service in snapshot.services.values() {
             let Some(network) = service.ingress_network() else { continue };
             let healthy = replicas.get(&(service.id, network)).map_or(&[][..], Vec::as_slice);
-            for port in service.ports.iter().filter(|port| port.protocol == Protocol::Http) {
+            let published = snapshot.published_on(service, me);
+            for port in published.filter(|port| port.protocol == Protocol::Http) {
                 let local = port.mode == PublishMode::Host;
-                if local && !snapshot.replicas(service.id, network).any(|e| e.node == me) {
-                    continue;
-                }
                 let healthy = || healthy.iter().filter(|e| !local || e.node == me);
                 let reachable = healthy().filter_map(|e| Some((*e, backend(e, port, node)?)));
                 let (endpoints, backends): (Vec<&Arc<Endpoint>>, Vec<_>) = reachable.unzip();

@@ -119,10 +119,12 @@ impl Cache {
             let all_types = key.of_all_types();
             // Some that have an A record say of AAAA that there is no such name (RFC 4074, 4.2). Who has just said otherwise is
             // taken at his word.
-            let is_absent = reply::is_absence_of_all_types(reply) && !self.lock().has_an_address(key, now);
-            if !is_absent && let Some(absent) = self.lock().entries.get_mut(all_types.octets()) {
+            let mut kept = self.lock();
+            let is_absent = reply::is_absence_of_all_types(reply) && !kept.has_an_address(key, now);
+            if !is_absent && let Some(absent) = kept.entries.get_mut(all_types.octets()) {
                 absent.until = absent.until.min(now);
             }
+            drop(kept);
             let key = if is_absent { all_types } else { *key };
             self.insert(party, &key, Entry::new(reply, false, now, until));
         }

@@ -115,3 +115,9 @@ pub(crate) async fn short(server: SocketAddr, arguments: &str) -> Vec<String> {
     lines.sort();
     lines
 }
+
+/// With all the time there is for upstreams that say nothing.
+pub(crate) fn unhurried() -> ForwarderOptions {
+    let all = Duration::from_secs(60);
+    ForwarderOptions { patience: all, timeout: all, deadline: all, ..options() }
+}

@@ -1,13 +1,13 @@
 //! Networks of one node share what the forwarder has room for: none takes it from the others.
 
 use crate::{
-    dig::{Running, options},
+    dig::{Running, options, unhurried},
     fixture::{Mesh, query},
     upstreams::{Fake, exchange, until},
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use mesh_dns::ForwarderOptions;
-use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 use tokio::net::UdpSocket;
 
 /// Has many clients of a network ask for as many names each.
@@ -25,14 +25,7 @@ async fn flood(server: &Running, clients: u8, names: usize) {
 async fn a_network_whose_resolver_is_silent_leaves_the_others_theirs() {
     let (silent, good) = (Fake::start("203.0.113.1").await, Fake::start("203.0.113.2").await);
     silent.silent.store(true, Relaxed);
-    let slow = ForwarderOptions {
-        in_flight: 64,
-        in_flight_of_one: 16,
-        patience: Duration::from_secs(60),
-        timeout: Duration::from_secs(60),
-        deadline: Duration::from_secs(60),
-        ..options()
-    };
+    let slow = ForwarderOptions { in_flight: 64, in_flight_of_one: 16, ..unhurried() };
     let greedy = Running::with(Mesh::new().table(), &[silent.address], slow);
     let other = greedy.beside(Mesh::new().table());
     flood(&greedy, 4, 30).await;

@@ -83,11 +83,7 @@ async fn rfc7766_6_2_3_an_idle_connection_is_kept_for_a_while_and_then_closed() 
 /// Who waits for an answer is not idle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rfc7766_6_2_3_a_connection_that_waits_for_an_answer_is_not_idle() {
-    let slow = Fake::with("203.0.113.1", |_, reply| {
-        std::thread::sleep(Duration::from_millis(300));
-        Some(reply)
-    })
-    .await;
+    let slow = Fake::slow("203.0.113.1", Duration::from_millis(300)).await;
     let server = Running::with_idle(Mesh::with_web().table(), &[slow.address], Duration::from_millis(50));
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(&framed("slow.example.")).await.unwrap();
@@ -147,11 +143,7 @@ async fn rfc7766_8_half_a_length_or_message_is_waited_for_and_then_closed() {
 /// RFC 7766, 6.2.4: who closes its own half still gets what it has asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rfc7766_6_2_4_a_half_closed_connection_is_answered_and_closed() {
-    let slow = Fake::with("203.0.113.1", |_, reply| {
-        std::thread::sleep(Duration::from_millis(200));
-        Some(reply)
-    })
-    .await;
+    let slow = Fake::slow("203.0.113.1", Duration::from_millis(200)).await;
     let server = Running::start(Mesh::with_web().table(), &[slow.address]);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(&[framed("slow.example."), framed("lonely.")].concat()).await.unwrap();

@@ -2,7 +2,7 @@
 //! does just what it is told.
 
 use crate::{
-    dig::{Running, dig, options, short},
+    dig::{Running, dig, options, short, unhurried},
     fixture::{Mesh, ip, query},
 };
 use hickory_proto::{
@@ -37,6 +37,15 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) async fn start(answer: &str) -> Self {
         Self::with(answer, |_, reply| Some(reply)).await
+    }
+
+    /// One that takes so long for each answer.
+    pub(crate) async fn slow(answer: &str, takes: Duration) -> Self {
+        Self::with(answer, move |_, reply| {
+            std::thread::sleep(takes);
+            Some(reply)
+        })
+        .await
     }
 
     /// `judge` may change its answer to a question, or withhold it.
@@ -135,11 +144,7 @@ async fn the_next_is_asked_before_the_first_has_failed() {
 /// Of two resolvers the first alone may know a name: that the second does not is no answer as long as the first may have one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn that_a_name_is_absent_counts_when_those_before_have_had_their_time() {
-    let slow = Fake::with("203.0.113.1", |_, reply| {
-        std::thread::sleep(Duration::from_millis(300));
-        Some(reply)
-    })
-    .await;
+    let slow = Fake::slow("203.0.113.1", Duration::from_millis(300)).await;
     let public = Fake::with("203.0.113.2", |_, mut reply| {
         reply.metadata.response_code = ResponseCode::NXDomain;
         reply.answers.clear();
@@ -207,8 +212,7 @@ async fn a_failure_counts_only_if_nobody_does_better() {
 async fn equal_questions_are_asked_once() {
     let fake = Fake::start("203.0.113.1").await;
     fake.silent.store(true, Relaxed);
-    let unhurried =
-        ForwarderOptions { patience: Duration::from_secs(60), timeout: Duration::from_secs(60), ..options() };
+    let unhurried = ForwarderOptions { deadline: options().deadline, ..unhurried() };
     let server = Running::with(Mesh::new().table(), &[fake.address], unhurried);
     let clients: Vec<UdpSocket> = futures_util::future::join_all(
         (0..20).map(|_| async { UdpSocket::bind("127.0.0.1:0").await.unwrap() }),
@@ -244,14 +248,7 @@ async fn equal_questions_are_asked_once() {
 async fn one_client_does_not_take_the_room_of_the_others() {
     let fake = Fake::start("203.0.113.1").await;
     fake.silent.store(true, Relaxed);
-    let few = ForwarderOptions {
-        in_flight: 8,
-        in_flight_of_one: 4,
-        timeout: Duration::from_secs(60),
-        deadline: Duration::from_secs(60),
-        patience: Duration::from_secs(60),
-        ..options()
-    };
+    let few = ForwarderOptions { in_flight: 8, in_flight_of_one: 4, ..unhurried() };
     let server = Running::with(Mesh::with_web().table(), &[fake.address], few);
     let greedy = UdpSocket::bind("127.0.0.2:0").await.unwrap();
     for index in 0..10 {
@@ -536,12 +533,7 @@ async fn relay(to: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
 async fn rfc7766_7_answers_on_one_connection_come_when_they_are_there() {
     let fake = Fake::start("203.0.113.1").await;
     fake.silent.store(true, Relaxed);
-    let slow = ForwarderOptions {
-        patience: Duration::from_secs(60),
-        timeout: Duration::from_secs(60),
-        deadline: Duration::from_secs(2),
-        ..options()
-    };
+    let slow = ForwarderOptions { deadline: Duration::from_secs(2), ..unhurried() };
     let server = Running::with(Mesh::with_web().table(), &[fake.address], slow);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let mut octets = Vec::new();

@@ -42,7 +42,8 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     };
     for service in rules.services() {
         let Some(network) = service.ingress_network() else { continue };
-        for port in service.ports.iter().filter(|port| in_kernel(port)) {
+        let published = rules.snapshot.published_on(service, rules.me.id);
+        for port in published.filter(|port| in_kernel(port)) {
             ports.publish(table, rules, service, network, port);
         }
     }
@@ -116,15 +117,11 @@ impl Ports {
         network: NetworkId,
         port: &PublishedPort,
     ) {
+        let of_others = rules.local.others.contains(&HostPort::from(port));
+        if of_others || port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
+            return;
+        }
         let here_only = port.mode == PublishMode::Host;
-        let here = |node| !here_only || node == rules.me.id;
-        let elsewhere = here_only && !rules.snapshot.replicas(service.id, network).any(|e| here(e.node));
-        if elsewhere || port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
-            return;
-        }
-        if rules.local.others.contains(&HostPort::from(port)) {
-            return;
-        }
         let backends = rules.backends(service, network, self.version, here_only).into_iter();
         let backends: Vec<Data> = backends.map(|address| vec![address, Datum::Port(port.target)]).collect();
         let choices = balance::choices(self.version, service.balance, backends);

@@ -19,6 +19,13 @@ pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Runs `ip` in the thread's namespace.
+pub(crate) fn ip(arguments: &str) {
+    let output =
+        Command::new("ip").args(arguments.split_whitespace()).output().expect("this test needs iproute2");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Commits tables to the thread's namespace, each replaced whole.
 pub(crate) fn load(tables: &[&Table]) {
     let mut batch = Batch::default();

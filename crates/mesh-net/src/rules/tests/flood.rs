@@ -1,12 +1,11 @@
 //! What a container that asks too much of its name server takes from others: nothing.
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, network_id, node_id};
-use crate::nft::tests::namespace::{in_namespace, load};
+use crate::nft::tests::namespace::{in_namespace, ip, load};
 use crate::rules::{Local, Rules};
 use mesh_model::{Balance, Container, EndpointId, Health, Target};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
-use std::process::Command;
 use std::time::Instant;
 
 /// Queries a second of one address, and at once.
@@ -70,10 +69,4 @@ fn a_flood_of_queries_is_cut_and_others_lose_none() {
             is_cut(dockers, asks, outside);
         }
     });
-}
-
-fn ip(arguments: &str) {
-    let done =
-        Command::new("ip").args(arguments.split_whitespace()).status().expect("this test needs iproute2");
-    assert!(done.success(), "ip {arguments}");
 }

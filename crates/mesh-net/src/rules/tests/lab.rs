@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use crate::desired::port;
-use crate::nft::tests::namespace::in_namespace;
+use crate::nft::tests::namespace::{self, in_namespace};
 use mesh_model::{EndpointId, MacAddr};
 
 /// How long an answer may take.
@@ -43,10 +43,7 @@ impl Namespace {
 
     /// Runs `ip` inside.
     fn ip(&self, arguments: &str) {
-        let output = self.run(|| {
-            Command::new("ip").args(arguments.split_whitespace()).output().expect("this test needs iproute2")
-        });
-        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        self.run(|| namespace::ip(arguments));
     }
 
     fn sysctl(&self, name: &str, value: &str) {

@@ -1,13 +1,12 @@
 //! How the kernel shares new flows among backends. One namespace is the host, its clients and all replicas at once.
 
 use super::cluster::{add_replica, add_service, addresses, cluster, edit, node_id, published};
-use crate::nft::tests::namespace::{in_namespace, load};
+use crate::nft::tests::namespace::{in_namespace, ip, load};
 use crate::rules::Rules;
 use mesh_model::{Balance, EndpointId, Health, Protocol, Snapshot, Weight, slots};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 
 /// Host parts of the replicas' addresses are those behind it.
 const FIRST: u8 = 100;
@@ -24,12 +23,6 @@ fn service(balance: Balance, weights: &[u32]) -> Snapshot {
         edit(endpoint, |endpoint| endpoint.weight = (*weight).try_into().expect("a weight"));
     }
     snapshot
-}
-
-fn ip(arguments: &str) {
-    let done =
-        Command::new("ip").args(arguments.split_whitespace()).status().expect("this test needs iproute2");
-    assert!(done.success(), "ip {arguments}");
 }
 
 /// A host in a namespace of its own.
