@@ -35,10 +35,26 @@ impl Nginx {
     /// Writes the files of an nginx that listens on `port` and answers every path with its page. Any namespace of
     /// the lab tells which lab it is. `/health` answers 200 until told otherwise.
     pub fn new(lab: &Namespace, name: &str, port: u16, page: &str) -> Result<Self> {
+        Self::with(lab, name, page, |nginx| nginx.configuration(port, "", "$remote_addr"))
+    }
+
+    /// Likewise one that expects the PROXY protocol, and logs the client that it tells.
+    pub fn behind_proxy_protocol(lab: &Namespace, name: &str, port: u16) -> Result<Self> {
+        let configuration =
+            |nginx: &Self| nginx.configuration(port, " proxy_protocol", "$proxy_protocol_addr");
+        Self::with(lab, name, name, configuration)
+    }
+
+    fn with(
+        lab: &Namespace,
+        name: &str,
+        page: &str,
+        configuration: impl FnOnce(&Self) -> String,
+    ) -> Result<Self> {
         let directory = format!("/run/lab/nginx-{name}");
         let nginx = Self { files: lab.file(&directory), directory };
         fs::create_dir_all(nginx.files.join("tmp")).context("the directory of nginx")?;
-        fs::write(nginx.files.join("nginx.conf"), nginx.configuration(port))?;
+        fs::write(nginx.files.join("nginx.conf"), configuration(&nginx))?;
         nginx.set_page(page)?;
         nginx.set_healthy(true)?;
         Ok(nginx)
@@ -115,7 +131,7 @@ impl Nginx {
     }
 
     /// One process, so that killing it leaves no worker behind that still answers.
-    fn configuration(&self, port: u16) -> String {
+    fn configuration(&self, port: u16, listen: &str, client: &str) -> String {
         let directory = &self.directory;
         format!(
             r#"daemon off;
@@ -124,7 +140,7 @@ pid {directory}/pid;
 error_log {directory}/error.log;
 events {{ worker_connections 512; }}
 http {{
-  log_format who '$remote_addr\t$http_x_forwarded_for\t$request\t$status';
+  log_format who '{client}\t$http_x_forwarded_for\t$request\t$status';
   access_log {directory}/access.log who;
   client_body_temp_path {directory}/tmp/body;
   proxy_temp_path {directory}/tmp/proxy;
@@ -133,8 +149,8 @@ http {{
   scgi_temp_path {directory}/tmp/scgi;
   default_type text/plain;
   server {{
-    listen {port};
-    listen [::]:{port};
+    listen {port}{listen};
+    listen [::]:{port}{listen};
     root {directory};
     location / {{ try_files /index.html =404; }}
     location = /health {{ access_log off; try_files /healthy =503; }}

@@ -131,8 +131,13 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
         running.kill()?;
         answers(&vm2, "web1")?;
 
-        // Now it is the mesh's, and goes on though somebody is quicker than the next daemon.
+        // Now it is the mesh's. The process that serves what the kernel can't lead holds it while no daemon runs; it goes on
+        // though that ended too, and somebody is quicker than the next daemon.
         second.terminate()?;
+        let refused = vm2.output(&theirs.command().iter().map(String::as_str).collect::<Vec<_>>());
+        ensure!(refused.code == Some(1) && refused.stderr.contains("in use"), "{refused:?}");
+        second.start()?;
+        second.interrupt()?;
         let _late = theirs.start(&vm2)?;
         answers(&vm2, "web1")?;
         second.start()?;

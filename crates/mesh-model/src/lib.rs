@@ -41,7 +41,9 @@ pub use name::{Name, ParseNameError};
 pub use network::{Network, NetworkSpec, NetworkUpdate, Subnet, VNI_FIRST, VNI_MAX};
 pub use node::{Availability, Cluster, Node, NodeSpec, NodeStatus, NodeUpdate, Role};
 pub use placement::{Audience, Placement};
-pub use port::{ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, parse_publish};
+pub use port::{
+    ParsePortError, Protocol, ProxyProtocol, PublishMode, PublishedPort, Transport, parse_publish,
+};
 pub use refusal::Refusal;
 pub use released::{ADDRESS_REST_S, Released};
 pub use service::{

@@ -18,10 +18,22 @@ pub enum Protocol {
     Http,
 }
 
+/// What carries it: a port of each has its own number space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
 impl Protocol {
-    /// Whether a listener of this kind holds the TCP port of its number, or the UDP one.
-    pub const fn is_tcp(self) -> bool {
-        !matches!(self, Self::Udp)
+    /// What carries it.
+    pub const fn transport(self) -> Transport {
+        match self {
+            Self::Tcp | Self::Http => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
     }
 }
 
@@ -100,6 +112,44 @@ pub enum ParsePortError {
 /// `key=value` separated by commas.
 pub fn parse_publish(text: &str) -> Result<Vec<PublishedPort>, ParsePortError> {
     if text.contains('=') { parse_long(text) } else { parse_short(text) }
+}
+
+/// A published port as `--publish-rm` names it: what is not said may be anything.
+pub(crate) struct NamedPort {
+    published: u16,
+    target: Option<u16>,
+    ip: Option<IpAddr>,
+    protocol: Option<Protocol>,
+}
+
+impl NamedPort {
+    /// Those of one text: published ports, `80`, `80/tcp` or `9090-9091`, or what [`parse_publish`] takes.
+    pub(crate) fn parse(text: &str) -> Result<Vec<Self>, ParsePortError> {
+        let (numbers, protocol) = match text.split_once('/') {
+            Some((numbers, protocol)) => (numbers, Some(parse_protocol(protocol)?)),
+            None => (text, None),
+        };
+        if !numbers.contains([':', '=']) {
+            let (first, last) = parse_range(numbers)?;
+            let named = |published| Self { published, target: None, ip: None, protocol };
+            return Ok((first..=last).map(named).collect());
+        }
+        let whole = |port: PublishedPort| Self {
+            published: port.published,
+            target: Some(port.target),
+            ip: port.ip,
+            protocol: if text.contains('=') { Some(port.protocol) } else { protocol },
+        };
+        Ok(parse_publish(numbers)?.into_iter().map(whole).collect())
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, port: &PublishedPort) -> bool {
+        self.published == port.published
+            && self.target.is_none_or(|target| target == port.target)
+            && (self.ip.is_none() || self.ip == port.ip)
+            && self.protocol.is_none_or(|protocol| protocol == port.protocol)
+    }
 }
 
 fn parse_short(text: &str) -> Result<Vec<PublishedPort>, ParsePortError> {
@@ -232,9 +282,18 @@ impl PublishedPort {
         };
         let both_http = self.protocol == Protocol::Http && other.protocol == Protocol::Http;
         self.published == other.published
-            && self.protocol.is_tcp() == other.protocol.is_tcp()
+            && self.protocol.transport() == other.protocol.transport()
             && address
             && !both_http
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
     }
 }
 

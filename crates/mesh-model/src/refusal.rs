@@ -1,6 +1,6 @@
 //! Why a change is refused: what is wrong and what to do, in one line each.
 
-use crate::{DomainName, MacAddr, Resolver};
+use crate::{DomainName, MacAddr, Protocol, Resolver};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -112,8 +112,14 @@ pub enum Refusal {
     PortsExhausted,
     #[error("'{0}' is not published by this service: 'meshctl service inspect' shows what is")]
     PortNotPublished(String),
-    #[error("proxy-protocol is not available yet: publish the port without it")]
-    ProxyProtocol,
+    #[error("no PROXY header can be sent over {0}: publish the port as tcp, or without proxy-protocol")]
+    ProxyProtocol(Protocol),
+    #[error("an endpoint's port has no proxy-protocol: publish it by a service, or without")]
+    EndpointProxyProtocol,
+    #[error(
+        "service '{0}' would have no port for its health check: give it one first (service update --health-port PORT {0})"
+    )]
+    LeftWithoutCheck(String),
     #[error("a health check needs a port: publish a TCP port or give --health-port")]
     HealthPort,
     #[error("health check: {0}")]

@@ -4,8 +4,9 @@
 use crate::{
     netlink::DATAGRAM_BYTES,
     nft::attr::{self, Attributes, Buffer, Header},
-    ports::{HostPort, Transport},
+    ports::HostPort,
 };
+use mesh_model::Transport;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{

@@ -1,8 +1,8 @@
-//! Which backend a request goes to.
+//! Which backend a request or a connection goes to.
 
 use crate::routes::{Backend, ListenAddr, Route, Routes};
 use arc_swap::ArcSwap;
-use mesh_model::{Balance, EndpointId, ServiceId, slots};
+use mesh_model::{Balance, EndpointId, ProxyProtocol, ServiceId, Transport, slots};
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -20,7 +20,7 @@ pub(crate) struct Balancer {
 
 #[derive(Debug, Default)]
 struct Table {
-    ports: HashMap<u16, Vec<Balanced>>,
+    ports: HashMap<(Transport, u16), Vec<Balanced>>,
 }
 
 /// A route and its rotation.
@@ -38,20 +38,21 @@ impl Balancer {
         let old = self.table.load();
         let mut rotations: HashMap<_, _> =
             old.ports.values().flatten().map(|b| (b.key(), b.rotation.clone())).collect();
-        let mut ports: HashMap<u16, Vec<Balanced>> = HashMap::new();
+        let mut ports: HashMap<_, Vec<Balanced>> = HashMap::new();
         for route in routes.iter().map(Arc::clone) {
             let rotation = rotations.remove(&key(&route)).unwrap_or_default();
-            ports.entry(route.listen.port).or_default().push(Balanced { route, rotation });
+            let port = (route.protocol.transport(), route.listen.port);
+            ports.entry(port).or_default().push(Balanced { route, rotation });
         }
         self.table.store(Arc::new(Table { ports }));
     }
 
-    /// The service that a request to this local address is for: the only one on the port.
-    pub(crate) fn resolve(&self, local: SocketAddr) -> Option<Balanced> {
+    /// The service that a client of this local address is for: the only one on the port.
+    pub(crate) fn resolve(&self, transport: Transport, local: SocketAddr) -> Option<Balanced> {
         let table = self.table.load();
         let mut here = table
             .ports
-            .get(&local.port())?
+            .get(&(transport, local.port()))?
             .iter()
             .filter(|b| b.route.listen.ip.is_none_or(|ip| ip == local.ip()));
         match (here.next(), here.next()) {
@@ -61,10 +62,10 @@ impl Balancer {
     }
 }
 
-type RotationKey = (ListenAddr, ServiceId, u16);
+type RotationKey = (ListenAddr, Transport, ServiceId, u16);
 
 fn key(route: &Route) -> RotationKey {
-    (route.listen, route.service, route.target)
+    (route.listen, route.protocol.transport(), route.service, route.target)
 }
 
 impl Balanced {
@@ -75,6 +76,16 @@ impl Balanced {
     /// The service's name.
     pub(crate) fn name(&self) -> &str {
         &self.route.name
+    }
+
+    /// Whether a backend is one of those.
+    pub(crate) fn leads_to(&self, backend: &Backend) -> bool {
+        self.route.backends.contains(backend)
+    }
+
+    /// The header that its replicas are sent first, if any.
+    pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.route.proxy_protocol
     }
 
     /// The backend whose turn it is, or that is this client's, apart from those already tried. Where they have different
@@ -150,7 +161,7 @@ fn after(backends: &[Backend], last: u64, tried: &[EndpointId]) -> Option<Backen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_model::NetworkId;
+    use mesh_model::{NetworkId, Protocol};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -166,6 +177,8 @@ mod tests {
     fn empty() -> Route {
         Route {
             listen: ListenAddr { ip: None, port: 80 },
+            protocol: Protocol::Http,
+            proxy_protocol: None,
             service: ServiceId::from_bits(1),
             name: "web".parse().unwrap(),
             target: 80,

@@ -16,7 +16,13 @@ mod pool;
 mod retry;
 mod tunnel;
 
-use crate::{balance::Balancer, connect::Connect, routes::Routes, settings::Settings};
+use crate::{
+    balance::Balancer,
+    connect::Connect,
+    listening::{Ends, Serving},
+    routes::Routes,
+    settings::Settings,
+};
 use exchange::Exchange;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +30,6 @@ use link::Link;
 use pool::Pool;
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -48,65 +53,11 @@ pub(crate) struct Engine {
     retired: AtomicBool,
 }
 
-/// The two ends of a client's connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
-    /// The client.
-    pub(crate) peer: SocketAddr,
-    /// The published address that it reached.
-    pub(crate) local: SocketAddr,
-}
-
 impl Engine {
     pub(crate) fn new(connect: Arc<dyn Connect>, settings: Settings) -> Self {
         let tasks = TaskTracker::new();
         let pool = Pool::new(connect, &settings, tasks.clone());
         Self { balancer: Balancer::default(), pool, settings, tasks, retired: AtomicBool::new(false) }
-    }
-
-    pub(crate) const fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(crate) const fn tasks(&self) -> &TaskTracker {
-        &self.tasks
-    }
-
-    /// From now on each response is the last one of its connection.
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Relaxed);
-        self.close_all_idle();
-    }
-
-    /// Puts other routes in force, and lets go of connections to backends that are no more.
-    pub(crate) fn set_routes(&self, routes: &Routes) {
-        self.balancer.replace(routes);
-        let backends = routes.backends();
-        self.pool.retain(|backend| backends.contains(backend));
-    }
-
-    /// Closes upstream connections that were unused for too long.
-    pub(crate) fn close_idle(&self) {
-        self.pool.close_idle();
-    }
-
-    /// Closes all unused upstream connections.
-    pub(crate) fn close_all_idle(&self) {
-        self.pool.retain(|_| false);
-    }
-
-    /// Serves one client until it goes, or until `stop` and what is in flight then has ended, at most
-    /// [`Settings::drain`] later.
-    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, ends: Ends, stop: CancellationToken) {
-        let link = Link::new(stream);
-        match self.exchanges(link.clone(), ends, stop).await {
-            Ok(()) => {}
-            Err(err) if err.is_incomplete_message() || err.is_timeout() => {
-                tracing::trace!(client = %ends.peer, %err, "client connection ended");
-            }
-            Err(err) => tracing::debug!(client = %ends.peer, %err, "client connection ended"),
-        }
-        link.linger().await;
     }
 
     /// All exchanges of one connection.
@@ -144,6 +95,51 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+}
+
+impl Serving for Engine {
+    const NAME: &str = "http ingress";
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, ends: Ends, stop: CancellationToken) {
+        let link = Link::new(stream);
+        match self.exchanges(link.clone(), ends, stop).await {
+            Ok(()) => {}
+            Err(err) if err.is_incomplete_message() || err.is_timeout() => {
+                tracing::trace!(client = %ends.peer, %err, "client connection ended");
+            }
+            Err(err) => tracing::debug!(client = %ends.peer, %err, "client connection ended"),
+        }
+        link.linger().await;
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Also lets go of connections to backends that are no more.
+    fn set_routes(&self, routes: &Routes) {
+        self.balancer.replace(routes);
+        let backends = routes.backends();
+        self.pool.retain(|backend| backends.contains(backend));
+    }
+
+    /// Each response is the last one of its connection, and a tunnel lasts as long as both ends want.
+    fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        self.let_go();
+    }
+
+    fn sweep(&self) {
+        self.pool.close_idle();
+    }
+
+    fn let_go(&self) {
+        self.pool.retain(|_| false);
+    }
+
+    fn drain(&self) -> Duration {
+        self.settings.drain
     }
 }
 

@@ -1,12 +1,13 @@
-//! L7 ingress and health checks.
+//! L7 ingress, userspace relay and health checks.
 //!
-//! - [`Routes`] is pure: for every published `protocol=http` port, the services on it and their backends.
-//! - [`Ingress`] owns every connection: one accepting task a listener, one task a client connection, one a
-//!   pooled upstream connection. Listeners and routes come in through `watch` channels and are compared with what
-//!   runs, so that a lost update costs nothing.
+//! - [`Routes`] is pure: for every published port, the services on it and their backends.
+//! - [`Datagrams`] relays those of published UDP ports that the kernel can't lead.
+//! - [`Ingress`] (HTTP) and [`Relay`] (TCP) own every connection of their listeners: one accepting task a listener, one
+//!   task a client connection, one a pooled upstream connection. Listeners and routes come in through `watch` channels
+//!   and are compared with what runs, so that a lost update costs nothing.
 //! - [`HealthChecks`] runs one task for each endpoint of this node that has a check, and reports verdicts.
 //!
-//! Both reach backends through [`Connect`] only: the caller knows which network namespace a socket starts in.
+//! All reach backends through [`Connect`] only: the caller knows which network namespace a socket starts in.
 //! What speaks HTTP is in `engine`, apart from routing, balancing and listeners, which know nothing of it.
 
 mod balance;
@@ -15,12 +16,17 @@ mod engine;
 mod error;
 mod health;
 mod ingress;
+mod listening;
+mod proxy_protocol;
+mod relay;
 mod routes;
 mod settings;
 
 pub use connect::{Connect, Connecting};
 pub use error::Error;
 pub use health::{Check, HealthChecks, Probe, Report, Verdict, plan_checks};
-pub use ingress::{Ingress, Listeners};
+pub use ingress::Ingress;
+pub use listening::Listeners;
+pub use relay::{Datagrams, OpenDatagrams, Relay, UdpSockets};
 pub use routes::{Backend, ListenAddr, Route, Routes};
 pub use settings::Settings;

@@ -1,8 +1,8 @@
-//! What is published over HTTP and where it leads: a pure function of the snapshot.
+//! What is published and where it leads, for the ports that processes serve: a pure function of the snapshot.
 
 use mesh_model::{
-    Balance, Endpoint, EndpointId, Name, NetworkId, Node, NodeId, Protocol, PublishMode, PublishedPort,
-    Service, ServiceId, Snapshot, slots,
+    Balance, Endpoint, EndpointId, Name, NetworkId, Node, NodeId, Protocol, ProxyProtocol, PublishMode,
+    PublishedPort, Service, ServiceId, Snapshot, slots,
 };
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use std::{
 pub struct ListenAddr {
     /// The only address; all addresses of the node if absent.
     pub ip: Option<IpAddr>,
-    /// The TCP port.
+    /// The port.
     pub port: u16,
 }
 
@@ -35,6 +35,10 @@ pub struct Backend {
 pub struct Route {
     /// Where it is published.
     pub listen: ListenAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The header that replicas are sent first, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The service.
     pub service: ServiceId,
     /// Its name.
@@ -51,7 +55,7 @@ pub struct Route {
     pub slots: Vec<usize>,
 }
 
-/// Every published `protocol=http` port of one node.
+/// Every published port of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
     routes: Vec<Arc<Route>>,
@@ -67,7 +71,7 @@ impl Routes {
             let Some(network) = service.ingress_network() else { continue };
             let healthy = replicas.get(&(service.id, network)).map_or(&[][..], Vec::as_slice);
             let published = snapshot.published_on(service, me);
-            for port in published.filter(|port| port.protocol == Protocol::Http) {
+            for port in published {
                 let local = port.mode == PublishMode::Host;
                 let healthy = || healthy.iter().filter(|e| !local || e.node == me);
                 let reachable = healthy().filter_map(|e| Some((*e, backend(e, port, node)?)));
@@ -87,14 +91,6 @@ impl Routes {
         Self { routes }
     }
 
-    /// Where the node must listen. A port on all addresses covers the same port on one address.
-    pub fn listen(&self) -> BTreeSet<ListenAddr> {
-        let all: BTreeSet<_> = self.routes.iter().map(|route| route.listen).collect();
-        let covered =
-            |at: &ListenAddr| at.ip.is_some() && all.contains(&ListenAddr { ip: None, port: at.port });
-        all.iter().copied().filter(|at| !covered(at)).collect()
-    }
-
     /// Every service on every port.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
@@ -110,6 +106,8 @@ impl Routes {
 fn route(service: &Service, port: &PublishedPort) -> Route {
     Route {
         listen: ListenAddr { ip: port.ip, port: port.published },
+        protocol: port.protocol,
+        proxy_protocol: port.proxy_protocol,
         service: service.id,
         name: service.name.clone(),
         target: port.target,

@@ -1,8 +1,8 @@
-//! Limits of the ingress.
+//! Limits of the ingress and of the relay.
 
 use std::time::Duration;
 
-/// Limits of the ingress. The defaults are meant to be right.
+/// Limits of the ingress, and of the relay as far as they are about connections. The defaults are meant to be right.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How long a connection to a backend may take to come about.
@@ -21,7 +21,7 @@ pub struct Settings {
     pub max_connections: usize,
     /// The largest request head, in bytes (RFC 6585: 431 beyond).
     pub max_head: usize,
-    /// How long requests and tunnels in flight may go on once their listener was removed.
+    /// How long requests, tunnels and relayed connections in flight may go on once their listener was removed.
     pub drain: Duration,
 }
 

@@ -1,10 +1,11 @@
-//! `meshd front`: the process that containers and clients talk to, with the name servers and the L7 ingress.
+//! `meshd front`: the process that containers and clients talk to, with the name servers, the L7 ingress
+//! and the relay.
 //!
 //! It outlives the daemon, so that neither a restart nor an upgrade nor a crash of that breaks a connection. The daemon
 //! starts it, opens every socket it serves on, and tells it the state; the next daemon takes it over:
 //!
 //! ```text
-//! daemon: agent/fronts ── places with their sockets, states ──► daemon ──► names (DNS) · ingress (L7)
+//! daemon: agent/fronts ── places with their sockets, states ──► daemon ──► names (DNS) · ingress (L7) · relay (L4)
 //!                      ◄── the same sockets for the next daemon, what is in force, the log ──
 //! ```
 //!
@@ -30,11 +31,11 @@ use crate::{
 use anyhow::Context;
 use daemon::{Daemons, Event};
 use mesh_model::{Key, NodeId, Snapshot};
-use mesh_proxy::{Ingress, Listeners, Routes, Settings};
+use mesh_proxy::{Datagrams, Error, Ingress, Listeners, Relay, Routes, Settings, UdpSockets};
 use names::Names;
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,7 +45,7 @@ use tokio::{
     select,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,9 @@ const TELL: Duration = Duration::from_millis(100);
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long name servers may take to answer what was asked already.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+/// What fails if it does.
+const SERVING: &str = "the L7 ingress or the relay";
 
 /// What the daemon starts it with.
 #[derive(Debug, clap::Args)]
@@ -122,10 +126,10 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
                     }
                 }
             },
-            ended = &mut front.ingress => {
-                ended.context("the L7 ingress")?.context("the L7 ingress")?;
-                // All connections of a retired one have ended.
-                return Ok(());
+            ended = front.serving.join_next() => {
+                // Of a retired one, when all connections have ended.
+                let Some(ended) = ended else { return Ok(()) };
+                ended.context(SERVING)?.context(SERVING)?;
             }
             _ = look.tick() => {
                 if !daemons.is_wanted() {
@@ -148,17 +152,23 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
     front.end().await
 }
 
+/// Sockets of published ports, as handles that stay the same for as long as the sockets do.
+type Handles<T> = BTreeMap<Place, (Descriptors, Arc<T>)>;
+
 /// What is served.
 struct Front {
     node: NodeId,
     snapshot: watch::Sender<Arc<Snapshot>>,
     held: Held,
     names: Names,
-    /// The sockets of the ingress, as handles that stay the same for as long as the sockets do.
-    listening: BTreeMap<SocketAddr, (Descriptors, Arc<TcpListener>)>,
-    listeners: watch::Sender<Listeners>,
+    listening: Handles<TcpListener>,
+    receiving: Handles<UdpSocket>,
+    http: watch::Sender<Listeners>,
+    streams: watch::Sender<Listeners>,
+    datagrams: watch::Sender<UdpSockets>,
     routes: watch::Sender<Arc<Routes>>,
-    ingress: JoinHandle<Result<(), mesh_proxy::Error>>,
+    /// The ingress and the relay.
+    serving: JoinSet<Result<(), Error>>,
     retire: CancellationToken,
     cancel: CancellationToken,
 }
@@ -167,21 +177,31 @@ impl Front {
     fn new(args: Args) -> Self {
         let (snapshot, seen) = watch::channel(Arc::default());
         let (routes, to_routes) = watch::channel(Arc::default());
-        let (listeners, to_listeners) = watch::channel(Listeners::default());
+        let (http, to_http) = watch::channel(Listeners::default());
+        let (streams, to_streams) = watch::channel(Listeners::default());
+        let (datagrams, to_datagrams) = watch::channel(UdpSockets::default());
         let (cancel, retire) = (CancellationToken::new(), CancellationToken::new());
         let sockets = Arc::new(Sockets::new(args.run_dir, args.node, seen));
         let names = Names::new(args.node, Sockets::clone(&sockets));
-        let ingress = Ingress::new(to_listeners, to_routes, sockets, Settings::default());
-        let ingress = tokio::spawn(ingress.run(retire.clone(), cancel.clone()));
+        let ingress = Ingress::new(to_http, to_routes.clone(), sockets.clone(), Settings::default());
+        let relay = Relay::new(to_streams, to_routes.clone(), sockets.clone(), Settings::default());
+        let of_datagrams = Datagrams::new(to_datagrams, to_routes, sockets);
+        let mut serving = JoinSet::new();
+        serving.spawn(ingress.run(retire.clone(), cancel.clone()));
+        serving.spawn(relay.run(retire.clone(), cancel.clone()));
+        serving.spawn(of_datagrams.run(retire.clone(), cancel.clone()));
         Self {
             node: args.node,
             snapshot,
             held: Held::default(),
             names,
             listening: BTreeMap::new(),
-            listeners,
+            receiving: BTreeMap::new(),
+            http,
+            streams,
+            datagrams,
             routes,
-            ingress,
+            serving,
             retire,
             cancel,
         }
@@ -236,31 +256,11 @@ impl Front {
         self.serve_names(daemons).await;
         // Before the listeners, so that the first request finds its route.
         self.routes.send_replace(Arc::new(Routes::new(&snapshot, self.node)));
-        self.listen();
-        let handles = self.listening.iter().map(|(address, (_, socket))| (*address, Arc::clone(socket)));
-        self.listeners.send_replace(handles.collect());
-    }
-
-    fn listen(&mut self) {
-        let held = &self.held;
-        self.listening.retain(|address, (of, _)| {
-            held.get(&Place::Http(*address)).is_some_and(|descriptors| Arc::ptr_eq(descriptors, of))
-        });
-        for (place, descriptors) in held {
-            let Place::Http(address) = place else { continue };
-            if self.listening.contains_key(address) {
-                continue;
-            }
-            let socket = descriptors.first().map(OwnedFd::try_clone);
-            match socket {
-                Some(Ok(socket)) => {
-                    let socket = Arc::new(TcpListener::from(socket));
-                    self.listening.insert(*address, (Arc::clone(descriptors), socket));
-                }
-                Some(Err(err)) => tracing::error!(%address, %err, "http ingress: can't listen"),
-                None => tracing::error!(%address, "http ingress: no socket came along"),
-            }
-        }
+        follow(&mut self.listening, &self.held, |place| place.http().or(place.stream()));
+        follow(&mut self.receiving, &self.held, Place::datagrams);
+        self.http.send_replace(at(&self.listening, Place::http));
+        self.streams.send_replace(at(&self.listening, Place::stream));
+        self.datagrams.send_replace(at(&self.receiving, Place::datagrams));
     }
 
     async fn serve_names(&mut self, daemons: &Daemons) {
@@ -274,6 +274,36 @@ impl Front {
     async fn end(&mut self) -> anyhow::Result<()> {
         self.cancel.cancel();
         drop(timeout(LAST_ANSWERS, self.names.finish()).await);
-        (&mut self.ingress).await.context("the L7 ingress")?.context("the L7 ingress")
+        while let Some(ended) = self.serving.join_next().await {
+            ended.context(SERVING)?.context(SERVING)?;
+        }
+        Ok(())
     }
+}
+
+/// Makes the handles those of the places that are held and have such an address.
+fn follow<T: From<OwnedFd>>(
+    handles: &mut Handles<T>,
+    held: &Held,
+    address: impl Fn(&Place) -> Option<SocketAddr>,
+) {
+    handles.retain(|place, (of, _)| held.get(place).is_some_and(|descriptors| Arc::ptr_eq(descriptors, of)));
+    for (place, descriptors) in held {
+        let Some(address) = address(place).filter(|_| !handles.contains_key(place)) else { continue };
+        match descriptors.first().map(OwnedFd::try_clone) {
+            Some(Ok(socket)) => {
+                handles.insert(*place, (Arc::clone(descriptors), Arc::new(T::from(socket))));
+            }
+            Some(Err(err)) => tracing::error!(%address, %err, "front: a port can't be served"),
+            None => tracing::error!(%address, "front: no socket came along"),
+        }
+    }
+}
+
+/// Those of one kind, by their addresses.
+fn at<T>(
+    handles: &Handles<T>,
+    address: impl Fn(&Place) -> Option<SocketAddr>,
+) -> BTreeMap<SocketAddr, Arc<T>> {
+    handles.iter().filter_map(|(place, (_, socket))| Some((address(place)?, Arc::clone(socket)))).collect()
 }

@@ -3,7 +3,7 @@
 use mesh_dns::{HostSockets, Upstream};
 use mesh_model::{NetworkId, NodeId, Snapshot};
 use mesh_net::netns;
-use mesh_proxy::{Connect, Connecting};
+use mesh_proxy::{Connect, Connecting, OpenDatagrams};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use std::{
     io,
@@ -100,6 +100,18 @@ impl Sockets {
 impl Connect for Sockets {
     fn connect(&self, network: NetworkId, address: SocketAddr) -> Connecting<'_> {
         Box::pin(self.connect_from(network, address))
+    }
+}
+
+impl OpenDatagrams for Sockets {
+    fn open(&self, network: NetworkId, address: SocketAddr) -> io::Result<UdpSocket> {
+        let source = self.source(address)?;
+        self.within(network, || {
+            let socket = UdpSocket::bind((source, 0))?;
+            socket.set_nonblocking(true)?;
+            socket.connect(address)?;
+            Ok(socket)
+        })
     }
 }
 

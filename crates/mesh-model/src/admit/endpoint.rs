@@ -115,7 +115,7 @@ pub fn endpoint_ports(
             return Err(Refusal::EndpointPort(port.to_string()));
         }
         if port.proxy_protocol.is_some() {
-            return Err(Refusal::ProxyProtocol);
+            return Err(Refusal::EndpointProxyProtocol);
         }
         if port.ip.is_some_and(|ip| ip.is_loopback()) {
             return Err(Refusal::PortOnLoopback(port.to_string()));

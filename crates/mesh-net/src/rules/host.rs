@@ -6,16 +6,16 @@ use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
     ct_status,
 };
-use crate::ports::{HostPort, Transport};
-use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service};
+use crate::ports::HostPort;
+use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service, Transport};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// `NF_CT_STATE_INVALID_BIT`.
+/// `NF_CT_STATE_INVALID_BIT` and that of `IP_CT_NEW`.
 const CT_STATE_INVALID: u32 = 1;
+const CT_STATE_NEW: u32 = 1 << 3;
 /// Maps of published ports: of all addresses, and of one.
 const PORTS: &str = "ports";
 const BOUND: &str = "bound";
@@ -37,19 +37,19 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         version,
         ports: Set::verdicts(&[Type::Proto, Type::Port]),
         bound: Set::verdicts(&[version.address(), Type::Proto, Type::Port]),
-        refused: Set::plain(&[Type::Port]),
-        refused_bound: Set::plain(&[version.address(), Type::Port]),
+        refused: Set::plain(&[Type::Proto, Type::Port]),
+        refused_bound: Set::plain(&[version.address(), Type::Proto, Type::Port]),
     };
     for service in rules.services() {
         let Some(network) = service.ingress_network() else { continue };
         let published = rules.snapshot.published_on(service, rules.me.id);
-        for port in published.filter(|port| in_kernel(port)) {
+        for port in published.filter(|port| port.protocol != Protocol::Http) {
             ports.publish(table, rules, service, network, port);
         }
     }
     let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
     for endpoint in own.filter(|endpoint| !endpoint.draining) {
-        for port in endpoint.ports.iter().filter(|port| in_kernel(port)) {
+        for port in &endpoint.ports {
             ports.publish_endpoint(table, endpoint, port);
         }
     }
@@ -71,32 +71,33 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         Base::new(ChainKind::Nat, Hook::Prerouting, -100),
         vec![Rule::new().daddr_is_local().jump("published")],
     );
-    // 127.0.0.1 and ::1 are served by meshd's own sockets: the kernel can't route from them.
+    // 127.0.0.1 and ::1 are left to the relay: the kernel can't route from them.
     table.hook(
         "output",
         Base::new(ChainKind::Nat, Hook::Output, -100),
         vec![version.not_loopback().daddr_is_local().jump("published")],
     );
     // Containers reach what the host serves, as with Docker; those of internal networks reach nothing, whatever routes
-    // they give themselves. A port without a backend: TCP is refused by the socket that reserves it, which leaves UDP
-    // unanswered.
+    // they give themselves. A port without a backend is refused before the socket that holds it: connections that the relay
+    // has already go on.
+    let new = || Rule::new().any_bit(Field::CtState, CT_STATE_NEW);
     let udp = || Rule::new().protocol(UDP);
+    let refused_bound =
+        |rule: Rule| rule.is_in(&[daddr, Field::L4proto, Field::ThDport], "refused_bound").daddr_is_local();
+    let refused = |rule: Rule| rule.is_in(&[Field::L4proto, Field::ThDport], "refused").daddr_is_local();
     table.hook(
         "input",
         Base::new(ChainKind::Filter, Hook::Input, 0),
         vec![
             to_vxlan(rules).goto("frames"),
             from_internal(),
-            udp().is_in(&[daddr, Field::ThDport], "refused_bound").daddr_is_local().reject_port_unreachable(),
-            udp().is_in(&[Field::ThDport], "refused").daddr_is_local().reject_port_unreachable(),
+            refused_bound(new()).reject_tcp_reset(),
+            refused(new()).reject_tcp_reset(),
+            refused_bound(udp()).reject_port_unreachable(),
+            refused(udp()).reject_port_unreachable(),
         ],
     );
     table.chain("frames", vec![forged().drop(), strange(version)]);
-}
-
-/// Whether a port needs no process to serve it.
-fn in_kernel(port: &PublishedPort) -> bool {
-    port.protocol != Protocol::Http && port.proxy_protocol.is_none()
 }
 
 /// The sets and maps of published ports under construction.
@@ -122,17 +123,21 @@ impl Ports {
             return;
         }
         let here_only = port.mode == PublishMode::Host;
-        let backends = rules.backends(service, network, self.version, here_only).into_iter();
-        let backends: Vec<Data> = backends.map(|address| vec![address, Datum::Port(port.target)]).collect();
-        let choices = balance::choices(self.version, service.balance, backends);
-        if !choices.is_empty() {
+        let backends = |version| rules.backends(service, network, version, here_only);
+        let own = backends(self.version);
+        if own.is_empty() {
+            // Those of the other family are the relay's to reach.
+            if backends(self.version.other()).is_empty() {
+                self.refuse(port.into());
+            }
+        } else if is_led(port) {
             let chain = chain_name(port);
-            let protocol = protocol_number(HostPort::from(port).transport);
-            let rules = choices.into_iter().map(|choice| Rule::new().protocol(protocol).dnat(choice));
+            let protocol = protocol_number(port.protocol.transport());
+            let backends = own.into_iter().map(|address| vec![address, Datum::Port(port.target)]).collect();
+            let choices = balance::choices(self.version, service.balance, backends).into_iter();
+            let rules = choices.map(|choice| Rule::new().protocol(protocol).dnat(choice));
             table.chain(&chain, rules.collect());
             self.lead(port.into(), Verdict::Goto(chain));
-        } else if port.protocol == Protocol::Udp {
-            self.refuse(port.ip, port.published);
         }
     }
 
@@ -142,7 +147,7 @@ impl Ports {
         if port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
-        let (chain, protocol) = (chain_name(port), protocol_number(HostPort::from(port).transport));
+        let (chain, protocol) = (chain_name(port), protocol_number(port.protocol.transport()));
         let to = Source::Constant(vec![address, Datum::Port(port.target)]);
         table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(to)]);
         self.lead(port.into(), Verdict::Goto(chain));
@@ -154,12 +159,15 @@ impl Ports {
         map.insert_verdict(key, to);
     }
 
-    fn refuse(&mut self, bound: Option<IpAddr>, port: u16) {
-        match bound {
-            Some(ip) => self.refused_bound.add(vec![ip.into(), Datum::Port(port)]),
-            None => self.refused.add(vec![Datum::Port(port)]),
-        }
+    fn refuse(&mut self, port: HostPort) {
+        let (map, key) = host_key(port);
+        if map == BOUND { self.refused_bound.add(key) } else { self.refused.add(key) }
     }
+}
+
+/// Whether the kernel can lead clients of a port to replicas: it writes no headers, and does not route from the loopback.
+fn is_led(port: &PublishedPort) -> bool {
+    port.proxy_protocol.is_none() && !port.ip.is_some_and(|ip| ip.is_loopback())
 }
 
 /// Which map leads a port to its chain, and by which key.

@@ -14,6 +14,13 @@ pub(super) enum IpVersion {
 impl IpVersion {
     pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     pub(super) fn family(self) -> Family {
         match self {
             Self::V4 => Family::Ip,

@@ -18,6 +18,7 @@ use hyper::{
     body::{Body, Incoming},
     upgrade::{self, OnUpgrade},
 };
+use mesh_model::Transport;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,7 @@ impl Exchange {
         let client = upgrade::on(&mut request);
         let (head, body) = request.into_parts();
         let body = (!body.is_end_stream()).then_some(body);
-        let Some(service) = self.engine.balancer.resolve(self.ends.local) else {
+        let Some(service) = self.engine.balancer.resolve(Transport::Tcp, self.ends.local) else {
             return page(StatusCode::NOT_FOUND, "No service here answers to this request.", false, record);
         };
         record.service(service.name());

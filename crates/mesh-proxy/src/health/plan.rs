@@ -1,7 +1,7 @@
 //! Which endpoints are checked, and how: a pure function of the snapshot.
 
 use crate::routes::reachable_address;
-use mesh_model::{EndpointId, HealthKind, Name, NetworkId, NodeId, Snapshot};
+use mesh_model::{EndpointId, HealthKind, Name, NetworkId, NodeId, ProxyProtocol, Service, Snapshot};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What one check does.
@@ -23,6 +23,8 @@ pub enum Probe {
 pub struct Check {
     /// What it does.
     pub probe: Probe,
+    /// The header that the port expects first, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The network that the endpoint is reached by.
     pub network: NetworkId,
     /// The endpoint's address and the port that is checked.
@@ -44,13 +46,15 @@ pub fn plan_checks(snapshot: &Snapshot, me: NodeId) -> BTreeMap<EndpointId, Chec
     let check = |endpoint: &Arc<mesh_model::Endpoint>| {
         let service = snapshot.services.get(&endpoint.service?)?;
         let health = service.health.as_ref()?;
-        let addr = SocketAddr::new(reachable_address(endpoint, node)?, service.health_port()?);
+        let port = service.health_port()?;
+        let addr = SocketAddr::new(reachable_address(endpoint, node)?, port);
         let probe = match &health.kind {
             HealthKind::Http(path) => Probe::Http { path: path.clone(), host: service.name.clone() },
             HealthKind::Tcp => Probe::Tcp,
         };
         let check = Check {
             probe,
+            proxy_protocol: expected_header(service, port),
             network: endpoint.network,
             addr,
             interval: Duration::from_millis(health.interval_ms.max(MIN_MILLIS)),
@@ -61,6 +65,11 @@ pub fn plan_checks(snapshot: &Snapshot, me: NodeId) -> BTreeMap<EndpointId, Chec
         Some((endpoint.id, check))
     };
     local.filter_map(check).collect()
+}
+
+/// What replicas of a service expect first at a port: a header, if that is what they are sent by a published one.
+fn expected_header(service: &Service, target: u16) -> Option<ProxyProtocol> {
+    service.ports.iter().filter(|port| port.target == target).find_map(|port| port.proxy_protocol)
 }
 
 /// No check is run more often than this, whatever a record says.

@@ -1,7 +1,7 @@
 //! One check, once.
 
 use super::plan::{Check, Probe};
-use crate::{Error, connect::Connect};
+use crate::{Error, connect::Connect, proxy_protocol};
 use bytes::Bytes;
 use http::{
     Request,
@@ -10,12 +10,15 @@ use http::{
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, select, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, select, time::timeout};
 
 /// Runs a check; the error says why the endpoint failed it.
 pub(super) async fn probe(check: &Check, connect: &dyn Connect) -> Result<(), Error> {
     let once = async {
-        let socket = connect.connect(check.network, check.addr).await?;
+        let mut socket = connect.connect(check.network, check.addr).await?;
+        if let Some(version) = check.proxy_protocol {
+            socket.write_all(&proxy_protocol::own(version)).await?;
+        }
         match &check.probe {
             Probe::Tcp => Ok(()),
             Probe::Http { path, host } => get(socket, path, host).await,

@@ -1,4 +1,4 @@
-//! The ingress seen from outside: real sockets on the loopback, raw bytes, and Debian's nginx, curl and wrk.
+//! The ingress and the relay seen from outside: real sockets on the loopback, raw bytes, and Debian's nginx, curl and wrk.
 
 mod access;
 mod balancing;
@@ -8,6 +8,8 @@ mod failures;
 mod health;
 mod model;
 mod nginx;
+mod relay;
+mod relayed_datagrams;
 mod rig;
 mod routes;
 mod smuggling;

@@ -2,7 +2,7 @@
 
 use crate::model::{self, ME, OTHER, port, service, set_health, snapshot};
 use crate::rig::overlay;
-use mesh_model::{Health, HealthKind, Protocol, PublishMode, Service, Snapshot};
+use mesh_model::{Health, HealthKind, ProxyProtocol, PublishMode, Service, Snapshot};
 use mesh_proxy::{Check, ListenAddr, Probe, Routes, plan_checks};
 use std::sync::Arc;
 
@@ -35,13 +35,6 @@ fn a_port_leads_to_the_replicas_on_every_node() {
 }
 
 #[test]
-fn only_http_ports_are_here() {
-    let mut snapshot = two_nodes();
-    update(&mut snapshot, 1, |service| service.ports[0].protocol = Protocol::Tcp);
-    assert_eq!(Routes::new(&snapshot, ME).listen().len(), 1);
-}
-
-#[test]
 fn one_that_drains_or_is_not_healthy_is_no_backend() {
     let mut snapshot = two_nodes();
     update(&mut snapshot, 1, |service| service.health = Some(model::check(HealthKind::Tcp, 1000)));
@@ -51,7 +44,7 @@ fn one_that_drains_or_is_not_healthy_is_no_backend() {
     assert_eq!(backends(&Routes::new(&snapshot, ME), "service_1"), [1]);
     Arc::make_mut(snapshot.endpoints.values_mut().next().unwrap()).draining = true;
     assert!(backends(&Routes::new(&snapshot, ME), "service_1").is_empty());
-    assert_eq!(Routes::new(&snapshot, ME).listen().len(), 2, "the port answers all the same");
+    assert_eq!(Routes::new(&snapshot, ME).iter().count(), 2, "the port answers all the same");
 }
 
 #[test]
@@ -61,20 +54,8 @@ fn host_mode_is_for_nodes_with_a_replica_and_leads_to_theirs() {
     update(&mut snapshot, 2, |service| service.ports[0].mode = PublishMode::Host);
     let routes = Routes::new(&snapshot, ME);
     assert_eq!(backends(&routes, "service_1"), [1]);
-    assert_eq!(routes.listen().into_iter().collect::<Vec<_>>(), [ListenAddr { ip: None, port: 80 }]);
-}
-
-#[test]
-fn a_port_on_all_addresses_covers_the_same_port_on_one() {
-    let mut snapshot = two_nodes();
-    let one = Some("192.0.2.1".parse().unwrap());
-    update(&mut snapshot, 1, |service| service.ports[0].ip = one);
-    assert!(Routes::new(&snapshot, ME).listen().contains(&ListenAddr { ip: one, port: 80 }));
-    update(&mut snapshot, 2, |service| service.ports[0].published = 80);
-    assert_eq!(
-        Routes::new(&snapshot, ME).listen().into_iter().collect::<Vec<_>>(),
-        [ListenAddr { ip: None, port: 80 }]
-    );
+    let listen: Vec<ListenAddr> = routes.iter().map(|route| route.listen).collect();
+    assert_eq!(listen, [ListenAddr { ip: None, port: 80 }]);
 }
 
 #[test]
@@ -98,6 +79,14 @@ fn checks_are_for_endpoints_of_this_node_whose_service_has_one() {
     let [(1, check)] = &checks[..] else { panic!("{checks:?}") };
     assert_eq!(check.addr.to_string(), "10.1.0.1:8080", "the first TCP target unless a port is given");
     assert_eq!(check.probe, Probe::Http { path: "/ready".into(), host: "service_1".parse().unwrap() });
+    assert_eq!(check.proxy_protocol, None);
+    update(&mut snapshot, 1, |service| service.ports[0].proxy_protocol = Some(ProxyProtocol::V2));
+    let checks = plan_checks(&snapshot, ME);
+    assert_eq!(
+        checks.values().next().unwrap().proxy_protocol,
+        Some(ProxyProtocol::V2),
+        "what the port expects"
+    );
     update(&mut snapshot, 1, |service| service.health.as_mut().unwrap().port = Some(9000));
     assert_eq!(plan_checks(&snapshot, ME).values().next().unwrap().addr.port(), 9000);
 }

@@ -10,6 +10,7 @@ Examples:
   meshctl service create --name web --network blue --publish 8080:80 --health-http /healthz
   meshctl service create --name api --publish published=443,target=8443,mode=host
   meshctl service create --name site --publish published=80,target=8080,protocol=http
+  meshctl service create --name mail --publish published=25,target=25,proxy-protocol=v2
   meshctl service create --name dns --publish 53:53/udp --endpoint-mode dnsrr
 
 Containers become replicas with 'meshctl network connect --service NAME …' or
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     aliases: Vec<Name>,
     /// Port to publish on every node: PUBLISHED:TARGET, IP:PUBLISHED:TARGET or TARGET alone for a free port,
     /// with /udp for UDP; or published=PORT,target=PORT with any of ,protocol=tcp|udp|http ,mode=ingress|host
-    /// ,ip=IP (repeatable)
+    /// ,ip=IP ,proxy-protocol=v1|v2 (repeatable)
     #[arg(long, value_name = "SPEC", value_parser = publish)]
     publish: Vec<Publish>,
     /// What its name resolves to

@@ -20,7 +20,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(sockets: Sockets, listen: Vec<SocketAddr>, adopted: &Held) -> Self {
-        let ours = adopted.iter().filter(|(place, _)| !matches!(place, Place::Http(_)));
+        let ours = adopted.iter().filter(|(place, _)| place.is_of_names());
         let held: Held = ours.map(|(place, descriptors)| (*place, Arc::clone(descriptors))).collect();
         // Of a daemon that did not do so yet.
         held.values().filter_map(|descriptors| descriptors.first()).for_each(sockets::lengthen_queue);
@@ -52,7 +52,7 @@ impl Names {
 
     /// Where there is a name server, and of which network.
     pub(super) fn places(&self) -> Vec<(Option<NetworkId>, SocketAddr)> {
-        self.held.keys().map(|place| (network(place), address(place))).collect()
+        self.held.keys().map(|place| (place.network(), address(place))).collect()
     }
 
     /// Lets go of sockets that do not work.
@@ -61,7 +61,7 @@ impl Names {
     }
 
     fn open(&self, at: &Place) -> io::Result<Descriptors> {
-        let (udp, tcp) = match network(at) {
+        let (udp, tcp) = match at.network() {
             Some(network) => self.sockets.name_server(network, address(at))?,
             None => sockets::host_name_server(address(at))?,
         };
@@ -81,16 +81,12 @@ impl Names {
     }
 }
 
-fn network(place: &Place) -> Option<NetworkId> {
-    match place {
-        Place::Names(at) => Some(at.network),
-        Place::Http(_) | Place::HostNames(_) => None,
-    }
-}
-
 fn address(place: &Place) -> SocketAddr {
     match place {
         Place::Names(at) => SocketAddr::new(at.gateway, PORT),
-        Place::Http(address) | Place::HostNames(address) => *address,
+        Place::Http(address)
+        | Place::Stream(address)
+        | Place::Datagrams(address)
+        | Place::HostNames(address) => *address,
     }
 }

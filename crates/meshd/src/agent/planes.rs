@@ -179,7 +179,7 @@ impl Planes {
         self.net.send(request).await.context("the kernel data plane ended")?;
         let report = report.await.context("the kernel data plane ended")?;
         problems.extend(self.names.apply(&snapshot, self.identity.node));
-        let places = self.ports.listeners().chain(self.names.held()).collect();
+        let places = self.ports.places().chain(self.names.held()).collect();
         problems.extend(self.fronts.apply(&snapshot, &places).await);
         self.fronts.failed().iter().for_each(|place| self.names.forget(place));
         self.publish(&snapshot, &report, problems, ports);

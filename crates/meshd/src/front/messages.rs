@@ -21,10 +21,41 @@ pub(crate) const PROTOCOL: u32 = 1;
 pub(crate) enum Place {
     /// A port of the L7 ingress: the socket that listens.
     Http(SocketAddr),
+    /// A TCP port that the kernel forwards, for whom it can't: the socket that listens.
+    Stream(SocketAddr),
+    /// A UDP port, likewise: the socket that it is bound to.
+    Datagrams(SocketAddr),
     /// A name server: a UDP socket, and a TCP socket that listens.
     Names(NameServer),
     /// The name server of the host's own processes, likewise.
     HostNames(SocketAddr),
+}
+
+impl Place {
+    /// Whether a name server is there.
+    pub(crate) fn is_of_names(&self) -> bool {
+        matches!(self, Self::Names(_) | Self::HostNames(_))
+    }
+
+    /// The network that it is in; the host's otherwise.
+    pub(crate) fn network(&self) -> Option<NetworkId> {
+        if let Self::Names(at) = self { Some(at.network) } else { None }
+    }
+
+    /// Where the L7 ingress listens.
+    pub(crate) fn http(&self) -> Option<SocketAddr> {
+        if let Self::Http(address) = self { Some(*address) } else { None }
+    }
+
+    /// Where the relay receives.
+    pub(crate) fn datagrams(&self) -> Option<SocketAddr> {
+        if let Self::Datagrams(address) = self { Some(*address) } else { None }
+    }
+
+    /// Where the relay listens.
+    pub(crate) fn stream(&self) -> Option<SocketAddr> {
+        if let Self::Stream(address) = self { Some(*address) } else { None }
+    }
 }
 
 /// A name server's place: a gateway address inside a network's namespace. Should the namespace be made anew, so is

@@ -149,7 +149,7 @@ impl Names {
             }
             kept
         });
-        let is_new = |place: &Place| !matches!(place, Place::Http(_)) && !self.running.contains_key(place);
+        let is_new = |place: &Place| place.is_of_names() && !self.running.contains_key(place);
         // First: who asks already is not to be told that there is nobody to ask.
         if self.resolvers_of.is_none() || held.keys().any(is_new) {
             self.look_at_host(snapshot, held);
@@ -164,7 +164,7 @@ impl Names {
             let view = match place {
                 Place::Names(at) => self.served.get(&at.network).map(|served| &served.view),
                 Place::HostNames(_) => Some(&self.host),
-                Place::Http(_) => None,
+                Place::Http(_) | Place::Stream(_) | Place::Datagrams(_) => None,
             };
             let Some(view) = view.filter(|_| !self.running.contains_key(place)).cloned() else { continue };
             if let Err(err) = self.start(*place, sockets, view) {
@@ -190,11 +190,7 @@ impl Names {
 
     /// Names for each network that has sockets here, and for no other.
     fn open_zones(&mut self, snapshot: &Snapshot, held: &Held) {
-        let places = held.keys().filter_map(|place| match place {
-            Place::Names(at) => Some(at.network),
-            Place::HostNames(_) | Place::Http(_) => None,
-        });
-        let wanted: BTreeSet<NetworkId> = places.collect();
+        let wanted: BTreeSet<NetworkId> = held.keys().filter_map(Place::network).collect();
         let before = self.served.len();
         self.served.retain(|network, _| wanted.contains(network));
         self.views_are_old |= self.served.len() != before;

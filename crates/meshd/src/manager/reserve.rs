@@ -72,7 +72,7 @@ impl Manager {
             p.mode == PublishMode::Ingress
                 && p.published == port.published
                 && p.ip == port.ip
-                && p.protocol.is_tcp() == port.protocol.is_tcp()
+                && p.protocol.transport() == port.protocol.transport()
         };
         already.iter().any(same) || self.state.snapshot().services.values().any(|s| s.ports.iter().any(same))
     }

@@ -9,6 +9,7 @@ use mesh_model::{
     Snapshot,
 };
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 fn host(snapshot: &Snapshot) -> [Table; 2] {
@@ -70,11 +71,11 @@ fn the_host_table_word_for_word() {
 		elements = { tcp . 80 : goto tcp_80 }
 	}
 	set refused {
-		type inet_service
-		elements = { 53 }
+		type inet_proto . inet_service
+		elements = { tcp . 53, udp . 53 }
 	}
 	set refused_bound {
-		type ipv4_addr . inet_service
+		type ipv4_addr . inet_proto . inet_service
 	}
 	set same {
 		type ifname . ifname
@@ -100,8 +101,10 @@ fn the_host_table_word_for_word() {
 		type filter hook input priority 0; policy accept;
 		meta l4proto udp th dport 4789 goto frames
 		iifname "up*" iifname @internal goto out_of_internal
-		meta l4proto udp ip daddr . th dport @refused_bound fib daddr type local reject
-		meta l4proto udp th dport @refused fib daddr type local reject
+		ct state & 8 != 0 ip daddr . meta l4proto . th dport @refused_bound fib daddr type local meta l4proto tcp reject with tcp reset
+		ct state & 8 != 0 meta l4proto . th dport @refused fib daddr type local meta l4proto tcp reject with tcp reset
+		meta l4proto udp ip daddr . meta l4proto . th dport @refused_bound fib daddr type local reject
+		meta l4proto udp meta l4proto . th dport @refused fib daddr type local reject
 	}
 	chain into_overlay {
 		ct direction reply accept
@@ -390,12 +393,14 @@ fn a_port_bound_to_an_address_is_published_there_only() {
     edit(snapshot.services.values_mut().next(), |web| {
         web.ports[0].ip = Some("fd00:9::1".parse().unwrap());
     });
-    edit(snapshot.services.values_mut().nth(1), |dns| dns.ports[0].ip = Some("10.9.0.1".parse().unwrap()));
+    edit(snapshot.services.values_mut().nth(1), |dns| {
+        dns.ports.iter_mut().for_each(|port| port.ip = Some("10.9.0.1".parse().unwrap()));
+    });
     let [ip, ip6] = host(&snapshot).map(|table| table.to_string());
     assert_eq!(body(&ip6, "map bound")[1], "elements = { fd00:9::1 . tcp . 80 : goto tcp_80_at_fd00_9__1 }");
     assert_eq!(body(&ip6, "map ports").len(), 1, "no elements");
     assert!(!ip.contains("tcp_80"), "{ip}");
-    assert_eq!(body(&ip, "set refused_bound")[1], "elements = { 10.9.0.1 . 53 }");
+    assert_eq!(body(&ip, "set refused_bound")[1], "elements = { 10.9.0.1 . tcp . 53, 10.9.0.1 . udp . 53 }");
     assert_eq!(body(&ip, "set refused").len(), 1, "no elements");
     assert_eq!(body(&ip6, "set refused_bound").len(), 1, "no elements");
 }
@@ -434,25 +439,44 @@ fn a_port_in_host_mode_leads_to_replicas_here_and_is_closed_where_none_runs() {
     let [ip, _] = host(&snapshot);
     let text = ip.to_string();
     assert_eq!(body(&text, "chain tcp_80"), ["meta l4proto tcp dnat to 10.78.0.11:8080"]);
-    assert_eq!(body(&text, "set refused")[1], "elements = { 53 }", "its replica here is not healthy");
+    assert_eq!(
+        body(&text, "set refused")[1],
+        "elements = { tcp . 53, udp . 53 }",
+        "its replica here is not healthy"
+    );
 
     let [ip, _] = Rules::new(&snapshot, &snapshot.nodes[&node_id(3)]).host(&BTreeSet::new());
     let text = ip.to_string();
     assert!(!text.contains("tcp_80"), "the replica there is not healthy");
-    assert_eq!(body(&text, "set refused").len(), 1, "no replica there, so the port is none of ours");
+    assert_eq!(
+        body(&text, "set refused")[1],
+        "elements = { tcp . 80 }",
+        "of the other service there is none"
+    );
 }
 
 #[test]
-fn ports_that_a_process_serves_are_not_in_the_kernel() {
+fn ports_that_a_process_serves_are_not_led_by_the_kernel() {
     let mut snapshot = small();
+    let led = |snapshot: &Snapshot| {
+        let [ip, ip6] = host(snapshot);
+        [ip.sets["ports"].elements.len(), ip6.sets["ports"].elements.len(), ip.sets["bound"].elements.len()]
+    };
+    assert_eq!(led(&snapshot), [1, 1, 0]);
     edit(snapshot.services.values_mut().next(), |web| web.ports[0].protocol = Protocol::Http);
-    edit(snapshot.services.values_mut().nth(1), |dns| {
-        dns.ports.iter_mut().for_each(|port| port.proxy_protocol = Some(ProxyProtocol::V2));
-    });
-    for table in host(&snapshot) {
-        assert!(table.sets["ports"].elements.is_empty());
-        assert!(table.sets["refused"].elements.is_empty());
+    assert_eq!(led(&snapshot), [0; 3]);
+    for (proxy_protocol, ip) in [(Some(ProxyProtocol::V2), None), (None, Some(Ipv4Addr::LOCALHOST.into()))] {
+        edit(snapshot.services.values_mut().next(), |web| {
+            let of_relay = PublishedPort { ip, proxy_protocol, ..published(80, 8080, Protocol::Tcp) };
+            web.ports[0] = of_relay;
+        });
+        assert_eq!(led(&snapshot), [0; 3]);
+        let text = host(&snapshot)[0].to_string();
+        assert!(!text.contains("tcp . 80"), "nor refused, as long as there is a backend: {text}");
     }
+    snapshot.endpoints.clear();
+    let text = host(&snapshot)[0].to_string();
+    assert!(text.contains("127.0.0.1 . tcp . 80"), "then it is refused: {text}");
 }
 
 #[test]

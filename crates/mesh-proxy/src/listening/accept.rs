@@ -1,6 +1,6 @@
 //! Accepting on one listener.
 
-use crate::engine::{Ends, Engine};
+use super::{Ends, Serving};
 use socket2::{SockRef, TcpKeepalive};
 use std::{
     io,
@@ -17,9 +17,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Accepts until then. `stop` is passed on to the connections.
-pub(super) async fn accept(
+pub(super) async fn accept<S: Serving>(
     listener: TcpListener,
-    engine: Arc<Engine>,
+    serving: Arc<S>,
     permits: Arc<Semaphore>,
     until: CancellationToken,
     stop: CancellationToken,
@@ -31,22 +31,22 @@ pub(super) async fn accept(
             accepted = next(&listener, &permits) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => serve(&engine, stream, permit, &stop),
+            Ok((stream, permit)) => serve(&serving, stream, permit, &stop),
             Err(err) => {
                 // Out of descriptors or memory: it passes, or the next accept says the same.
-                tracing::warn!(%err, "http ingress: accept failed");
+                tracing::warn!(%err, "{}: accept failed", S::NAME);
                 sleep(BACKOFF).await;
             }
         }
     }
-    finish_backlog(listener, &engine, &permits, &stop);
+    finish_backlog(listener, &serving, &permits, &stop);
 }
 
 /// Clients that the kernel has already told they are connected are served, not reset. The kernel is asked, for the
 /// runtime may not know of them yet.
-fn finish_backlog(
+fn finish_backlog<S: Serving>(
     listener: TcpListener,
-    engine: &Arc<Engine>,
+    serving: &Arc<S>,
     permits: &Arc<Semaphore>,
     stop: &CancellationToken,
 ) {
@@ -56,8 +56,8 @@ fn finish_backlog(
     {
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         match stream {
-            Ok(stream) => serve(engine, stream, permit, stop),
-            Err(err) => tracing::warn!(%err, "http ingress: accept failed"),
+            Ok(stream) => serve(serving, stream, permit, stop),
+            Err(err) => tracing::warn!(%err, "{}: accept failed", S::NAME),
         }
     }
 }
@@ -71,15 +71,20 @@ async fn next(
     Ok((stream, permit))
 }
 
-fn serve(engine: &Arc<Engine>, stream: TcpStream, permit: OwnedSemaphorePermit, stop: &CancellationToken) {
+fn serve<S: Serving>(
+    serving: &Arc<S>,
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+    stop: &CancellationToken,
+) {
     let ends = match prepare(&stream) {
         Ok(ends) => ends,
         // It has gone already.
         Err(err) => return tracing::debug!(%err, "client connection lost"),
     };
-    let serving = engine.clone().serve(stream, ends, stop.clone());
-    engine.tasks().spawn(async move {
-        serving.await;
+    let served = serving.clone().serve(stream, ends, stop.clone());
+    serving.tasks().spawn(async move {
+        served.await;
         drop(permit);
     });
 }
