@@ -156,7 +156,10 @@ pub struct ServiceUpdate {
     /// Ports to add.
     #[serde(default)]
     pub publish_add: Vec<PublishedPort>,
-    /// Ports to remove: the published port, or published port and protocol, or a whole specification.
+    /// Whether ports to add that other services have are taken from them, in the same change.
+    #[serde(default)]
+    pub take: bool,
+    /// Ports to remove: the published port or a range of them, with a protocol or without, or a whole specification.
     #[serde(default)]
     pub publish_rm: Vec<String>,
     /// The aliases from now on.

@@ -6,9 +6,10 @@ use super::{
 };
 use crate::{
     EndpointMode, HealthCheck, HealthKind, Network, NetworkId, NodeId, Protocol, PublishedPort, Refusal,
-    Service, ServiceId, ServiceNetwork, ServiceSpec, ServiceUpdate, Snapshot, service::first_tcp_target,
+    Service, ServiceId, ServiceNetwork, ServiceSpec, ServiceUpdate, Snapshot, Transport, port::NamedPort,
+    service::first_tcp_target,
 };
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 /// Where published ports are taken from if the user gives none, as in Swarm and Kubernetes.
 const PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -47,16 +48,23 @@ pub fn service(snapshot: &Snapshot, spec: &ServiceSpec, fresh: Fresh) -> Result<
     })
 }
 
-/// The service as it is after an update.
+/// The service as it is after an update, and those that it took ports from.
 pub fn service_update(
     snapshot: &Snapshot,
     service: &Service,
     update: &ServiceUpdate,
     now: u64,
-) -> Result<Service, Refusal> {
+) -> Result<(Service, Vec<Service>), Refusal> {
     let mut updated = service.clone();
-    updated.ports = remove_ports(&service.ports, &update.publish_rm)?;
-    updated.ports = with_free_ports(snapshot, &updated.ports, &update.publish_add, Some(service.id))?;
+    let kept = remove_ports(&service.ports, &update.publish_rm)?;
+    // What is there already need not be added.
+    let added: Vec<_> = update.publish_add.iter().filter(|port| !kept.contains(port)).cloned().collect();
+    let robbed = if update.take { without(snapshot, service.id, &added)? } else { Vec::new() };
+    let mut left = Cow::Borrowed(snapshot);
+    for service in &robbed {
+        left.to_mut().services.insert(service.id, Arc::new(service.clone()));
+    }
+    updated.ports = with_free_ports(&left, &kept, &added, Some(service.id))?;
     if let Some(given) = &update.aliases {
         updated.aliases = aliases(given)?;
     }
@@ -74,7 +82,24 @@ pub fn service_update(
         }
     }
     check_health(updated.health.as_ref(), &updated.ports)?;
-    Ok(updated)
+    Ok((updated, robbed))
+}
+
+/// The other services that have one of these ports, without it.
+fn without(snapshot: &Snapshot, own: ServiceId, ports: &[PublishedPort]) -> Result<Vec<Service>, Refusal> {
+    let mut robbed = Vec::new();
+    for service in snapshot.services.values().filter(|service| service.id != own) {
+        let is_taken =
+            |has: &PublishedPort| ports.iter().any(|port| port.published != 0 && port.clashes(has));
+        if service.ports.iter().any(is_taken) {
+            let mut service = Service::clone(service);
+            service.ports.retain(|port| !is_taken(port));
+            check_health(service.health.as_ref(), &service.ports)
+                .map_err(|_| Refusal::LeftWithoutCheck(service.name.to_string()))?;
+            robbed.push(service);
+        }
+    }
+    Ok(robbed)
 }
 
 /// Whether a service may be removed: its endpoints would otherwise lose their place without a word.
@@ -85,27 +110,20 @@ pub fn service_removal(snapshot: &Snapshot, service: &Service) -> Result<(), Ref
     }
 }
 
-/// The ports without those named: `80`, `80/tcp` or a specification such as `80:8080`.
+/// The ports without those named, each as [`NamedPort`] has it.
 pub fn remove_ports(ports: &[PublishedPort], named: &[String]) -> Result<Vec<PublishedPort>, Refusal> {
     let mut kept = ports.to_vec();
     for name in named {
-        let before = kept.len();
-        kept.retain(|port| !names(name, port));
-        if kept.len() == before {
-            return Err(Refusal::PortNotPublished(name.clone()));
+        let none = || Refusal::PortNotPublished(name.clone());
+        for named in NamedPort::parse(name).map_err(|_| none())? {
+            let before = kept.len();
+            kept.retain(|port| !named.is(port));
+            if kept.len() == before {
+                return Err(none());
+            }
         }
     }
     Ok(kept)
-}
-
-fn names(name: &str, port: &PublishedPort) -> bool {
-    let (numbers, protocol) = match name.split_once('/') {
-        Some((numbers, protocol)) => (numbers, Some(protocol)),
-        None => (name, None),
-    };
-    let numbers =
-        numbers == port.published.to_string() || numbers == format!("{}:{}", port.published, port.target);
-    numbers && protocol.is_none_or(|protocol| protocol == port.protocol.to_string())
 }
 
 fn network_of(snapshot: &Snapshot, id: NetworkId) -> Result<&Arc<Network>, Refusal> {
@@ -135,17 +153,16 @@ fn with_free_ports(
 ) -> Result<Vec<PublishedPort>, Refusal> {
     let mut ports = kept.to_vec();
     for port in added {
-        if port.proxy_protocol.is_some() {
-            return Err(Refusal::ProxyProtocol);
-        }
-        // The kernel can't lead from there; the proxy could.
-        if port.ip.is_some_and(|ip| ip.is_loopback()) && port.protocol != Protocol::Http {
-            return Err(Refusal::PortOnLoopback(port.to_string()));
+        if port.proxy_protocol.is_some() && port.protocol != Protocol::Tcp {
+            return Err(Refusal::ProxyProtocol(port.protocol));
         }
         let mut port = port.clone();
         if port.published == 0 {
             // HTTP ports may be shared, but whoever leaves the choice to the cluster wants one of its own.
-            let protocol = if port.protocol.is_tcp() { Protocol::Tcp } else { Protocol::Udp };
+            let protocol = match port.protocol.transport() {
+                Transport::Tcp => Protocol::Tcp,
+                Transport::Udp => Protocol::Udp,
+            };
             let free = |number: &u16| {
                 let candidate = PublishedPort { published: *number, protocol, ..port.clone() };
                 port_taken(snapshot, &candidate, own, None).is_ok()
@@ -171,7 +188,7 @@ pub(super) fn port_taken(
 ) -> Result<(), Refusal> {
     // Nobody holds it on a node that has no network yet.
     let vxlan = snapshot.cluster.as_ref().map(|cluster| cluster.data_path_port);
-    if !port.protocol.is_tcp() && vxlan == Some(port.published) {
+    if port.protocol.transport() == Transport::Udp && vxlan == Some(port.published) {
         return Err(Refusal::PortOfVxlan(port.published));
     }
     let clashes = |ports: &[PublishedPort]| ports.iter().any(|p| p.clashes(port));

@@ -14,7 +14,7 @@ fn check(kind: HealthKind) -> HealthCheck {
 
 fn update(mesh: &mut Mesh, of: &str, update: &ServiceUpdate) -> Result<Arc<Service>, Refusal> {
     let service = mesh.snapshot.find_service(of).cloned().unwrap();
-    let updated = Arc::new(admit::service_update(&mesh.snapshot, &service, update, 0)?);
+    let updated = Arc::new(admit::service_update(&mesh.snapshot, &service, update, 0)?.0);
     mesh.put(Object::Service(Arc::clone(&updated)));
     Ok(updated)
 }
@@ -128,16 +128,15 @@ fn free_ports_end() {
 }
 
 #[test]
-fn what_is_not_built_is_refused() {
+fn a_proxy_header_goes_over_tcp_alone() {
     let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
-    let spec = service_spec("web", &["blue"], &["published=80,target=80,proxy-protocol=v2"]);
-    refused(mesh.service(&spec), "proxy-protocol is not available yet");
-    for port in ["127.0.0.1:80:80", "[::1]:53:53/udp"] {
-        refused(
-            mesh.service(&service_spec("web", &["blue"], &[port])),
-            "a loopback address leads nowhere else",
-        );
+    for protocol in ["udp", "http"] {
+        let port = format!("published=80,target=80,protocol={protocol},proxy-protocol=v2");
+        let words = format!("no PROXY header can be sent over {protocol}");
+        refused(mesh.service(&service_spec("web", &["blue"], &[&port])), &words);
     }
+    let ports = ["published=80,target=80,proxy-protocol=v2", "127.0.0.1:81:81", "[::1]:53:53/udp"];
+    assert_eq!(mesh.service(&service_spec("web", &["blue"], &ports)).unwrap().ports.len(), 3);
 }
 
 #[test]
@@ -182,7 +181,7 @@ fn updates_change_what_they_say() {
         balance: Some(Balance::Random),
         drain_timeout_ms: Some(1),
         health: Some(Some(check(HealthKind::Tcp))),
-        endpoint_mode: None,
+        ..ServiceUpdate::default()
     };
     let moved = update(&mut mesh, "web", &moved).unwrap();
     assert_eq!(shown(&moved.ports), ["*:53->53/tcp", "*:80->8080/tcp", "*:30000->443/tcp"]);
@@ -208,6 +207,51 @@ fn updates_are_refused_like_creations() {
         refused(update(&mut mesh, "web", &rm(unknown)), "not published by this service");
     }
     refused(update(&mut mesh, "web", &rm("80")), "needs a port");
+}
+
+#[test]
+fn ports_are_removed_by_all_that_they_are_published_by() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let all = ["9090-9092:80-82", "192.0.2.1:443:8443", "published=53,target=53,protocol=udp,mode=host"];
+    mesh.service(&service_spec("web", &["blue"], &all)).unwrap();
+    let mut rm = |port: &str| {
+        let update_of = ServiceUpdate { publish_rm: vec![port.to_owned()], ..ServiceUpdate::default() };
+        update(&mut mesh, "web", &update_of).map(|service| service.ports.len())
+    };
+    for other in ["9090-9093", "9091-9092:80-81", "192.0.2.2:443:8443", "published=53,target=53"] {
+        refused(rm(other), "not published by this service");
+    }
+    assert_eq!(rm("9090-9091"), Ok(3));
+    assert_eq!(rm("9092-9092:82-82/tcp"), Ok(2));
+    assert_eq!(rm("192.0.2.1:443:8443"), Ok(1));
+    assert_eq!(rm("published=53,target=53,protocol=udp,mode=host"), Ok(0));
+}
+
+#[test]
+fn ports_are_taken_from_another_service_in_one_change() {
+    let mut mesh = Mesh::with_network("blue", &["10.60.0.0/24"]);
+    let checked =
+        ServiceSpec { health: Some(check(HealthKind::Tcp)), ..service_spec("old", &["blue"], &["80:80"]) };
+    let old = mesh.service(&checked).unwrap();
+    let web = mesh.service(&service_spec("web", &["blue"], &["81:80"])).unwrap();
+    let take =
+        |port: &str| ServiceUpdate { publish_add: ports(&[port]), take: true, ..ServiceUpdate::default() };
+    let updated =
+        |mesh: &Mesh, update: &ServiceUpdate| admit::service_update(&mesh.snapshot, &web, update, 0);
+    refused(updated(&mesh, &take("80:8080")), "service 'old' would have no port for its health check");
+    let mut unchecked = Service::clone(&old);
+    unchecked.health = None;
+    mesh.put(Object::Service(Arc::new(unchecked)));
+    let (after, robbed) = updated(&mesh, &take("80:8080")).unwrap();
+    assert_eq!(shown(&after.ports), ["*:81->80/tcp", "*:80->8080/tcp"]);
+    assert_eq!(
+        robbed.iter().map(|service| (service.id, service.ports.len())).collect::<Vec<_>>(),
+        [(old.id, 0)]
+    );
+    let free = ServiceUpdate { take: true, ..ServiceUpdate::default() };
+    assert!(updated(&mesh, &free).unwrap().1.is_empty());
+    let again = ServiceUpdate { publish_add: ports(&["81:80"]), ..ServiceUpdate::default() };
+    assert_eq!(updated(&mesh, &again).unwrap().0, *web, "what is there already is no second one");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use mesh_model::{HealthCheck, Name, ServiceUpdate, parse_millis};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   meshctl service update --publish-add 443:8443 --publish-rm 80 web
+  meshctl service update --publish-add 80:80 --take web_v2
   meshctl service update --health-http /healthz --health-interval 500ms web
   meshctl service update --no-health --balance random web";
 
@@ -16,7 +17,10 @@ pub(crate) struct Args {
     /// Port to publish as well (repeatable)
     #[arg(long, visible_alias = "publish", value_name = "SPEC", value_parser = publish)]
     publish_add: Vec<Publish>,
-    /// Port to publish no more: PUBLISHED[/PROTOCOL] or PUBLISHED:TARGET[/PROTOCOL] (repeatable)
+    /// Take ports to publish from the services that have them, in the same change: no client is refused in between
+    #[arg(long, requires = "publish_add")]
+    take: bool,
+    /// Port to publish no more: PUBLISHED[/PROTOCOL], a range FIRST-LAST, or the SPEC that it was published by (repeatable)
     #[arg(long, value_name = "PORT")]
     publish_rm: Vec<String>,
     /// Another name, in place of those it has (repeatable)
@@ -63,6 +67,7 @@ impl Args {
         };
         Ok(ServiceUpdate {
             publish_add: ports(self.publish_add),
+            take: self.take,
             publish_rm: self.publish_rm,
             aliases: Some(self.aliases).filter(|aliases| !aliases.is_empty()),
             endpoint_mode: self.endpoint_mode.map(Into::into),

@@ -146,20 +146,21 @@ impl Manager {
         let mut update = update.clone();
         let snapshot = self.state.snapshot();
         let before = find_service(&snapshot, wanted)?;
-        let draft = admit::service_update(&snapshot, before, &update, draft().now)?;
+        let (draft, _) = admit::service_update(&snapshot, before, &update, draft().now)?;
         // Ports that were left open are now known; those that stay are held already.
-        let kept = draft.ports.len() - update.publish_add.len();
-        update.publish_add = draft.ports[kept..].to_vec();
+        let kept = admit::remove_ports(&before.ports, &update.publish_rm)?;
+        update.publish_add = draft.ports.iter().filter(|port| !kept.contains(port)).cloned().collect();
         let ports = self.new_ports(&draft.ports, &before.ports);
         let held = self.claim(Claim { ports, ..Claim::default() }).await?;
         let warnings = held.warnings();
         let committed = self
             .change(|snapshot, fresh| {
                 let service = find_service(snapshot, wanted)?;
-                let updated = Arc::new(admit::service_update(snapshot, service, &update, fresh.now)?);
-                let changed = *updated != **service;
-                let put = Change::Put(Object::Service(Arc::clone(&updated)));
-                Ok((if changed { vec![put] } else { Vec::new() }, updated))
+                let (updated, robbed) = admit::service_update(snapshot, service, &update, fresh.now)?;
+                let updated = Arc::new(updated);
+                let own = (*updated != **service).then(|| Arc::clone(&updated));
+                let changed = robbed.into_iter().map(Arc::new).chain(own);
+                Ok((changed.map(|service| Change::Put(Object::Service(service))).collect(), updated))
             })
             .await;
         self.settle(held, committed.is_ok()).await;
