@@ -27,6 +27,7 @@ mod forwarding;
 mod rule;
 mod socket;
 mod table;
+mod translations;
 mod uapi;
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use crate::{
     netlink::{Netlink, RawLink, RawSpace},
     nft::{ForwardChain, Nft},
     object::Object,
+    ports::HostPort,
     sysctl,
 };
 use ipnetwork::IpNetwork;
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 mod legacy;
 
@@ -82,6 +83,26 @@ pub fn survey() -> Result<Survey> {
         uplinks,
         forward_chains: chains.into_iter().chain(legacy::forward_chains()).collect(),
     })
+}
+
+/// Which of these ports of the host somebody else's rules translate, and where: as nft names the chain, or as iptables does
+/// for tables of the old kind. Blocks, for a few milliseconds.
+///
+/// # Errors
+/// Netlink is out of reach.
+pub fn translators(ports: &[HostPort]) -> Result<BTreeMap<HostPort, String>> {
+    let found = Nft::open().and_then(|mut nft| nft.translators(ports));
+    let mut found =
+        found.map_err(|source| Error::Firewall { place: "the host".into(), source: Box::new(source) })?;
+    for (port, by) in legacy::translators(ports) {
+        found.entry(port).or_insert(by);
+    }
+    Ok(found)
+}
+
+/// The kernel's count of changes to nftables in the calling thread's namespace, by anybody; none if it does not say.
+pub fn generation() -> Option<u32> {
+    Nft::open().and_then(|mut nft| nft.generation()).ok()
 }
 
 /// How many connections are tracked in the calling thread's namespace; none if the kernel does not say. Blocks, for a

@@ -212,6 +212,9 @@ pub struct HoldId {
     /// Addresses that ports are wanted on and none of its agents' nodes has; none if it has no agent.
     #[serde(default)]
     pub elsewhere: Option<BTreeSet<IpAddr>>,
+    /// Names of nodes that follow it and did not answer in time.
+    #[serde(default)]
+    pub silent: Vec<String>,
 }
 
 /// Names of connected nodes that had not applied the revision in time.

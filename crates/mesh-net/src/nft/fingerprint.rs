@@ -13,7 +13,7 @@ impl Nft {
     /// what changes by itself (counters, the order of elements); nothing if there is no such table.
     /// Only good to compare with another one taken by the same process, with no commit in between.
     pub fn fingerprint(&mut self, family: Family, table: &str) -> Result<Option<u64>, NftError> {
-        if !self.exists(message::GETTABLE, family, |b| b.text(nfta::TABLE_NAME, table))? {
+        if !self.exists(message::GETTABLE, family.number(), |b| b.text(nfta::TABLE_NAME, table))? {
             return Ok(None);
         }
         let chains = self.chains(family, table)?;

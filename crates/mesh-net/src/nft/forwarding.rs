@@ -108,7 +108,7 @@ impl Nft {
 }
 
 /// The families that packets are forwarded in.
-fn family_name(number: u8) -> Option<&'static str> {
+pub(super) fn family_name(number: u8) -> Option<&'static str> {
     match number {
         1 => Some("inet"),
         2 => Some("ip"),
@@ -243,7 +243,7 @@ impl RuleSeen {
 }
 
 /// A 32-bit number in network order.
-fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
+pub(super) fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.get(kind)?.try_into().ok().map(u32::from_be_bytes)
 }
 

@@ -142,6 +142,17 @@ impl Nft {
         set: &str,
         key: &[Datum],
     ) -> Result<bool, NftError> {
+        self.has_element_of(family.number(), table, set, key)
+    }
+
+    /// The same for a table of any family (`NFPROTO_*`).
+    pub(super) fn has_element_of(
+        &mut self,
+        family: u8,
+        table: &str,
+        set: &str,
+        key: &[Datum],
+    ) -> Result<bool, NftError> {
         self.exists(message::GETSETELEM, family, |b| {
             b.text(nfta::SET_ELEM_LIST_TABLE, table);
             b.text(nfta::SET_ELEM_LIST_SET, set);
@@ -153,10 +164,10 @@ impl Nft {
     pub(super) fn exists(
         &mut self,
         kind: u16,
-        family: Family,
+        family: u8,
         name: impl Fn(&mut Buffer),
     ) -> Result<bool, NftError> {
-        self.request(kind, 0, family.number(), name)?;
+        self.request(kind, 0, family, name)?;
         match self.replies(|_| {}) {
             Ok(_) => Ok(true),
             Err(NftError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),

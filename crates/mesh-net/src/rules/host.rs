@@ -123,6 +123,11 @@ impl Ports {
             return;
         }
         let here_only = port.mode == PublishMode::Host;
+        let chain = chain_name(service, port);
+        if table.chains.contains_key(&chain) {
+            // Of the ports before.
+            return self.lead(port.into(), Verdict::Goto(chain));
+        }
         let backends = |version| rules.backends(service, network, version, here_only);
         let own = backends(self.version);
         if own.is_empty() {
@@ -131,9 +136,10 @@ impl Ports {
                 self.refuse(port.into());
             }
         } else if is_led(port) {
-            let chain = chain_name(port);
             let protocol = protocol_number(port.protocol.transport());
-            let backends = own.into_iter().map(|address| vec![address, Datum::Port(port.target)]).collect();
+            let target = (!is_one_of_many(service, port)).then_some(Datum::Port(port.target));
+            let to = |address| std::iter::once(address).chain(target.clone()).collect();
+            let backends = own.into_iter().map(to).collect();
             let choices = balance::choices(self.version, service.balance, backends).into_iter();
             let rules = choices.map(|choice| Rule::new().protocol(protocol).dnat(choice));
             table.chain(&chain, rules.collect());
@@ -147,7 +153,7 @@ impl Ports {
         if port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
-        let (chain, protocol) = (chain_name(port), protocol_number(port.protocol.transport()));
+        let (chain, protocol) = (chain_of_port(port), protocol_number(port.protocol.transport()));
         let to = Source::Constant(vec![address, Datum::Port(port.target)]);
         table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(to)]);
         self.lead(port.into(), Verdict::Goto(chain));
@@ -186,8 +192,30 @@ fn protocol_number(transport: Transport) -> u8 {
     }
 }
 
+/// As many ports of a service have a chain each, and so take turns of their own. More would cost the kernel minutes: it
+/// looks through all chains and sets for each name.
+const FEW: usize = 16;
+
+/// Whether a port shares a chain with others of its service that have the same number here and at the replicas.
+fn is_one_of_many(service: &Service, port: &PublishedPort) -> bool {
+    let alike = |other: &&PublishedPort| {
+        other.published == other.target
+            && (other.protocol, other.mode) == (port.protocol, port.mode)
+            && is_led(other)
+    };
+    alike(&port) && service.ports.iter().filter(alike).nth(FEW).is_some()
+}
+
+fn chain_name(service: &Service, port: &PublishedPort) -> String {
+    match (is_one_of_many(service, port), port.mode) {
+        (false, _) => chain_of_port(port),
+        (true, PublishMode::Ingress) => format!("{}_of_{}", port.protocol, service.id),
+        (true, PublishMode::Host) => format!("{}_of_{}_here", port.protocol, service.id),
+    }
+}
+
 /// `tcp_80`, or `tcp_80_at_10.0.0.1`. nft takes no colon in a name.
-fn chain_name(port: &PublishedPort) -> String {
+fn chain_of_port(port: &PublishedPort) -> String {
     let name = format!("{}_{}", port.protocol, port.published);
     match port.ip {
         Some(ip) => format!("{name}_at_{ip}").replace(':', "_"),

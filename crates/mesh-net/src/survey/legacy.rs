@@ -1,6 +1,9 @@
 //! iptables of the old kind, whose rules nf_tables does not show: only its own programs read them.
 
-use crate::nft::{ForwardChain, Passage};
+use crate::{
+    nft::{ForwardChain, Passage},
+    ports::HostPort,
+};
 use std::{fs, process::Command};
 
 /// The programs, and where the kernel says whether their tables are in use.
@@ -12,18 +15,62 @@ const PROGRAMS: [(&str, &str); 2] = [
 /// What becomes of packets of published ports in the FORWARD chains of the calling thread's namespace. Without such tables
 /// no program is run.
 pub(super) fn forward_chains() -> Vec<ForwardChain> {
-    let in_use = PROGRAMS.into_iter().filter(|(_, names)| {
-        fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == "filter"))
-    });
-    let chain = |(program, _): (&str, &str)| {
-        let listed = Command::new(program).args(["-w", "1", "-S"]).output().ok();
-        let passage = match listed.filter(|listed| listed.status.success()) {
-            Some(listed) => passage(&String::from_utf8_lossy(&listed.stdout)),
-            None => Passage::Unclear,
-        };
+    let chain = |(program, listed): (&str, Option<String>)| {
+        let passage = listed.map_or(Passage::Unclear, |listed| passage(&listed));
         ForwardChain { name: format!("{program} filter FORWARD"), passage }
     };
-    in_use.map(chain).collect()
+    listed("filter").into_iter().map(chain).collect()
+}
+
+/// Which of these ports a rule translates, and the chain that has it.
+pub(super) fn translators(ports: &[HostPort]) -> Vec<(HostPort, String)> {
+    let mut found = Vec::new();
+    for (program, listed) in listed("nat") {
+        for rule in listed.iter().flat_map(|listed| listed.lines()) {
+            let translated = ports.iter().filter(|port| translates(rule, **port));
+            let chain = rule.split(' ').nth(1).unwrap_or_default();
+            found.extend(translated.map(|port| (*port, format!("{program} nat {chain}"))));
+        }
+    }
+    found
+}
+
+/// What the programs list of a table that is in use; nothing if they can't.
+fn listed(table: &str) -> Vec<(&'static str, Option<String>)> {
+    let in_use = PROGRAMS.into_iter().filter(|(_, names)| {
+        fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
+    });
+    let list = |(program, _): (&'static str, &str)| {
+        let listed = Command::new(program).args(["-w", "1", "-t", table, "-S"]).output().ok();
+        let listed = listed.filter(|listed| listed.status.success());
+        (program, listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()))
+    };
+    in_use.map(list).collect()
+}
+
+/// Whether a line of `iptables -t nat -S` translates a port, and names it.
+fn translates(rule: &str, HostPort { ip, port, transport }: HostPort) -> bool {
+    let words: Vec<&str> = rule.split(' ').collect();
+    let given = |option: &str| words.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1]);
+    let negated = |option: &str| words.windows(2).any(|pair| pair == ["!", option]);
+    let is_in = |ranges: &str| {
+        ranges.split(',').any(|range| {
+            let (first, last) = range.split_once(':').unwrap_or((range, range));
+            first.parse().is_ok_and(|first| port >= first) && last.parse().is_ok_and(|last| port <= last)
+        })
+    };
+    let ports = ["--dport", "--dports"]
+        .into_iter()
+        .find_map(|option| given(option).map(|ranges| is_in(ranges) != negated(option)));
+    let to_address = given("-d").is_none_or(|to| {
+        let to = to.split('/').next().and_then(|to| to.parse().ok());
+        negated("-d") || ip.is_none() || ip == to
+    });
+    words.first() == Some(&"-A")
+        && matches!(given("-j"), Some("DNAT" | "REDIRECT"))
+        && given("-p").is_none_or(|protocol| protocol == transport.to_string())
+        && ports == Some(true)
+        && to_address
 }
 
 /// Reads `iptables -S`.
@@ -67,6 +114,34 @@ fn is_uplinks(interface: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_that_translates_a_port_is_found() {
+        let port = |ip: Option<&str>, port| HostPort {
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            port,
+            transport: mesh_model::Transport::Tcp,
+        };
+        let docker =
+            "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80";
+        assert!(translates(docker, port(None, 8080)) && translates(docker, port(Some("10.0.0.1"), 8080)));
+        assert!(!translates(docker, port(None, 8081)));
+        let bound = docker.replace("-p tcp", "-d 10.0.0.1/32 -p tcp");
+        assert!(translates(&bound, port(None, 8080)) && translates(&bound, port(Some("10.0.0.1"), 8080)));
+        assert!(!translates(&bound, port(Some("10.0.0.2"), 8080)));
+        for other in
+            [docker.replace("tcp", "udp"), docker.replace("DNAT", "ACCEPT"), docker.replace("-A", "-N")]
+        {
+            assert!(!translates(&other, port(None, 8080)), "{other}");
+        }
+        let many = "-A PREROUTING -p tcp -m multiport --dports 80,8080:8089 -j REDIRECT --to-ports 1";
+        assert!(translates(many, port(None, 80)) && translates(many, port(None, 8085)));
+        assert!(!translates(many, port(None, 81)));
+        assert!(
+            !translates("-A PREROUTING -p tcp -j DNAT --to-destination 10.0.0.1", port(None, 80)),
+            "of all ports"
+        );
+    }
 
     #[test]
     fn a_policy_that_drops_is_shut_unless_a_rule_opens_it() {

@@ -171,7 +171,11 @@ impl Planes {
     async fn apply(&mut self, snapshot: Arc<Snapshot>, pass: Pass) -> anyhow::Result<()> {
         let degraded = self.ports.apply(&snapshot, self.identity.node);
         let taken = degraded.keys().copied().collect();
-        let ports: Vec<String> = degraded.into_values().collect();
+        if pass == Pass::Full {
+            self.ports.look_at_rules();
+        }
+        let translated = self.ports.translated().iter().cloned();
+        let ports: Vec<String> = degraded.into_values().chain(translated).collect();
         let mut problems = ports.clone();
         self.running = Some(Arc::clone(&snapshot));
         let (reply, report) = oneshot::channel();

@@ -8,7 +8,10 @@ mod sockets;
 
 use crate::front::{self, Descriptors, Held};
 use mesh_model::{NodeId, Protocol, PublishedPort, Snapshot, Transport};
-use mesh_net::ports::{HostPort, holder, holder_pid};
+use mesh_net::{
+    ports::{HostPort, holder, holder_pid},
+    survey,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -37,6 +40,9 @@ pub(super) struct Ports {
     /// Sockets of an earlier life, until the first pass.
     adopted: BTreeMap<(SocketAddr, Transport), Descriptors>,
     asked: BTreeMap<u64, (Instant, BTreeMap<HostPort, Holder>)>,
+    /// What others' rules do with them, and what nftables' generation was then.
+    translated: Vec<String>,
+    looked_at: Option<u32>,
 }
 
 impl Ports {
@@ -62,6 +68,10 @@ impl Ports {
                 let holder = hold(port).map_err(|e| refusal(port, &e))?;
                 got.insert(port, holder);
             }
+        }
+        let new: Vec<HostPort> = got.keys().copied().collect();
+        if let Some(line) = translated(&new).into_iter().next() {
+            return Err(line);
         }
         let elsewhere = got.iter().filter(|(_, holder)| matches!(holder, Holder::Elsewhere));
         let elsewhere = elsewhere.filter_map(|(port, _)| port.ip).collect();
@@ -123,6 +133,21 @@ impl Ports {
         problems
     }
 
+    /// Whose clients somebody else's rules lead away, a line each: looked for again when anybody has changed the rules. Too much
+    /// work for each change of state.
+    pub(super) fn look_at_rules(&mut self) {
+        let generation = survey::generation();
+        if self.looked_at.is_none() || self.looked_at != generation {
+            self.translated = translated(&self.held.keys().copied().collect::<Vec<_>>());
+            self.looked_at = generation;
+        }
+    }
+
+    /// As of the last look.
+    pub(super) fn translated(&self) -> &[String] {
+        &self.translated
+    }
+
     /// What the front process serves of them, with the sockets.
     pub(super) fn places(&self) -> impl Iterator<Item = (front::Place, Descriptors)> {
         self.held.iter().filter_map(|(port, holder)| {
@@ -135,6 +160,23 @@ impl Ports {
             Some((place, Arc::clone(sockets)))
         })
     }
+}
+
+/// A line for each that somebody else's rules translate.
+fn translated(ports: &[HostPort]) -> Vec<String> {
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let found = survey::translators(ports).unwrap_or_else(|err| {
+        tracing::warn!(%err, "others' rules can't be read");
+        BTreeMap::new()
+    });
+    let line = |(HostPort { port, transport, .. }, chain): (HostPort, String)| {
+        format!(
+            "port {port}/{transport} is led elsewhere by a rule in '{chain}': remove the rule, or choose another published port"
+        )
+    };
+    found.into_iter().map(line).collect()
 }
 
 fn wanted(snapshot: &Snapshot, me: NodeId) -> BTreeMap<HostPort, Protocol> {

@@ -48,6 +48,8 @@ pub(super) struct HeldElsewhere {
     reservations: Vec<(NodeId, u64)>,
     /// As [`Held::elsewhere`](super::sessions::Held::elsewhere).
     pub(super) elsewhere: Option<BTreeSet<IpAddr>>,
+    /// Names of nodes that did not answer in time.
+    pub(super) silent: Vec<String>,
 }
 
 impl Peers {
@@ -111,8 +113,9 @@ impl Peers {
         let (mut held, mut refusal) = (HeldElsewhere::default(), None);
         for (peer, answer) in self.ask_all::<HoldId>("/v1/manager/hold", claim).await {
             match answer {
-                Ok(HoldId { id, elsewhere }) => {
+                Ok(HoldId { id, elsewhere, silent }) => {
                     held.reservations.push((peer, id));
+                    held.silent.extend(silent);
                     held.elsewhere = everywhere_else(held.elsewhere.take(), elsewhere);
                 }
                 Err(failure) if failure.is_conflict() => refusal = Some(failure),
@@ -136,7 +139,8 @@ impl Peers {
         let asked = held.reservations.into_iter().map(async |(peer, id)| {
             let sender = self.with(|connections| connections.get(&peer).map(|peer| peer.sender.clone()));
             let Some(sender) = sender else { return };
-            if let Err(err) = ask::<()>(sender, "/v1/manager/release", &HoldId { id, elsewhere: None }).await {
+            let release = HoldId { id, elsewhere: None, silent: Vec::new() };
+            if let Err(err) = ask::<()>(sender, "/v1/manager/release", &release).await {
                 tracing::warn!(%peer, err = err.text(), "a manager was not told to let go of what its nodes hold");
             }
         });

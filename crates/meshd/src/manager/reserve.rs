@@ -21,9 +21,14 @@ impl Reservation {
     pub(super) fn warnings(&self) -> Vec<String> {
         let here = self.here.as_ref().and_then(|held| held.elsewhere.clone());
         let nowhere = everywhere_else(here, self.elsewhere.elsewhere.clone()).unwrap_or_default();
-        let warning =
-            |ip| format!("no node that answers has the address {ip}: its port is served by none yet");
-        nowhere.into_iter().map(warning).collect()
+        let nowhere = nowhere
+            .into_iter()
+            .map(|ip| format!("no node that answers has the address {ip}: its port is served by none yet"));
+        let silent = self.here.iter().flat_map(|held| &held.silent).chain(&self.elsewhere.silent);
+        let silent = silent.map(|node| {
+            format!("node '{node}' did not say whether it can have what was asked for: 'meshctl status' there tells")
+        });
+        nowhere.chain(silent).collect()
     }
 }
 

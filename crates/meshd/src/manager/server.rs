@@ -322,7 +322,7 @@ async fn hold(
 ) -> Result<Json<HoldId>, Failure> {
     fellow(&manager, peer)?;
     let held = manager.sessions.hold(claim).await?;
-    Ok(Json(HoldId { id: held.id, elsewhere: held.elsewhere }))
+    Ok(Json(HoldId { id: held.id, elsewhere: held.elsewhere, silent: held.silent }))
 }
 
 async fn release(

@@ -202,9 +202,12 @@ impl Sessions {
         self.until(Instant::now() + HOLD, done).await;
 
         let hold = self.with(|table| table.holds.remove(&id));
-        let (refusals, elsewhere) = hold.map_or((Vec::new(), None), |hold| (hold.refusals, hold.elsewhere));
+        let Some(Hold { waiting, refusals, elsewhere }) = hold else { return Ok(Held::of(id)) };
         match refusals.first() {
-            None => Ok(Held { id, elsewhere }),
+            None => {
+                let silent = waiting.into_iter().map(|node| self.name(node)).collect();
+                Ok(Held { elsewhere, silent, ..Held::of(id) })
+            }
             Some((node, refusal)) => {
                 self.release(id);
                 Err(Error::Objection(format!("node '{}': {refusal}", self.name(*node))))
@@ -340,6 +343,14 @@ pub(super) struct Held {
     pub(super) id: u64,
     /// Addresses that ports are wanted on and no node that answered has; none if no node answered.
     pub(super) elsewhere: Option<BTreeSet<IpAddr>>,
+    /// Names of connected nodes that did not answer in time.
+    pub(super) silent: Vec<String>,
+}
+
+impl Held {
+    fn of(id: u64) -> Self {
+        Self { id, elsewhere: None, silent: Vec::new() }
+    }
 }
 
 /// What is elsewhere for both, if both were asked.

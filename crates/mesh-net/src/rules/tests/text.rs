@@ -480,6 +480,33 @@ fn ports_that_a_process_serves_are_not_led_by_the_kernel() {
 }
 
 #[test]
+fn many_ports_of_a_service_share_a_chain_if_they_keep_their_numbers() {
+    let snapshot = small();
+    let many = |ports: std::ops::Range<u16>| {
+        let mut snapshot = snapshot.clone();
+        edit(snapshot.services.values_mut().next(), |web| {
+            web.ports.extend(ports.map(|port| published(port, port, Protocol::Tcp)));
+        });
+        host(&snapshot)[0].clone()
+    };
+    let few = many(9000..9016);
+    assert_eq!(few.chains.keys().filter(|chain| chain.starts_with("tcp_")).count(), 17);
+    let table = many(9000..9017);
+    let chain = "tcp_of_0000000000000001";
+    let of_ports: Vec<_> = table.chains.keys().filter(|chain| chain.starts_with("tcp_")).collect();
+    assert_eq!(of_ports, ["tcp_80", chain], "that of 80 leads to 8080");
+    assert_eq!(
+        body(&table.to_string(), &format!("chain {chain}")),
+        [
+            "meta l4proto tcp dnat to numgen inc mod 2 map { 0 : 10.78.0.11, 1 : 10.78.0.12 }",
+            "meta l4proto tcp dnat to 10.78.0.11",
+        ]
+    );
+    assert_eq!(table.sets["ports"].elements.len(), 18);
+    in_namespace(|| load(&[&table]));
+}
+
+#[test]
 fn an_internal_network_has_no_way_out() {
     let mut snapshot = small();
     edit(snapshot.networks.get_mut(&network_id()), |network| network.internal = true);
