@@ -60,6 +60,7 @@ fn snapshot(published: u16, upstream: SocketAddr) -> Snapshot {
         health: None,
         balance: mesh_model::Balance::Roundrobin,
         drain_timeout_ms: 0,
+        prefer_local: false,
         created: 0,
     };
     let endpoint = Endpoint {

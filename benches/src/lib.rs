@@ -75,6 +75,7 @@ impl Bench {
             health: None,
             balance: Default::default(),
             drain_timeout_ms: 10_000,
+            prefer_local: false,
         };
         let fresh = self.fresh();
         let service = admit::service(&self.snapshot, &spec, fresh).expect("a free VIP");

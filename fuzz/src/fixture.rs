@@ -134,6 +134,7 @@ fn service(number: u64, called: &str) -> Service {
         health: None,
         balance: Default::default(),
         drain_timeout_ms: 0,
+        prefer_local: false,
         created: 0,
     }
 }

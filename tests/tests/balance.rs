@@ -119,6 +119,39 @@ fn the_mss_is_clamped_to_the_path() {
 
 /// By `source` a client has one replica, whichever node it asks, by the kernel as through the proxy; and if that goes, others
 /// keep theirs.
+/// Through the kernel, the proxy, the relay and VIPs alike.
+#[test]
+fn local_replicas_are_preferred_on_request() {
+    scenario("local replicas", |lab| {
+        let (cluster, mut replicas) = web(lab)?;
+        let (client, inside) = (lab.client("client")?, lab.container("inside")?);
+        let vm2 = cluster.vm2();
+        vm2.meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
+        let vip = format!("http://{}/", cluster.vip("web")?);
+        let of_vm2 = [&cluster.urls(80)[1], &cluster.urls(81)[1]];
+        let in_turn = |count| [("web1", count), ("web2", count), ("web3", count)];
+        cluster.vm1().meshctl(&["service", "update", "--prefer-local", "true", "web"]).ok()?;
+        for url in of_vm2 {
+            shares(&client.answers(url, 6)?, &[("web2", 6)])?;
+        }
+        shares(&vm2.answers("http://127.0.0.1/", 6)?, &[("web2", 6)])?;
+        shares(&inside.answers(&vip, 6)?, &[("web2", 6)])?;
+        let inspected = cluster.vm1().meshctl(&["service", "inspect", "web"]).ok()?;
+        ensure!(inspected.contains("roundrobin, local replicas preferred"), "{inspected}");
+
+        drop(replicas.remove(1));
+        cluster.endpoints("web", "2/2")?;
+        for url in of_vm2 {
+            shares(&client.answers(url, 6)?, &[("web1", 3), ("web3", 3)])?;
+        }
+        let spec = ReplicaSpec { name: "web2", network: Some("blue"), service: Some("web"), port: 80 };
+        replicas.push(Replica::start(vm2, spec)?);
+        cluster.endpoints("web", "3/3")?;
+        cluster.vm1().meshctl(&["service", "update", "--prefer-local", "false", "web"]).ok()?;
+        shares(&client.answers(of_vm2[0], 6)?, &in_turn(2))
+    });
+}
+
 #[test]
 fn a_client_has_the_same_replica_from_every_node() {
     scenario("source", |lab| {

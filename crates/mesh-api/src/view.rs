@@ -218,6 +218,9 @@ pub struct ServiceView {
     pub balance: Balance,
     /// Milliseconds.
     pub drain_timeout_ms: u64,
+    /// Whether each node leads to replicas of its own as long as there are any that take traffic.
+    #[serde(default)]
+    pub prefer_local: bool,
     /// Endpoints that take traffic.
     pub healthy: usize,
     /// Endpoints.

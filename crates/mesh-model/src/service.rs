@@ -90,10 +90,17 @@ pub struct Service {
     /// How backends are chosen.
     #[serde(default)]
     pub balance: Balance,
+    /// Whether each node leads to replicas of its own as long as there are any that take traffic.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prefer_local: bool,
     /// Milliseconds that connections may go on after their endpoint was withdrawn.
     pub drain_timeout_ms: u64,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Service {
@@ -146,6 +153,9 @@ pub struct ServiceSpec {
     /// How backends are chosen.
     #[serde(default)]
     pub balance: Balance,
+    /// See [`Service::prefer_local`].
+    #[serde(default)]
+    pub prefer_local: bool,
     /// See [`Service::drain_timeout_ms`].
     pub drain_timeout_ms: u64,
 }
@@ -174,6 +184,9 @@ pub struct ServiceUpdate {
     /// The choice from now on.
     #[serde(default)]
     pub balance: Option<Balance>,
+    /// Whether local replicas are preferred from now on.
+    #[serde(default)]
+    pub prefer_local: Option<bool>,
     /// The drain timeout from now on.
     #[serde(default)]
     pub drain_timeout_ms: Option<u64>,

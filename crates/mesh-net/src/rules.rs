@@ -123,6 +123,10 @@ impl<'a> Rules<'a> {
         let all = self.backends.get(&(service.id, network)).into_iter().flatten().copied();
         let some = all.filter(|backend| !here || backend.node == self.me.id);
         let some = some.filter_map(|backend| Some((backend, version.address_of(backend)?)));
-        balance::turns(self.snapshot, service.balance, some.collect())
+        let mut some: Vec<_> = some.collect();
+        if service.prefer_local && some.iter().any(|(backend, _)| backend.node == self.me.id) {
+            some.retain(|(backend, _)| backend.node == self.me.id);
+        }
+        balance::turns(self.snapshot, service.balance, some)
     }
 }

@@ -72,9 +72,10 @@ impl Routes {
             let healthy = replicas.get(&(service.id, network)).map_or(&[][..], Vec::as_slice);
             let published = snapshot.published_on(service, me);
             for port in published {
-                let local = port.mode == PublishMode::Host;
-                let healthy = || healthy.iter().filter(|e| !local || e.node == me);
-                let reachable = healthy().filter_map(|e| Some((*e, backend(e, port, node)?)));
+                let local = port.mode == PublishMode::Host
+                    || service.prefer_local && healthy.iter().any(|endpoint| endpoint.node == me);
+                let healthy = healthy.iter().filter(|e| !local || e.node == me);
+                let reachable = healthy.filter_map(|e| Some((*e, backend(e, port, node)?)));
                 let (endpoints, backends): (Vec<&Arc<Endpoint>>, Vec<_>) = reachable.unzip();
                 let mut shares: Vec<u32> = endpoints.iter().map(|e| snapshot.share_of(e)).collect();
                 let mut owners = Vec::new();

@@ -85,7 +85,10 @@ pub(crate) const FIELDS: &[Column<ServiceView>] = &[
     ("Ports", |s, _| joined(&s.ports)),
     ("Endpoints", |s, _| format!("{} of {} take traffic", s.healthy, s.total)),
     ("Health check", |s, _| s.health.as_ref().map(health::described).unwrap_or_default()),
-    ("Balance", |s, _| s.balance.to_string()),
+    ("Balance", |s, _| {
+        let local = if s.prefer_local { ", local replicas preferred" } else { "" };
+        format!("{}{local}", s.balance)
+    }),
     ("Drain timeout", |s, _| health::duration(s.drain_timeout_ms)),
     ("Created", |s, style| ago(s.created, style.now)),
 ];

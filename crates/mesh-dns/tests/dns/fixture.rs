@@ -89,6 +89,7 @@ impl Mesh {
             health: None,
             balance: Default::default(),
             drain_timeout_ms: 0,
+            prefer_local: false,
             created: 0,
         };
         change(&mut service);

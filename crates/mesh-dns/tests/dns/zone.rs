@@ -98,6 +98,7 @@ impl State {
                     health: checked.then(check),
                     balance: Default::default(),
                     drain_timeout_ms: 0,
+                    prefer_local: false,
                     created: 0,
                 };
                 self.put(Object::Service(Arc::new(service)));

@@ -43,6 +43,7 @@ pub fn service(snapshot: &Snapshot, spec: &ServiceSpec, fresh: Fresh) -> Result<
         ports,
         health: spec.health.clone(),
         balance: spec.balance,
+        prefer_local: spec.prefer_local,
         drain_timeout_ms: spec.drain_timeout_ms,
         created: fresh.now,
     })
@@ -72,6 +73,7 @@ pub fn service_update(
         updated.health.clone_from(health);
     }
     updated.balance = update.balance.unwrap_or(service.balance);
+    updated.prefer_local = update.prefer_local.unwrap_or(service.prefer_local);
     updated.drain_timeout_ms = update.drain_timeout_ms.unwrap_or(service.drain_timeout_ms);
     if let Some(mode) = update.endpoint_mode.filter(|mode| *mode != service.endpoint_mode) {
         updated.endpoint_mode = mode;

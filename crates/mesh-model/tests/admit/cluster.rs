@@ -44,6 +44,7 @@ pub(crate) fn service_spec(of: &str, networks: &[&str], publish: &[&str]) -> Ser
         health: None,
         balance: mesh_model::Balance::Roundrobin,
         drain_timeout_ms: 10_000,
+        prefer_local: false,
     }
 }
 

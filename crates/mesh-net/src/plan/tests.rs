@@ -228,6 +228,7 @@ fn service(number: u32, vip: u8, published: bool) -> Service {
         health: None,
         balance: Balance::Roundrobin,
         drain_timeout_ms: 0,
+        prefer_local: false,
         created: 0,
     }
 }

@@ -381,6 +381,7 @@ impl Lab {
             health: None,
             balance: Balance::Roundrobin,
             drain_timeout_ms: 0,
+            prefer_local: false,
             created: 0,
         };
         self.snapshot.services.insert(id, Arc::new(service));

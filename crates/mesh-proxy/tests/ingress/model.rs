@@ -32,6 +32,7 @@ pub(crate) fn service(id: u64, ports: Vec<PublishedPort>) -> Service {
         health: None,
         balance: Balance::Roundrobin,
         drain_timeout_ms: 1000,
+        prefer_local: false,
         created: 0,
     }
 }

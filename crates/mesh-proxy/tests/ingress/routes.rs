@@ -59,6 +59,18 @@ fn host_mode_is_for_nodes_with_a_replica_and_leads_to_theirs() {
 }
 
 #[test]
+fn local_replicas_are_preferred_as_long_as_there_are_any() {
+    let mut snapshot = two_nodes();
+    for id in [1, 2] {
+        update(&mut snapshot, id, |service| service.prefer_local = true);
+    }
+    let routes = Routes::new(&snapshot, ME);
+    assert_eq!((backends(&routes, "service_1"), backends(&routes, "service_2")), (vec![1], vec![3]));
+    Arc::make_mut(snapshot.endpoints.values_mut().next().unwrap()).draining = true;
+    assert_eq!(backends(&Routes::new(&snapshot, ME), "service_1"), [2]);
+}
+
+#[test]
 fn a_replica_is_reached_by_a_family_that_the_node_has() {
     let mut snapshot = two_nodes();
     for endpoint in snapshot.endpoints.values_mut() {

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// How a replica is chosen for a new connection
     #[arg(long, value_enum, value_name = "HOW", default_value = "roundrobin")]
     balance: BalanceName,
+    /// Let each node lead to replicas of its own as long as it has any
+    #[arg(long)]
+    prefer_local: bool,
     /// How long connections may go on after their replica was withdrawn
     #[arg(long, value_name = "DURATION", value_parser = parse_millis, default_value = "10s")]
     drain_timeout: u64,
@@ -62,6 +65,7 @@ impl Args {
             ports: ports(self.publish),
             health: if self.health.given() { Some(self.health.check(None)?) } else { None },
             balance: self.balance.into(),
+            prefer_local: self.prefer_local,
             drain_timeout_ms: self.drain_timeout,
         })
     }

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// How a replica is chosen for a new connection
     #[arg(long, value_enum, value_name = "HOW")]
     balance: Option<BalanceName>,
+    /// Whether each node leads to replicas of its own as long as it has any
+    #[arg(long, value_name = "true|false")]
+    prefer_local: Option<bool>,
     /// How long connections may go on after their replica was withdrawn
     #[arg(long, value_name = "DURATION", value_parser = parse_millis)]
     drain_timeout: Option<u64>,
@@ -73,6 +76,7 @@ impl Args {
             endpoint_mode: self.endpoint_mode.map(Into::into),
             health,
             balance: self.balance.map(Into::into),
+            prefer_local: self.prefer_local,
             drain_timeout_ms: self.drain_timeout,
         })
     }

@@ -103,6 +103,7 @@ fn service(name: &str, publish: &[&str]) -> ServiceView {
         }),
         balance: Balance::Roundrobin,
         drain_timeout_ms: 10_000,
+        prefer_local: false,
         healthy: 2,
         total: 3,
         created: NOW - 86_400,

@@ -62,6 +62,7 @@ pub(crate) fn service() -> ServiceView {
         }),
         balance: Balance::Roundrobin,
         drain_timeout_ms: 10_000,
+        prefer_local: false,
         healthy: 0,
         total: 0,
         created: 0,

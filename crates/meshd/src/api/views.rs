@@ -72,6 +72,7 @@ pub(super) fn service(snapshot: &Snapshot, service: &Service) -> ServiceView {
         health: service.health.clone(),
         balance: service.balance,
         drain_timeout_ms: service.drain_timeout_ms,
+        prefer_local: service.prefer_local,
         healthy: replicas.iter().filter(|e| snapshot.takes_traffic(e)).count(),
         total: replicas.len(),
         created: service.created,

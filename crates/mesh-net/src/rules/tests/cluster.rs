@@ -94,6 +94,7 @@ pub(super) fn add_service(
         }),
         balance,
         drain_timeout_ms: 0,
+        prefer_local: false,
         created: 0,
     };
     snapshot.services.insert(id, Arc::new(service));

@@ -480,6 +480,22 @@ fn ports_that_a_process_serves_are_not_led_by_the_kernel() {
 }
 
 #[test]
+fn local_replicas_are_preferred_as_long_as_there_are_any() {
+    let mut snapshot = small();
+    edit(snapshot.services.values_mut().next(), |web| web.prefer_local = true);
+    let of_node = |snapshot: &Snapshot, node| {
+        let [ip, _] = Rules::new(snapshot, &snapshot.nodes[&node_id(node)]).host(&BTreeSet::new());
+        body(&ip.to_string(), "chain tcp_80").into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of_node(&snapshot, 1), ["meta l4proto tcp dnat to 10.78.0.11:8080"]);
+    assert_eq!(of_node(&snapshot, 2), ["meta l4proto tcp dnat to 10.78.0.12:8080"]);
+    assert_eq!(of_node(&snapshot, 3).len(), 2, "it has none that takes traffic");
+    let network = &snapshot.networks[&network_id()];
+    let [ip, ..] = Rules::new(&snapshot, &snapshot.nodes[&node_id(1)]).overlay(network);
+    assert!(!ip.to_string().contains("10.78.0.12"), "by its VIP as well: {ip}");
+}
+
+#[test]
 fn many_ports_of_a_service_share_a_chain_if_they_keep_their_numbers() {
     let snapshot = small();
     let many = |ports: std::ops::Range<u16>| {
