@@ -559,6 +559,7 @@ fn crowd_from_outside(lab: &Lab, cluster: &Cluster) -> Result<()> {
         field(&found[0], "place") == "vm1" && result.contains(&format!("of them by {own}")),
         "{found:#?}"
     );
+    ensure!(result.contains("for want of room") && !result.contains("and 0 connections"), "{result}");
     vm1.output(&["python3", "-c", FORGET]).ok()?;
     healthy(cluster)
 }

@@ -20,7 +20,8 @@ const SUBSYSTEM: u16 = 1 << 8;
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
-/// `IPCTNL_MSG_CT_GET_STATS`.
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`, `IPCTNL_MSG_CT_GET_STATS`.
+const GET_STATS_CPU: u16 = SUBSYSTEM | 4;
 const GET_STATS: u16 = SUBSYSTEM | 5;
 
 /// `CTA_*`.
@@ -34,6 +35,8 @@ mod cta {
     pub(super) const FILTER_REPLY_FLAGS: u16 = 2;
     pub(super) const STATS_GLOBAL_ENTRIES: u16 = 1;
     pub(super) const STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
+    pub(super) const STATS_DROP: u16 = 10;
+    pub(super) const STATS_EARLY_DROP: u16 = 11;
     pub(super) const TUPLE_IP: u16 = 1;
     pub(super) const TUPLE_PROTO: u16 = 2;
     pub(super) const IP_V4_SRC: u16 = 1;
@@ -78,6 +81,15 @@ pub(crate) struct Occupancy {
     pub(crate) entries: u32,
     /// How many there can be.
     pub(crate) most: u32,
+}
+
+/// What was lost for want of room since the namespace was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Packets of new connections.
+    pub dropped: u64,
+    /// Connections that nobody had answered, forgotten to make room.
+    pub forgotten: u64,
 }
 
 /// What deletes an entry.
@@ -174,6 +186,17 @@ impl Conntrack {
         })
     }
 
+    /// What was lost for want of room, of all processors together.
+    pub(crate) fn losses(&mut self) -> io::Result<Losses> {
+        let mut losses = Losses::default();
+        self.send(GET_STATS_CPU, NLM_F_DUMP, libc::AF_UNSPEC as u8, |_| {})?;
+        self.replies(|of_one| {
+            losses.dropped += u64::from(number(of_one, cta::STATS_DROP).unwrap_or(0));
+            losses.forgotten += u64::from(number(of_one, cta::STATS_EARLY_DROP).unwrap_or(0));
+        })?;
+        Ok(losses)
+    }
+
     /// Who has asked for how many of the connections.
     pub(crate) fn askers(&mut self) -> io::Result<HashMap<IpAddr, u32>> {
         let mut askers = HashMap::new();
@@ -190,7 +213,7 @@ impl Conntrack {
         &mut self,
         family: i32,
         only: Option<IpAddr>,
-        mut each: impl FnMut(Attributes<'_>),
+        each: impl FnMut(Attributes<'_>),
     ) -> io::Result<()> {
         self.send(GET, NLM_F_DUMP, family as u8, |b| {
             if let Some(source) = only {
@@ -198,6 +221,11 @@ impl Conntrack {
                 b.nested(cta::FILTER, |b| b.attr(cta::FILTER_REPLY_FLAGS, &FILTER_SOURCE.to_ne_bytes()));
             }
         })?;
+        self.replies(each)
+    }
+
+    /// Reads a dump to its end.
+    fn replies(&mut self, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
         loop {
             self.receive()?;
             for message in attr::messages(&self.received) {

@@ -1,5 +1,6 @@
 //! A look at the namespace of the calling thread: what of the host concerns the mesh, whoever set it up.
 
+pub use crate::conntrack::Losses;
 use crate::{
     conntrack::Conntrack,
     error::{Error, Result},
@@ -34,6 +35,8 @@ pub struct Usage {
     pub max: u64,
     /// Who has asked for most of them, and for how many; looked for only where they are more than half of what fits.
     pub most: Option<(IpAddr, u64)>,
+    /// What there was no room for; nothing if the kernel does not say.
+    pub losses: Losses,
 }
 
 /// What of the host concerns the mesh.
@@ -114,7 +117,8 @@ pub fn conntrack() -> Option<Usage> {
         let askers = Conntrack::open().and_then(|mut conntrack| conntrack.askers()).ok()?;
         askers.into_iter().map(|(asker, count)| (asker, count.into())).max_by_key(|(_, count)| *count)
     };
-    Some(Usage { used, max, most: (used > max / 2).then(most).flatten() })
+    let losses = Conntrack::open().and_then(|mut conntrack| conntrack.losses()).unwrap_or_default();
+    Some(Usage { used, max, most: (used > max / 2).then(most).flatten(), losses })
 }
 
 /// The interface that has an address, of those of a host.

@@ -3,7 +3,7 @@
 use super::{Evidence, Found, count, or_fine};
 use mesh_net::{
     nft::Passage,
-    survey::{Survey, Usage},
+    survey::{Losses, Survey, Usage},
 };
 
 /// Percent of a table's entries.
@@ -107,13 +107,19 @@ pub(super) fn conntrack(evidence: &Evidence) -> Vec<Found> {
     or_fine(found, || Found::ok(here(evidence), "room for connections in the host and in its networks"))
 }
 
-fn full(place: String, Usage { used, max, most }: Usage) -> Option<Found> {
+fn full(place: String, Usage { used, max, most, losses }: Usage) -> Option<Found> {
     // A limit of 0 is none.
     let percent = used.saturating_mul(100).checked_div(max)?;
     let by = most.map(|(asker, count)| format!(", {count} of them by {asker}")).unwrap_or_default();
-    let result = format!(
-        "{used} of {max} tracked connections ({percent} %){by}: new ones are dropped when it is full"
-    );
+    let lost = if losses == Losses::default() {
+        "new ones are dropped when it is full".to_owned()
+    } else {
+        let Losses { dropped, forgotten } = losses;
+        format!(
+            "so far {dropped} packets were dropped and {forgotten} connections forgotten for want of room"
+        )
+    };
+    let result = format!("{used} of {max} tracked connections ({percent} %){by}: {lost}");
     let remedy = "raise net.netfilter.nf_conntrack_max of the machine, or stop who opens so many ('conntrack -L' lists them)";
     match percent {
         0..NEARLY_FULL => None,

@@ -12,7 +12,7 @@ use mesh_model::{MacAddr, NodeStatus, Role};
 use mesh_net::{
     Missing,
     nft::{ForwardChain, Passage},
-    survey::{HostAddress, Survey, Usage},
+    survey::{HostAddress, Losses, Survey, Usage},
 };
 use proptest::prelude::*;
 
@@ -63,7 +63,7 @@ fn well() -> Evidence {
         subnets: vec![subnet.parse().unwrap()],
         mtu: None,
         mute: Vec::new(),
-        conntrack: Some(Usage { used: 10, max: 1000, most: None }),
+        conntrack: Some(Usage { used: 10, max: 1000, most: None, losses: Losses::default() }),
     };
     let address = HostAddress { link: "eth0".to_owned(), mtu: 1500, address: "10.0.0.2/24".parse().unwrap() };
     let survey =
@@ -277,7 +277,7 @@ fn the_host_is_looked_at() {
     {
         let mut evidence = well();
         if let Some(Ok(survey)) = &mut evidence.survey {
-            survey.conntrack = Some(Usage { used, max: 100, most: None });
+            survey.conntrack = Some(Usage { used, max: 100, most: None, losses: Losses::default() });
         }
         assert_eq!(bad(&evidence), expected);
     }
