@@ -100,7 +100,12 @@ impl Lab {
 
     /// Runs a script of the shell where the LAN's switch is: the port of each machine bears its name.
     pub fn switch(&self, script: &str) -> Result<()> {
-        Namespace::named(&self.init, "lan").shell(script).ok().map(drop)
+        self.on_switch(script).map(drop)
+    }
+
+    /// The same, and what it prints.
+    pub(crate) fn on_switch(&self, script: &str) -> Result<String> {
+        Namespace::named(&self.init, "lan").shell(script).ok()
     }
 
     /// A process of the lab to look at from outside: its first.

@@ -1,7 +1,7 @@
 //! A replica that goes while it has connections: it serves them until they end, for as long as its service says.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Namespace, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Leaks, Namespace, scenario, within};
 use std::{
     io,
     net::TcpStream,
@@ -50,6 +50,7 @@ fn connections_have_until_the_timeout() {
     scenario("drain", |lab| {
         let (cluster, [_, second]) = echoes(lab)?;
         let (client, vm2) = (lab.client("client")?, cluster.vm2());
+        let leaks = Leaks::watch(lab, &["192.168.100.0/24"])?;
         let published = format!("{}:7", cluster.vm3().ip());
         let inside = lab.container("inside")?;
         cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
@@ -83,7 +84,7 @@ fn connections_have_until_the_timeout() {
             ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{to}: {ended:?}");
             Echo::talk(&pair[1 - leaving]).with_context(|| format!("{to}: the other replica's"))?;
         }
-        Ok(())
+        leaks.none()
     });
 }
 

@@ -17,7 +17,7 @@ use nix::{
 };
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
@@ -295,6 +295,30 @@ impl Lab {
         space.ip(&format!("addr add fd77::{last}/64 dev eth0 nodad"));
         space.ip("link set eth0 up");
         space
+    }
+
+    /// Looks from now on whether frames with addresses of network 1 or of nodes are on the LAN, outside VXLAN.
+    pub(crate) fn watch_for_leaks(&self) {
+        let table = "table bridge leaks {
+            set packets { typeof ip saddr . ip daddr . meta l4proto; flags dynamic; size 256; }
+            set packets6 { typeof ip6 saddr . ip6 daddr . meta l4proto; flags dynamic; size 256; }
+            chain frames {
+                type filter hook prerouting priority 0;
+                ip saddr { 10.1.0.0/24, 10.200.0.0/16 } add @packets { ip saddr . ip daddr . meta l4proto }
+                ip daddr { 10.1.0.0/24, 10.200.0.0/16 } add @packets { ip saddr . ip daddr . meta l4proto }
+                ip6 saddr { fd1::/64, fd20::/64 } add @packets6 { ip6 saddr . ip6 daddr . meta l4proto }
+                ip6 daddr { fd1::/64, fd20::/64 } add @packets6 { ip6 saddr . ip6 daddr . meta l4proto }
+            }
+        }";
+        let path = self.dir.path().join("leaks.nft");
+        fs::write(&path, table).expect("the directory is there");
+        self.lan.ok(&format!("nft -f {}", path.display()));
+    }
+
+    /// Asserts that there were none.
+    pub(crate) fn leaks_nothing(&self) {
+        let found = self.lan.ok("nft list table bridge leaks");
+        assert!(!found.contains("elements"), "on the LAN outside VXLAN:\n{found}");
     }
 
     /// A network with both families: 10.N.0.0/24 and fdN::/64.

@@ -127,6 +127,7 @@ fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     let (mut lab, replicas, outside) = two_replicas(Protocol::Tcp);
     let inside = [lab.container(0, 1, 20), lab.container(1, 1, 21)];
     lab.reconcile(Pass::Changed);
+    lab.watch_for_leaks();
     replicas.iter().for_each(|replica| echo_streams(lab.in_container(*replica)));
     let echoes = |stream: &mut TcpStream| stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0]));
     let connect = |client: &Space, to: &str| {
@@ -150,6 +151,7 @@ fn connections_outlive_a_drain_and_meet_a_reset_when_their_backend_is_gone() {
     let ended = streams.iter_mut().filter_map(|stream| echoes(stream).err()).map(|error| error.kind());
     let ended: Vec<_> = ended.collect();
     assert_eq!(ended, [std::io::ErrorKind::ConnectionReset; 8]);
+    lab.leaks_nothing();
 }
 
 /// Nobody on the dead host says anything: flows go elsewhere, and so does what was asked and not answered.
