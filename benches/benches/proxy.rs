@@ -78,6 +78,7 @@ fn snapshot(published: u16, upstream: SocketAddr) -> Snapshot {
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        source_nat: Vec::new(),
         weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,

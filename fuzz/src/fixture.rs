@@ -155,6 +155,7 @@ fn endpoint(number: u64, called: &str, service: Option<u64>) -> Endpoint {
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        source_nat: Vec::new(),
         weight: Default::default(),
         draining: false,
         created: 0,

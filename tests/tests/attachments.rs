@@ -1,13 +1,16 @@
 //! Containers that are connected and disconnected, and what is left when everything is removed: nothing.
 
 use std::fs;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Background, CONVERGES, Cluster, Container, Host, Nginx, Replica, ReplicaSpec, scenario, within,
+    Background, CONVERGES, Cluster, Container, Echo, Host, Nginx, Replica, ReplicaSpec, comes_back, scenario,
+    within,
 };
+use serde_json::{Value, json};
 
 /// Addresses, routes and rules of a container, without the numbers of its interfaces.
 fn inside(container: &Container) -> Result<String> {
@@ -238,5 +241,58 @@ fn an_endpoint_goes_with_its_process() {
         connect(number).ok()?;
         ensure!(host.output(&look).ok()?.contains("eth0"));
         Ok(())
+    });
+}
+
+/// A server of UDP with a socket for all addresses would answer by a default route of somebody else's: it sees the gateway
+/// instead of its clients, and people are told so.
+#[test]
+fn datagrams_to_a_container_with_its_default_route_elsewhere() {
+    scenario("default route elsewhere", |lab| {
+        let cluster = Cluster::three(lab)?;
+        let (vm1, vm2) = (cluster.vm1(), cluster.vm2());
+        vm1.meshctl(&["network", "create", "--subnet", "192.168.100.0/24", "blue"]).ok()?;
+        vm1.meshctl(&["service", "create", "--name", "echo", "--network", "blue", "--publish", "7:7/udp"])
+            .ok()?;
+        let container = lab.container("echo1")?;
+        container
+            .shell(
+                "ip link add docker0 type bridge && ip addr add 172.18.0.2/16 dev docker0 && \
+                 ip link set docker0 up && ip route add default via 172.18.0.1",
+            )
+            .ok()?;
+        let _echo = Echo::datagrams(&container, 7)?;
+        let connect = ["network", "connect", "--name", "echo1", "--service", "echo", "blue"];
+        vm2.meshctl(&[&connect[..], &[&container.target()]].concat()).ok()?;
+        let client = lab.client("client")?;
+        let answers = || {
+            for host in [vm1, vm2] {
+                let to = (IpAddr::from(host.ip()), 7).into();
+                within(CONVERGES, &format!("{to} answers"), || {
+                    ensure!(comes_back(&client, to)?);
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        };
+        let told = |service: Value, endpoint: Value| {
+            within(CONVERGES, "it is told", || {
+                let said = |kind, name| -> Result<Value> {
+                    Ok(vm1.meshctl(&["-o", "json", kind, "inspect", name]).json()?[0]["source_nat"].clone())
+                };
+                let (of_service, of_endpoint) = (said("service", "echo")?, said("endpoint", "echo1")?);
+                ensure!(of_service == service && of_endpoint == endpoint, "{of_service}, {of_endpoint}");
+                Ok(())
+            })
+        };
+        answers()?;
+        let address = cluster.address("echo1")?;
+        told(json!([{ "endpoint": "echo1", "node": "vm2", "addresses": [address] }]), json!([address]))?;
+        let table = vm1.meshctl(&["service", "inspect", "echo"]).ok()?;
+        ensure!(table.contains("UDP to echo1 on vm2"), "{table}");
+        // Without it, the network's takes its place.
+        container.shell("ip route del default via 172.18.0.1").ok()?;
+        told(Value::Null, Value::Null)?;
+        answers()
     });
 }

@@ -24,7 +24,7 @@ pub use request::{
 };
 pub use view::{
     AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,
-    NetworkView, NodeView, RoleChanged, RotationView, ServiceView, State, StatusView,
+    NetworkView, NodeView, RoleChanged, RotationView, ServiceView, SourceNatView, State, StatusView,
 };
 
 /// Header of an answer that is not all that was asked for: one line for the user.

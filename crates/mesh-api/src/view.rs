@@ -225,8 +225,22 @@ pub struct ServiceView {
     pub healthy: usize,
     /// Endpoints.
     pub total: usize,
+    /// Endpoints that clients of its UDP ports reach without their own address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_nat: Vec<SourceNatView>,
     /// Seconds since 1970.
     pub created: u64,
+}
+
+/// An endpoint that datagrams from outside its network reach with the gateway's address for the sender's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceNatView {
+    /// Its name.
+    pub endpoint: String,
+    /// Name of its node, which translates.
+    pub node: String,
+    /// Those of its addresses that it holds for.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Addresses on one network.
@@ -274,6 +288,10 @@ pub struct EndpointView {
     /// What the program that attached it calls the attachment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Those of its addresses that datagrams from outside the network reach with the gateway's address for the sender's, as
+    /// what it is attached to has its default route elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_nat: Vec<IpAddr>,
     /// Name servers for whoever is attached: the gateways of the network.
     pub nameservers: Vec<IpAddr>,
     /// Seconds since 1970.

@@ -132,6 +132,7 @@ mod tests {
             ifname: "eth0".to_owned(),
             ports: Vec::new(),
             owner: None,
+            source_nat: Vec::new(),
             nameservers: vec!["10.50.0.1".parse().unwrap()],
             created: 0,
         }

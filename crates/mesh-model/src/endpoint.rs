@@ -130,6 +130,10 @@ pub struct Endpoint {
     /// What its engine gives it beside the cluster's addresses: good between containers of one node only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local_addresses: Vec<IpAddr>,
+    /// Those of its addresses that datagrams from outside the network reach with the gateway's address for the sender's, as
+    /// its target's default route is not the network's. Its node finds it out, and goes by what it sees itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_nat: Vec<IpAddr>,
     /// How much of its service's traffic it is to have.
     #[serde(default)]
     pub weight: Weight,

@@ -4,7 +4,7 @@ use crate::{
     actual::{self, Unread},
     apply::{Patience, apply},
     crowds::Crowds,
-    desired::{Desired, Facts, Owner, desired, uplink},
+    desired::{Attachment, Desired, Facts, Owner, desired, uplink},
     docker_user::DockerUser,
     error::{Error, Result},
     firewall::Firewall,
@@ -22,6 +22,7 @@ use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -64,6 +65,9 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Endpoints on this node whose target is gone, or is another one now: their records should go.
     pub vanished: Vec<EndpointId>,
+    /// Which addresses of this node's endpoints datagrams reach with the gateway's address for the sender's, of each whose
+    /// target could be looked at.
+    pub source_nat: BTreeMap<EndpointId, Vec<IpAddr>>,
     /// Kernel objects made, changed or deleted.
     pub steps: usize,
     /// Spaces whose nftables were written. A daemon's first pass writes all of them, as they are at best.
@@ -126,6 +130,8 @@ struct Earlier {
     snapshot: Arc<Snapshot>,
     /// Whether there were networks on this node, and so still are.
     has_networks: bool,
+    /// What was known of targets.
+    attachments: BTreeMap<EndpointId, Attachment>,
     desired: Desired,
 }
 
@@ -133,8 +139,8 @@ impl Remembered {
     /// All that is held, and what of it was made of the records in a scope.
     fn of(self, me: &Node, scope: &Scope) -> (Objects, Option<Earlier>) {
         let desired = desired(&self.snapshot, me, &self.facts, scope);
-        let Self { snapshot, has_networks, objects, .. } = self;
-        (objects, Some(Earlier { snapshot, has_networks, desired }))
+        let Self { snapshot, has_networks, objects, facts, .. } = self;
+        (objects, Some(Earlier { snapshot, has_networks, attachments: facts.attachments, desired }))
     }
 }
 
@@ -239,10 +245,15 @@ impl DataPlane {
             limited: self.crowds.limited(),
             queries: self.config.queries,
             others: self.others.left().clone(),
+            attachments: BTreeMap::new(),
         };
-        let rules = |snapshot| Rules::of(snapshot, me, of_rules).with(local.clone());
-        let before = earlier.as_ref().filter(|_| !all_differ).map(|earlier| rules(&earlier.snapshot));
-        let rules = Views { before, now: rules(snapshot) };
+        let rules = |snapshot, attachments: &BTreeMap<_, _>| {
+            let local = Local { attachments: attachments.clone(), ..local.clone() };
+            Rules::of(snapshot, me, of_rules).with(local)
+        };
+        let before = earlier.as_ref().filter(|_| !all_differ);
+        let before = before.map(|earlier| rules(&earlier.snapshot, &earlier.attachments));
+        let rules = Views { before, now: rules(snapshot, &facts.attachments) };
         report.firewalls += usize::from(self.host_firewall(&rules, has_networks, pass)?);
         if earlier.is_none() || pass == Pass::Full {
             self.pass_docker(snapshot, &desired, pass, report);
@@ -274,6 +285,7 @@ impl DataPlane {
             });
         }
         self.others.done(snapshot);
+        report.source_nat = targets.values().map(targets::Attached::source_nat).collect();
         let snapshot = Arc::clone(snapshot);
         self.remembered = Some(Remembered { snapshot, has_networks, objects, room, targets, facts });
         Ok(())

@@ -91,6 +91,18 @@ pub struct Attachment {
     pub default_ipv4: bool,
     /// Likewise for IPv6.
     pub default_ipv6: bool,
+    /// The target's IPv4 default route, if there is one, is another interface's.
+    pub elsewhere_ipv4: bool,
+    /// Likewise for IPv6.
+    pub elsewhere_ipv6: bool,
+}
+
+impl Attachment {
+    /// Whether what the target sends to somebody outside its networks, and from no address in particular, does not leave by the
+    /// endpoint's interface.
+    pub fn is_elsewhere(&self, ipv6: bool) -> bool {
+        if ipv6 { self.elsewhere_ipv6 } else { self.elsewhere_ipv4 }
+    }
 }
 
 /// Who a set of objects is for: what fails is said of it.

@@ -209,6 +209,7 @@ mod tests {
             ports: vec![],
             owner: None,
             local_addresses: Vec::new(),
+            source_nat: Vec::new(),
             weight: mesh_model::Weight::default(),
             draining,
             created: 0,

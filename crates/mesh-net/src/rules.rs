@@ -20,11 +20,12 @@ pub(crate) use host::host_key;
 mod tests;
 
 use crate::{
+    desired::Attachment,
     nft::{Datum, Table},
     ports::HostPort,
     scope::Scope,
 };
-use mesh_model::{Endpoint, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
+use mesh_model::{Endpoint, EndpointId, Network, NetworkId, Node, Service, ServiceId, Snapshot, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -58,6 +59,8 @@ pub struct Local {
     pub queries: Option<NonZeroU32>,
     /// Published ports that are left to whoever has them.
     pub others: BTreeSet<HostPort>,
+    /// What is known of the targets of this node's endpoints.
+    pub attachments: BTreeMap<EndpointId, Attachment>,
 }
 
 impl<'a> Rules<'a> {

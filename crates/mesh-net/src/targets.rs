@@ -11,6 +11,7 @@ use crate::{
 use mesh_model::{Endpoint, EndpointId, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -19,6 +20,14 @@ use std::{
 pub(crate) struct Attached {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) routes: Attachment,
+}
+
+impl Attached {
+    /// Those of the endpoint's addresses whose answers would go elsewhere.
+    pub(crate) fn source_nat(&self) -> (EndpointId, Vec<IpAddr>) {
+        let is_elsewhere = |address: &&IpAddr| self.routes.is_elsewhere(address.is_ipv6());
+        (self.endpoint.id, self.endpoint.addresses.iter().filter(is_elsewhere).copied().collect())
+    }
 }
 
 /// The namespace that an endpoint's record means. Another one at the same path means that the target is gone.
@@ -94,7 +103,19 @@ pub(crate) fn decide_routes(
             let has_family = endpoint.addresses.iter().any(|address| address.is_ipv6() == ipv6);
             leads_out && has_family && taken.insert(ipv6)
         };
-        let routes = Attachment { default_ipv4: take(false), default_ipv6: take(true) };
+        let (default_ipv4, default_ipv6) = (take(false), take(true));
+        let is_elsewhere = |has_default: bool, ipv6: bool| {
+            let mut others = defaults.iter().filter(|route| route.ipv6 == ipv6 && !route.ours).peekable();
+            // Docker makes the route itself, a moment after the interface is there.
+            let may_come = endpoint.is_dockers() && leads_out && others.peek().is_none();
+            !has_default && !may_come && !others.any(|route| route.link.as_str() == endpoint.ifname)
+        };
+        let routes = Attachment {
+            default_ipv4,
+            default_ipv6,
+            elsewhere_ipv4: is_elsewhere(default_ipv4, false),
+            elsewhere_ipv6: is_elsewhere(default_ipv6, true),
+        };
         Attached { endpoint: endpoint.clone(), routes }
     };
     Ok(order.into_iter().map(&mut decide).collect())

@@ -165,6 +165,13 @@ pub struct HealthReport {
     pub endpoints: Vec<(EndpointId, Health)>,
 }
 
+/// `POST /v1/agent/attached`: what the node has found in the targets of its endpoints.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttachedReport {
+    /// [`Endpoint::source_nat`] of those whose records say otherwise.
+    pub source_nat: Vec<(EndpointId, Vec<IpAddr>)>,
+}
+
 /// `POST /v1/agent/reservations`: the answer to [`Message::Reserve`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reserved {

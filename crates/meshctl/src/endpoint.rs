@@ -85,6 +85,10 @@ pub(crate) const FIELDS: &[Column<EndpointView>] = &[
     ("Health", |e, _| health(e)),
     ("Target", |e, _| e.target.to_string()),
     ("Interface", |e, _| e.ifname.clone()),
+    ("Source NAT", |e, _| {
+        let of = |addresses: String| format!("UDP from outside to {addresses} comes from the gateway");
+        Some(joined(&e.source_nat)).filter(|addresses| !addresses.is_empty()).map(of).unwrap_or_default()
+    }),
     ("Name servers", |e, _| joined(&e.nameservers)),
     ("Connected", |e, style| ago(e.created, style.now)),
 ];

@@ -84,6 +84,17 @@ pub(crate) const FIELDS: &[Column<ServiceView>] = &[
     ("Aliases", |s, _| s.aliases.join(", ")),
     ("Ports", |s, _| joined(&s.ports)),
     ("Endpoints", |s, _| format!("{} of {} take traffic", s.healthy, s.total)),
+    ("Source NAT", |s, _| {
+        let line = |of: &mesh_api::SourceNatView| {
+            format!(
+                "UDP to {} on {} ({}) comes from the gateway",
+                of.endpoint,
+                of.node,
+                joined(&of.addresses)
+            )
+        };
+        s.source_nat.iter().map(line).collect::<Vec<_>>().join("\n")
+    }),
     ("Health check", |s, _| s.health.as_ref().map(health::described).unwrap_or_default()),
     ("Balance", |s, _| {
         let local = if s.prefer_local { ", local replicas preferred" } else { "" };

@@ -41,7 +41,7 @@ use problem::Problem;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -77,6 +77,8 @@ pub(crate) struct Applied {
     pub(crate) names: Arc<NamesReport>,
     /// Where they are: their networks, none for the host's.
     pub(crate) name_servers: Vec<(Option<NetworkId>, SocketAddr)>,
+    /// What [`mesh_model::Endpoint::source_nat`] is to say of this node's endpoints.
+    pub(crate) source_nat: BTreeMap<EndpointId, Vec<IpAddr>>,
     /// Everything that does not work, a line each.
     pub(crate) problems: Vec<String>,
     /// Of these, what the kernel could not be brought to.
@@ -186,6 +188,7 @@ impl Agent {
         spawner.spawn("liveness", liveness.run(cancel.clone()));
         spawner.spawn("watch of targets", targets::Targets::new(Arc::clone(&agent)).run(cancel.clone()));
         spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
+        spawner.spawn("reports of targets", report::attached(Arc::clone(&agent), cancel.clone()));
         let responder = Responder {
             me: identity.node,
             sockets: agent.sockets(),

@@ -37,6 +37,7 @@ pub fn endpoint(
         ports: endpoint_ports(snapshot, node, &spec.ports)?,
         owner: spec.owner.clone(),
         local_addresses: spec.local_addresses.clone(),
+        source_nat: Vec::new(),
         weight: spec.weight,
         draining: false,
         created: fresh.now,

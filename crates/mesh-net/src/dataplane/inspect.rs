@@ -44,7 +44,8 @@ impl DataPlane {
         let known = self.remembered.as_ref().map(|remembered| remembered.targets.clone()).unwrap_or_default();
         // Targets that are gone are the next pass's business.
         let (targets, mut unread) = self.find_targets(snapshot, &known, &mut Report::default());
-        let attachments = attachments(&targets, &unread);
+        let attachments =
+            attachments(&targets, &unread, self.remembered.as_ref().map(|before| &before.facts));
         let desired =
             desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) }, &Scope::All);
         let actual = actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?;

@@ -57,7 +57,7 @@ impl DataPlane {
         let (targets, mut unread) = self.find_targets(snapshot, &known, report);
         let facts = Facts {
             mtu: room.max(MTU_MIN),
-            attachments: attachments(&targets, &unread),
+            attachments: attachments(&targets, &unread, remembered.as_ref().map(|before| &before.facts)),
             staged: self.staged(snapshot),
         };
         let changed = match &remembered {
@@ -161,12 +161,13 @@ impl DataPlane {
     }
 }
 
-/// What was decided for each endpoint. Of those that can't be looked at nothing is, and nothing has to be: they are left
-/// as they are.
+/// What was decided for each endpoint. Those that can't be looked at are left as they are: what was known of them still is.
 pub(super) fn attachments(
     targets: &BTreeMap<EndpointId, targets::Attached>,
     unread: &Unread,
+    before: Option<&Facts>,
 ) -> BTreeMap<EndpointId, Attachment> {
     let decided = targets.iter().map(|(id, target)| (*id, target.routes));
-    unread.keys().map(|id| (*id, Attachment::default())).chain(decided).collect()
+    let known = |id| before.and_then(|before| before.attachments.get(id)).copied().unwrap_or_default();
+    unread.keys().map(|id| (*id, known(id))).chain(decided).collect()
 }

@@ -33,14 +33,14 @@ pub(super) fn part(endpoint: &Endpoint, network: &Network, mtu: u32, attachment:
         let gateway = NextHop::via(subnet.gateway, name);
         let everything = everything(address.is_ipv6());
         let has_default = if address.is_ipv6() { attachment.default_ipv6 } else { attachment.default_ipv4 };
+        // Whatever other routes there are, or will be: what comes from this address goes back the way it came.
+        let table = source_table(endpoint.id);
+        part.put(target, Object::Route(table, everything, gateway));
+        part.put(target, Object::Route(table, subnet.cidr, NextHop::on(name)));
+        part.put(target, Object::Rule(Selector::From(*address), table));
         if has_default {
             part.put(target, Object::Route(MAIN_TABLE, everything, gateway));
         } else {
-            // The default route is elsewhere: what comes from this address goes back the way it came all the same.
-            let table = source_table(endpoint.id);
-            part.put(target, Object::Route(table, everything, gateway));
-            part.put(target, Object::Route(table, subnet.cidr, NextHop::on(name)));
-            part.put(target, Object::Rule(Selector::From(*address), table));
             for other in others(network, subnet) {
                 part.put(target, Object::Route(MAIN_TABLE, other, gateway));
             }

@@ -171,6 +171,10 @@ impl Display for Translation<'_> {
             Source::Constant(data) => match &data[..] {
                 [Datum::Ipv6(address), Datum::Port(port)] => write!(f, "[{address}]:{port}"),
                 [address, Datum::Port(port)] => write!(f, "{address}:{port}"),
+                [Datum::Ipv6(address), Datum::Port(first), Datum::Port(last)] => {
+                    write!(f, "[{address}]:{first}-{last}")
+                }
+                [address, Datum::Port(first), Datum::Port(last)] => write!(f, "{address}:{first}-{last}"),
                 data => concatenated(f, data),
             },
             source => source.fmt(f),

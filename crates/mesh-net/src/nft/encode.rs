@@ -336,8 +336,12 @@ impl Encoder<'_> {
             b.number(1, u32::from(kind == NatKind::Dnat));
             b.number(2, u32::from(family.number()));
             b.number(3, FIRST_REGISTER);
-            if let [address, Type::Port] = data[..] {
-                b.number(5, FIRST_WORD_REGISTER + concatenated_len(&[address]) as u32 / 4);
+            // `NFTA_NAT_REG_PROTO_MIN` and, for a range of ports, `NFTA_NAT_REG_PROTO_MAX`.
+            if let [address, ref ports @ ..] = data[..] {
+                let first = FIRST_WORD_REGISTER + concatenated_len(&[address]) as u32 / 4;
+                for (at, _) in (0..).zip(ports) {
+                    b.number(5 + at, first + u32::from(at));
+                }
             }
         });
     }

@@ -249,7 +249,7 @@ pub enum Statement {
     SetForHost,
     /// `notrack`.
     Notrack,
-    /// Translates an address and, if the source has one, the port.
+    /// Translates an address and, if the source has one, the port; with two, to one of those from the first to the last.
     Nat(NatKind, Source),
     /// Source NAT to the address of the interface the packet leaves by.
     Masquerade,

@@ -207,6 +207,7 @@ fn endpoint(number: u32, network: u32, node: u32, mac: u8, ifname: &str) -> Endp
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        source_nat: Vec::new(),
         weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,
@@ -288,7 +289,10 @@ fn cluster_and_host() -> impl Strategy<Value = (Snapshot, Facts)> {
                 if endpoint.node == ME && staged {
                     facts.staged.insert(endpoint.id);
                 } else if endpoint.node == ME {
-                    facts.attachments.insert(endpoint.id, Attachment { default_ipv4, default_ipv6 });
+                    facts.attachments.insert(
+                        endpoint.id,
+                        Attachment { default_ipv4, default_ipv6, ..Attachment::default() },
+                    );
                 }
                 snapshot.endpoints.insert(endpoint.id, Arc::new(endpoint));
             }

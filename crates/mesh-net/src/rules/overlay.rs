@@ -4,8 +4,8 @@ use super::{IpVersion, OVERLAY_TABLE, PROBE_PORT, Rules, balance, resolver};
 use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict, icmpv6,
 };
-use mesh_model::{Balance, Network, Service};
-use std::net::IpAddr;
+use mesh_model::{Balance, Endpoint, Network, Service, Subnet};
+use std::{net::IpAddr, sync::Arc};
 
 /// `IPPROTO_ICMPV6`.
 pub(super) const ICMPV6: u8 = 58;
@@ -21,7 +21,7 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
     marks(&mut table, untracked);
     limits(&mut table, rules, version, network);
     vips(&mut table, rules, version, network);
-    hairpin(&mut table, rules, version, network);
+    sources(&mut table, rules, version, network);
     table.hook(
         "forward",
         Base::new(ChainKind::Filter, Hook::Forward, -150),
@@ -189,9 +189,50 @@ impl Vips {
     }
 }
 
+/// What bears the gateway's address for its sender's, as its answer would not come back otherwise.
+fn sources(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
+    let mut postrouting = past_default_routes(table, rules, version, network);
+    postrouting.push(hairpin(table, rules, version, network));
+    table.hook("postrouting", Base::new(ChainKind::Nat, Hook::Postrouting, 100), postrouting);
+}
+
+/// Datagrams from outside the network, for containers whose default route is another interface's, come from the gateway. A
+/// server with a socket for all addresses answers to the sender alone, whatever address it was asked at: by that default
+/// route the answer would leave past the mesh, with an address that nobody knows there. TCP answers from the address that was
+/// asked, and policy routing leads that back (`desired/endpoint.rs`).
+///
+/// Not from a port below 1024, for answers to port 53 would be queries to the gateway's name server.
+fn past_default_routes(
+    table: &mut Table,
+    rules: &Rules<'_>,
+    version: IpVersion,
+    network: &Network,
+) -> Vec<Rule> {
+    let mut elsewhere = Set::plain(&[version.address()]);
+    let is_elsewhere = |endpoint: &&Arc<Endpoint>| {
+        let attachment = rules.local.attachments.get(&endpoint.id);
+        attachment.is_some_and(|attachment| attachment.is_elsewhere(version == IpVersion::V6))
+    };
+    for endpoint in rules.endpoints_here(network.id).filter(is_elsewhere) {
+        let own = endpoint.addresses.iter().filter(|address| version.is_of(address));
+        own.for_each(|address| elsewhere.add(vec![(*address).into()]));
+    }
+    table.set("elsewhere", elsewhere);
+    let subnets = || network.subnets.iter().filter(|subnet| version.is_of(&subnet.gateway));
+    let to_subnet = |subnet: &Subnet| {
+        let rule = Rule::new().protocol(UDP).is_in(&[version.daddr()], "elsewhere");
+        let rule = rule.within(version.daddr(), subnet.cidr.network(), subnet.cidr.mask());
+        let rule = subnets()
+            .map(|subnet| subnet.cidr)
+            .fold(rule, |rule, cidr| rule.outside(version.saddr(), cidr.network(), cidr.mask()));
+        rule.snat(vec![subnet.gateway.into(), Datum::Port(1024), Datum::Port(u16::MAX)].into())
+    };
+    subnets().map(to_subnet).collect()
+}
+
 /// A container that is balanced to itself would answer itself: its packets come from the gateway instead. Needed on its
 /// own node only, which is where a VIP is translated.
-fn hairpin(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) {
+fn hairpin(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) -> Rule {
     let mut pairs = Set::map(&[version.address(), version.address()], &[version.address()]);
     for endpoint in rules.endpoints_here(network.id) {
         for address in endpoint.addresses.iter().filter(|address| version.is_of(address)) {
@@ -202,9 +243,5 @@ fn hairpin(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &N
     }
     table.set("hairpin", pairs);
     let key = vec![version.saddr(), version.daddr()];
-    table.hook(
-        "postrouting",
-        Base::new(ChainKind::Nat, Hook::Postrouting, 100),
-        vec![Rule::new().snat(Source::Map { key, map: "hairpin".into() })],
-    );
+    Rule::new().snat(Source::Map { key, map: "hairpin".into() })
 }

@@ -369,6 +369,7 @@ impl Lab {
             ports: Vec::new(),
             owner: None,
             local_addresses: Vec::new(),
+            source_nat: Vec::new(),
             weight: mesh_model::Weight::default(),
             draining: false,
             created: 0,

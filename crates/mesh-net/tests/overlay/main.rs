@@ -1,6 +1,7 @@
 //! The data plane from outside: hosts on a LAN, containers on overlays, packets between them. Needs root.
 
 mod attacks;
+mod elsewhere;
 mod lab;
 mod life;
 mod options;

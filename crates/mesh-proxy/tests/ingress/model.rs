@@ -57,6 +57,7 @@ pub(crate) fn endpoint(id: u64, service: u64, node: NodeId, address: IpAddr) -> 
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        source_nat: Vec::new(),
         weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,

@@ -7,7 +7,7 @@ use crate::{
 };
 use mesh_api::{
     AddressesView, EndpointView, FrontState, FrontView, NetworkUse, NetworkView, NodeView, ServiceView,
-    State, StatusView,
+    SourceNatView, State, StatusView,
 };
 use mesh_model::{
     Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, NetworkDns,
@@ -106,6 +106,7 @@ fn service(name: &str, publish: &[&str]) -> ServiceView {
         prefer_local: false,
         healthy: 2,
         total: 3,
+        source_nat: Vec::new(),
         created: NOW - 86_400,
     }
 }
@@ -127,6 +128,7 @@ fn endpoint(name: &str, health: Health, draining: bool, service: bool) -> Endpoi
         ifname: "eth0".to_owned(),
         ports: Vec::new(),
         owner: None,
+        source_nat: Vec::new(),
         nameservers: vec!["192.168.100.1".parse().unwrap()],
         created: NOW - 61,
     }
@@ -198,7 +200,15 @@ fn service_ls() {
 
 #[test]
 fn service_inspect() {
-    insta::assert_snapshot!(table::fields(&service("web", &["80:80"]), service::FIELDS, &WHOLE), @r"
+    let mut web = service("web", &["80:80"]);
+    web.source_nat = ["web1", "web2"]
+        .map(|endpoint| SourceNatView {
+            endpoint: endpoint.to_owned(),
+            node: "vm1".to_owned(),
+            addresses: vec!["192.168.100.3".parse().unwrap()],
+        })
+        .into();
+    insta::assert_snapshot!(table::fields(&web, service::FIELDS, &WHOLE), @r"
     ID:              abcdef0123456789
     Name:            web
     Mode:            vip
@@ -206,6 +216,8 @@ fn service_inspect() {
     Aliases:         www
     Ports:           *:80->80/tcp
     Endpoints:       2 of 3 take traffic
+    Source NAT:      UDP to web1 on vm1 (192.168.100.3) comes from the gateway
+                     UDP to web2 on vm1 (192.168.100.3) comes from the gateway
     Health check:    GET /up, port 81, every 2s, timeout 250ms, rise 2, fall 3
     Balance:         roundrobin
     Drain timeout:   10s
@@ -241,7 +253,8 @@ fn endpoint_ls() {
 
 #[test]
 fn endpoint_inspect() {
-    let endpoint = endpoint("test", Health::Unchecked, true, false);
+    let mut endpoint = endpoint("test", Health::Unchecked, true, false);
+    endpoint.source_nat = vec!["192.168.100.3".parse().unwrap()];
     insta::assert_snapshot!(table::fields(&endpoint, endpoint::FIELDS, &WHOLE), @r"
     ID:             0123456789abcdef
     Name:           test
@@ -252,6 +265,7 @@ fn endpoint_inspect() {
     Health:         unchecked, draining
     Target:         pid:4711
     Interface:      eth0
+    Source NAT:     UDP from outside to 192.168.100.3 comes from the gateway
     Name servers:   192.168.100.1
     Connected:      1 minute ago
     ");

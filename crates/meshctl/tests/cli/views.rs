@@ -65,6 +65,7 @@ pub(crate) fn service() -> ServiceView {
         prefer_local: false,
         healthy: 0,
         total: 0,
+        source_nat: Vec::new(),
         created: 0,
     }
 }
@@ -86,6 +87,7 @@ pub(crate) fn endpoint() -> EndpointView {
         ifname: "eth0".to_owned(),
         ports: Vec::new(),
         owner: None,
+        source_nat: Vec::new(),
         nameservers: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         created: 0,
     }

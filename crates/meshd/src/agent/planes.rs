@@ -196,6 +196,7 @@ impl Planes {
             fronts: self.fronts.view(),
             names: self.fronts.names(),
             name_servers: self.names.places(),
+            source_nat: report.source_nat.clone(),
             problems,
             ports,
             ..Applied::default()

@@ -4,7 +4,7 @@ use super::Agent;
 use crate::wire;
 use mesh_model::{EndpointId, Health, Snapshot};
 use mesh_proxy::Report;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Pause before verdicts that could not be sent are sent again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long what is found in targets is to be found before it is told: longer than from one full pass to the next.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Tells the managers which revision this node runs from, after each change and on each new connection.
 pub(super) async fn applied(agent: Arc<Agent>, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -31,6 +33,45 @@ pub(super) async fn applied(agent: Arc<Agent>, cancel: CancellationToken) -> any
             changed = connection.changed() => changed?,
         }
     }
+}
+
+/// Tells the managers what the targets of this node's endpoints are like, where the records say otherwise.
+pub(super) async fn attached(agent: Arc<Agent>, cancel: CancellationToken) -> anyhow::Result<()> {
+    let mut applied = agent.applied.subscribe();
+    let mut connection = agent.link.watch();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            changed = applied.changed() => changed?,
+            changed = connection.changed() => changed?,
+        }
+        if connection.borrow().is_none() || news(&agent).is_empty() {
+            continue;
+        }
+        // A container's engine may be about to make its routes: what is seen for a moment is nobody's business.
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = sleep(SETTLED) => {}
+        }
+        applied.mark_unchanged();
+        let source_nat = news(&agent);
+        if source_nat.is_empty() {
+            continue;
+        }
+        let report = wire::AttachedReport { source_nat };
+        if let Err(err) = agent.link.post::<wire::Committed<()>>("/v1/agent/attached", &report).await {
+            tracing::debug!(err = err.text(), "the manager was not told what targets are like");
+        }
+    }
+}
+
+/// What is known of targets and not said in the records of their endpoints.
+fn news(agent: &Agent) -> Vec<(EndpointId, Vec<IpAddr>)> {
+    let (snapshot, applied) = (agent.snapshot(), agent.applied.borrow().clone());
+    let differs = |(id, found): &(&EndpointId, &Vec<IpAddr>)| {
+        snapshot.endpoints.get(id).is_some_and(|endpoint| endpoint.source_nat != **found)
+    };
+    applied.source_nat.iter().filter(differs).map(|(id, found)| (*id, found.clone())).collect()
 }
 
 /// Verdicts of this node's own checks.

@@ -1,7 +1,8 @@
 //! Records as they are shown: with the names of what they refer to.
 
-use mesh_api::{AddressesView, EndpointView, NetworkUse, NetworkView, NodeView, ServiceView};
-use mesh_model::{Endpoint, Network, NetworkId, Node, NodeId, Service, Snapshot};
+use mesh_api::{AddressesView, EndpointView, NetworkUse, NetworkView, NodeView, ServiceView, SourceNatView};
+use mesh_model::{Endpoint, Network, NetworkId, Node, NodeId, Protocol, Service, Snapshot};
+use std::sync::Arc;
 
 pub(super) fn node(snapshot: &Snapshot, node: &Node, local: NodeId) -> NodeView {
     NodeView {
@@ -75,8 +76,24 @@ pub(super) fn service(snapshot: &Snapshot, service: &Service) -> ServiceView {
         prefer_local: service.prefer_local,
         healthy: replicas.iter().filter(|e| snapshot.takes_traffic(e)).count(),
         total: replicas.len(),
+        source_nat: source_nat(snapshot, service, &replicas),
         created: service.created,
     }
+}
+
+/// Of interest to those who publish UDP: TCP needs no translation.
+fn source_nat(snapshot: &Snapshot, service: &Service, replicas: &[&Arc<Endpoint>]) -> Vec<SourceNatView> {
+    if !service.ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        return Vec::new();
+    }
+    let on_ingress = replicas.iter().filter(|replica| Some(replica.network) == service.ingress_network());
+    let translated = on_ingress.filter(|replica| !replica.source_nat.is_empty());
+    let view = |replica: &&Arc<Endpoint>| SourceNatView {
+        endpoint: replica.name.to_string(),
+        node: node_name(snapshot, replica.node),
+        addresses: replica.source_nat.clone(),
+    };
+    translated.map(view).collect()
 }
 
 pub(super) fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
@@ -98,6 +115,7 @@ pub(super) fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView
         ifname: endpoint.ifname.clone(),
         ports: endpoint.ports.clone(),
         owner: endpoint.owner.clone(),
+        source_nat: endpoint.source_nat.clone(),
         nameservers: network.map(|n| n.gateways().collect()).unwrap_or_default(),
         created: endpoint.created,
     }

@@ -181,6 +181,7 @@ mod tests {
             ports: Vec::new(),
             owner: None,
             local_addresses: Vec::new(),
+            source_nat: Vec::new(),
             weight: mesh_model::Weight::default(),
             draining,
             created: 0,

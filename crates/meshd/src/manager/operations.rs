@@ -11,7 +11,7 @@ use mesh_model::{
     NetworkUpdate, Node, NodeId, NodeStatus, NodeUpdate, Object, Refusal, Service, ServiceSpec,
     ServiceUpdate, Snapshot, admit,
 };
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// The network of services that name none.
 const DEFAULT_NETWORK: &str = "default";
@@ -262,6 +262,23 @@ impl Manager {
                     && snapshot.health.get(id) != Some(health)
             });
             Ok((news.map(|(id, health)| Change::Put(Object::Health(*id, *health))).collect(), ()))
+        })
+        .await
+    }
+
+    /// Notes what a node has found in its endpoints' targets.
+    pub(super) async fn report_attached(
+        &self,
+        node: NodeId,
+        source_nat: &[(EndpointId, Vec<IpAddr>)],
+    ) -> Result<Committed<()>, Error> {
+        self.change(|snapshot, _| {
+            let news = source_nat.iter().filter_map(|(id, addresses)| {
+                let endpoint = snapshot.endpoints.get(id).filter(|endpoint| endpoint.node == node)?;
+                let differs = endpoint.source_nat != *addresses;
+                differs.then(|| Endpoint { source_nat: addresses.clone(), ..Endpoint::clone(endpoint) })
+            });
+            Ok((news.map(|endpoint| Change::Put(Object::Endpoint(Arc::new(endpoint)))).collect(), ()))
         })
         .await
     }

@@ -11,8 +11,9 @@ use crate::{
         json::{Json, Path},
     },
     wire::{
-        Applied, CatchUp, CertificateHeld, Claim, Committed, CommittedEndpoint, Confirm, Confirmed, Follower,
-        HealthReport, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest, Reserved, Resume,
+        Applied, AttachedReport, CatchUp, CertificateHeld, Claim, Committed, CommittedEndpoint, Confirm,
+        Confirmed, Follower, HealthReport, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest,
+        Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -84,6 +85,7 @@ impl Server {
             .route("/v1/agent/events", get(events))
             .route("/v1/agent/applied", post(applied))
             .route("/v1/agent/health", post(health))
+            .route("/v1/agent/attached", post(attached))
             .route("/v1/agent/reservations", post(reservations))
             .route("/v1/agent/confirm", post(confirm))
             .route(
@@ -266,6 +268,15 @@ async fn health(
 ) -> Result<Json<Committed<()>>, Failure> {
     let node = member(&manager, peer)?;
     Ok(Json(manager.report_health(node, &body.endpoints).await?))
+}
+
+async fn attached(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<AttachedReport>,
+) -> Result<Json<Committed<()>>, Failure> {
+    let node = member(&manager, peer)?;
+    Ok(Json(manager.report_attached(node, &body.source_nat).await?))
 }
 
 async fn reservations(

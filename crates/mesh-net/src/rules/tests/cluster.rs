@@ -124,6 +124,7 @@ pub(super) fn add_replica(snapshot: &mut Snapshot, service: ServiceId, node: u32
         ports: Vec::new(),
         owner: None,
         local_addresses: Vec::new(),
+        source_nat: Vec::new(),
         weight: mesh_model::Weight::default(),
         draining: false,
         created: 0,

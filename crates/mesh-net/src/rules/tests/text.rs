@@ -1,6 +1,7 @@
 //! Small clusters and their tables, word for word, and as the kernel lists them.
 
 use super::cluster::{add_replica, add_service, cluster, edit, network_id, node_id, published};
+use crate::desired::Attachment;
 use crate::nft::Table;
 use crate::nft::tests::namespace::{in_namespace, list, load, load_text};
 use crate::rules::{Local, Rules};
@@ -20,7 +21,9 @@ fn host(snapshot: &Snapshot) -> [Table; 2] {
 fn overlay(snapshot: &Snapshot) -> [Table; 3] {
     let network: &Network = &snapshot.networks[&network_id()];
     let rules = Rules::new(snapshot, &snapshot.nodes[&node_id(1)]);
-    rules.with(Local { queries: NonZeroU32::new(20_000), ..Local::default() }).overlay(network)
+    let elsewhere = Attachment { elsewhere_ipv4: true, ..Attachment::default() };
+    let attachments = [(EndpointId::from_bits(14), elsewhere)].into();
+    rules.with(Local { queries: NonZeroU32::new(20_000), attachments, ..Local::default() }).overlay(network)
 }
 
 /// Three nodes; `web` has two healthy replicas and a sick one, `dns` has none that takes traffic.
@@ -152,6 +155,10 @@ fn the_host_table_word_for_word() {
 fn the_overlay_tables_word_for_word() {
     let [ip, ip6, bridge] = overlay(&small());
     let expected = r#"table ip mesh {
+	set elsewhere {
+		type ipv4_addr
+		elements = { 10.78.0.14 }
+	}
 	set flooding {
 		type ipv4_addr
 		limit rate over 20000/second burst 20000 packets
@@ -203,6 +210,7 @@ fn the_overlay_tables_word_for_word() {
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
+		meta l4proto udp ip daddr @elsewhere ip daddr & 255.255.255.0 == 10.78.0.0 ip saddr & 255.255.255.0 != 10.78.0.0 snat to 10.78.0.1:1024-65535
 		snat to ip saddr . ip daddr map @hairpin
 	}
 	chain prerouting {
