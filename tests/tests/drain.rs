@@ -1,7 +1,7 @@
 //! A replica that goes while it has connections: it serves them until they end, for as long as its service says.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Container, Echo, Lab, Leaks, Namespace, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Container, Echo, Host, Lab, Leaks, Namespace, field, scenario, within};
 use std::{
     io,
     net::TcpStream,
@@ -121,4 +121,73 @@ fn a_drain_ends_with_the_last_connection() {
         ensure!(ended == Some(io::ErrorKind::ConnectionReset), "{ended:?}");
         Ok(())
     });
+}
+
+/// Of a host that is gone without a word nobody tells its clients; one whose daemon alone ended serves them.
+#[test]
+fn connections_to_a_lost_host_meet_a_reset() {
+    scenario("lost host", |lab| {
+        let (mut cluster, [_, second]) = echoes(lab)?;
+        let client = lab.client("client")?;
+        let published = format!("{}:7", cluster.vm3().ip());
+        let inside = lab.container("inside")?;
+        cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
+        let vip = format!("{}:7", cluster.vip("echo")?);
+        let ways: [(&Namespace, &str); 2] = [(&client, &published), (&inside, &vip)];
+        let mut held = Vec::new();
+        for (from, to) in ways {
+            let pair = [Echo::connect(from, to)?, Echo::connect(from, to)?];
+            pair.iter().try_for_each(Echo::talk)?;
+            let leaving = at_second(&second, &pair)?;
+            pair[leaving].set_read_timeout(Some(Duration::from_secs(40)))?;
+            held.push((to, pair, leaving));
+        }
+        let leaks = Leaks::watch(lab, &["192.168.100.0/24", "100.127.0.0/16"])?;
+
+        cluster.daemons[1].kill()?;
+        sees_vm2(cluster.vm3(), "down")?;
+        let down = Instant::now();
+        while down.elapsed() < LOST {
+            held.iter().flat_map(|(_, pair, _)| pair).try_for_each(Echo::talk)?;
+            thread::yield_now();
+        }
+        cluster.daemons[1].start()?;
+        sees_vm2(cluster.vm3(), "ready")?;
+
+        lab.switch("ip link set vm2 down")?;
+        let cut = Instant::now();
+        for (to, pair, leaving) in &held {
+            let ended = Echo::talk(&pair[*leaving]).err().map(|err| err.kind());
+            ensure!(
+                ended == Some(io::ErrorKind::ConnectionReset),
+                "{to}: {ended:?} after {:?}",
+                cut.elapsed()
+            );
+            eprintln!("{to}: reset {:?} after the host was lost", cut.elapsed());
+            Echo::talk(&pair[1 - leaving]).with_context(|| format!("{to}: the other replica's"))?;
+            Echo::talk(&Echo::connect(if to == &vip { &inside } else { &client }, to)?)?;
+        }
+        lab.switch("ip link set vm2 up")?;
+        sees_vm2(cluster.vm3(), "ready")?;
+        for (from, to) in ways {
+            within(CONVERGES, "both replicas are reached again", || {
+                let pair = [Echo::connect(from, to)?, Echo::connect(from, to)?];
+                pair.iter().try_for_each(Echo::talk)?;
+                at_second(&second, &pair).map(drop)
+            })?;
+        }
+        leaks.none()
+    });
+}
+
+/// Longer than it takes to find out that a host says nothing.
+const LOST: Duration = Duration::from_secs(7);
+
+fn sees_vm2(host: &Host, expected: &str) -> Result<()> {
+    within(CONVERGES, &format!("vm2 is {expected}"), || {
+        let nodes = host.meshctl(&["-o", "json", "node", "ls"]).json()?;
+        let vm2 = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == "vm2"));
+        ensure!(vm2.is_some_and(|node| field(node, "status") == expected), "{nodes}");
+        Ok(())
+    })
 }

@@ -5,7 +5,12 @@ use crate::{
     PublishMode, PublishedPort, Released, Service, ServiceId,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 /// Shortest prefix of an ID that stands for it. With fewer digits, a name like `c` that is not there would often be
 /// taken for another record.
@@ -38,6 +43,10 @@ pub struct Snapshot {
     /// and no message.
     #[serde(skip)]
     pub status: BTreeMap<NodeId, NodeStatus>,
+    /// Of the nodes that are down, those whose host says nothing either, as the node that holds this snapshot sees it: what
+    /// is connected to their endpoints is reset. Part of no store and no message.
+    #[serde(skip)]
+    pub lost: BTreeSet<NodeId>,
     /// The manager that leads the others, as long as it is known. Not part of the store.
     #[serde(default)]
     pub leader: Option<NodeId>,

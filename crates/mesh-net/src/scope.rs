@@ -81,7 +81,8 @@ impl Scope {
     /// What differs between two states. Nodes, their liveness and networks concern everything.
     pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
         let changes = after.changes_since(before);
-        if before.epoch != after.epoch || before.status != after.status || changes.len() > MOST_CHANGES {
+        let same_nodes = before.status == after.status && before.lost == after.lost;
+        if before.epoch != after.epoch || !same_nodes || changes.len() > MOST_CHANGES {
             return Self::All;
         }
         let mut few = Few::default();

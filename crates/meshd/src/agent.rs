@@ -12,6 +12,7 @@ mod events;
 mod fronts;
 mod link;
 mod liveness;
+mod lost;
 mod members;
 mod names;
 mod pidfd;
@@ -137,6 +138,7 @@ impl Agent {
             "the snapshot can't be written, and a restart without a manager would start from an older one",
         );
         let (health, own_health) = watch::channel(Arc::default());
+        let (to_lost, lost) = watch::channel(BTreeSet::new());
         let (applied, _) = watch::channel(Arc::default());
         let farewell = Farewell::default();
         let members = Members {
@@ -154,6 +156,7 @@ impl Agent {
             manager: link.manager(),
             connected: connected.subscribe(),
             health: own_health,
+            lost,
             nodes: to_nodes,
             seen: to_seen,
             problems: to_problems,
@@ -186,6 +189,13 @@ impl Agent {
         spawner.spawn("membership keys", members::keep_keys(config.data_dir.clone(), keys, cancel.clone()));
         spawner.spawn("membership", members.run(cancel.clone()));
         spawner.spawn("liveness", liveness.run(cancel.clone()));
+        let lost = lost::Lost {
+            me: identity.node,
+            sockets: agent.sockets(),
+            snapshot: agent.snapshot.clone(),
+            lost: to_lost,
+        };
+        spawner.spawn("search for lost hosts", lost.run(cancel.clone()));
         spawner.spawn("watch of targets", targets::Targets::new(Arc::clone(&agent)).run(cancel.clone()));
         spawner.spawn("reports of what is applied", report::applied(Arc::clone(&agent), cancel.clone()));
         spawner.spawn("reports of targets", report::attached(Arc::clone(&agent), cancel.clone()));

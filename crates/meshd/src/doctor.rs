@@ -20,6 +20,7 @@ mod prober;
 mod responder;
 mod underlay;
 
+pub(crate) use prober::is_there;
 pub(crate) use responder::Responder;
 
 use crate::{

@@ -22,11 +22,9 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
     limits(&mut table, rules, version, network);
     vips(&mut table, rules, version, network);
     sources(&mut table, rules, version, network);
-    table.hook(
-        "forward",
-        Base::new(ChainKind::Filter, Hook::Forward, -150),
-        vec![Rule::new().clamp_mss_to_path()],
-    );
+    let mut forward = vec![Rule::new().clamp_mss_to_path()];
+    forward.extend(resets(&mut table, rules, version, network));
+    table.hook("forward", Base::new(ChainKind::Filter, Hook::Forward, -150), forward);
     probes(&mut table, rules, version);
     if version == IpVersion::V6 {
         // Containers believe redirects, and answers of published ports would leave by the wrong node. There is no
@@ -84,6 +82,23 @@ fn marks(table: &mut Table, untracked: Vec<Rule>) {
             Rule::new().set_mark(Source::Constant(vec![Datum::Number(0)])),
         ],
     );
+}
+
+/// Connections to endpoints on hosts that are lost meet a reset when their client next sends: it came by this node, whose
+/// connection tracking makes the reset one of the address that the client knows. What is not sent meanwhile goes on when the
+/// host returns. Most of the time there is none, and no rule to pass.
+fn resets(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) -> Option<Rule> {
+    let lost = &rules.snapshot.lost;
+    if lost.is_empty() {
+        return None;
+    }
+    let mut addresses = Set::plain(&[version.address()]);
+    for endpoint in rules.endpoints(network.id).filter(|endpoint| lost.contains(&endpoint.node)) {
+        let own = endpoint.addresses.iter().filter(|address| version.is_of(address));
+        own.for_each(|address| addresses.add(vec![(*address).into()]));
+    }
+    table.set("lost", addresses);
+    Some(Rule::new().is_in(&[version.daddr()], "lost").reject_tcp_reset())
 }
 
 /// No new connections for those who have too many. Most of the time there are none, and no rule to pass.

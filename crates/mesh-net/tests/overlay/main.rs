@@ -4,6 +4,7 @@ mod attacks;
 mod elsewhere;
 mod lab;
 mod life;
+mod lost;
 mod options;
 mod partings;
 mod passages;

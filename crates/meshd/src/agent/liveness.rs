@@ -5,7 +5,8 @@
 //! link ────► snapshot ──┬──► with liveness ──► planes, names, proxy, local API
 //! membership ► verdicts ┤
 //! link, sessions ───────┤ (who is reached over TCP)
-//! health checks ────────┘ (of the endpoints on this node)
+//! health checks ────────┤ (of the endpoints on this node)
+//! lost ─────────────────┘ (hosts that say nothing, of the nodes that are down)
 //! ```
 //!
 //! The node's own checks are the only source of its endpoints' health. Here they count at once: with a manager, sooner
@@ -46,6 +47,8 @@ pub(super) struct Liveness {
     pub(super) connected: watch::Receiver<BTreeSet<NodeId>>,
     /// Of the endpoints on this node.
     pub(super) health: watch::Receiver<Arc<OwnHealth>>,
+    /// Of the nodes that are down, those whose hosts say nothing either.
+    pub(super) lost: watch::Receiver<BTreeSet<NodeId>>,
     /// For membership: the nodes there are.
     pub(super) nodes: watch::Sender<Arc<Nodes>>,
     /// The snapshot with liveness.
@@ -65,6 +68,7 @@ impl Liveness {
                 changed = self.manager.changed() => changed,
                 changed = self.connected.changed() => changed,
                 changed = self.health.changed() => changed,
+                changed = self.lost.changed() => changed,
             };
             changed.context("what liveness is made of ended")?;
             let told = self.told.has_changed().context("no snapshots any more")?;
@@ -94,9 +98,11 @@ impl Liveness {
         });
         self.problems.send_replace(problems);
         let health = with_own(self.me, &snapshot, &self.health.borrow_and_update());
-        let changed = |seen: &Snapshot| seen.status != status || seen.health != health;
+        let is_down = |node: &&NodeId| status.get(node) == Some(&NodeStatus::Down);
+        let lost: BTreeSet<NodeId> = self.lost.borrow_and_update().iter().filter(is_down).copied().collect();
+        let changed = |seen: &Snapshot| seen.status != status || seen.health != health || seen.lost != lost;
         if told || changed(&self.seen.borrow()) {
-            let seen = Snapshot { status, health, ..Snapshot::clone(&snapshot) };
+            let seen = Snapshot { status, health, lost, ..Snapshot::clone(&snapshot) };
             self.seen.send_replace(Arc::new(seen));
         }
     }
@@ -196,7 +202,7 @@ mod tests {
         for _ in 0..50 {
             let (told, verdicts) = (watch::Sender::<Arc<Snapshot>>::default(), watch::Sender::default());
             let (manager, connected) = (watch::Sender::default(), watch::Sender::default());
-            let health = watch::Sender::default();
+            let (health, lost) = (watch::Sender::default(), watch::Sender::default());
             let (nodes, seen) = (watch::Sender::default(), watch::Sender::<Arc<Snapshot>>::default());
             let (mut to_see, to_probe) = (seen.subscribe(), nodes.subscribe());
             let liveness = Liveness {
@@ -206,6 +212,7 @@ mod tests {
                 manager: manager.subscribe(),
                 connected: connected.subscribe(),
                 health: health.subscribe(),
+                lost: lost.subscribe(),
                 nodes,
                 seen,
                 problems: watch::Sender::default(),

@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::{
     net::UdpSocket,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 /// How long answers are waited for after each round of questions.
@@ -31,6 +31,8 @@ const ROUNDS: [Duration; 4] = [
 /// Lengths that are tried when full packets are lost, and how long answers are waited for then.
 const STEPS: usize = 32;
 const MEASURE: Duration = Duration::from_millis(300);
+/// How long the other host is waited for before it is asked again whether it is there.
+const AGAIN: Duration = Duration::from_millis(500);
 /// IP and UDP headers, in bytes.
 const HEADERS_IPV4: u32 = 28;
 const HEADERS_IPV6: u32 = 48;
@@ -129,6 +131,35 @@ pub(super) async fn probe(sockets: &Sockets, way: Way) -> Heard {
         heard.unsent = Some(error.to_string());
     }
     heard
+}
+
+/// Whether another host says anything within a time: its daemon, or its kernel that nobody listens.
+///
+/// # Errors
+/// There is no way to ask.
+pub(crate) async fn is_there(
+    sockets: &Sockets,
+    network: NetworkId,
+    [from, to]: [IpAddr; 2],
+    patience: Duration,
+) -> io::Result<bool> {
+    let socket = open(sockets, network, SocketAddr::new(from, 0))?;
+    socket.connect(SocketAddr::new(to, PROBE_PORT)).await?;
+    let question = Question { nonce: rand::random(), summed: false, full: false }.encode(SMALL);
+    let (deadline, mut buffer) = (Instant::now() + patience, [0; SMALL]);
+    while Instant::now() < deadline {
+        // An error may be of the question before.
+        let sent = socket.send(&question).await.map(drop);
+        let heard = timeout_at(deadline.min(Instant::now() + AGAIN), socket.recv(&mut buffer)).await;
+        match (sent, heard) {
+            (Err(error), _) | (_, Ok(Err(error))) if is_refusal(&error) => return Ok(true),
+            (_, Ok(Ok(_))) => return Ok(true),
+            (_, Err(_)) => {}
+            // Unreachable, says somebody on the way: perhaps only for the moment.
+            (_, Ok(Err(_))) => sleep(AGAIN).await,
+        }
+    }
+    Ok(false)
 }
 
 async fn ask_all(sockets: &Sockets, way: Way, heard: &mut Heard) -> io::Result<()> {
