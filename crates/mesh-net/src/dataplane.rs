@@ -105,6 +105,7 @@ pub struct DataPlane {
     crowds: Crowds,
     others: Others,
     full_passes: u32,
+    confirmed: bool,
 }
 
 struct Remembered {
@@ -162,11 +163,18 @@ impl DataPlane {
             remembered: None,
             patience: Patience::default(),
             partings: Partings::default(),
+            confirmed: true,
             unready: BTreeSet::new(),
             crowds: Crowds::default(),
             others: Others::default(),
             full_passes: 0,
         })
+    }
+
+    /// Tells whether a manager stands by the snapshots to come, as it does unless told otherwise. One of the disk may lack the
+    /// last moment before a daemon ended: connections are not forgotten for that.
+    pub fn confirm(&mut self, confirmed: bool) {
+        self.confirmed = confirmed;
     }
 
     /// Brings the kernel to what the snapshot says. Blocks: run it on a thread of its own, in the host's namespace.
@@ -272,7 +280,7 @@ impl DataPlane {
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
         let before = earlier.as_ref().map(|earlier| &*earlier.snapshot);
-        self.partings.follow(&mut self.kernel, me.id, before, snapshot, &scope);
+        self.partings.follow(&mut self.kernel, me.id, before, (snapshot, self.confirmed), &scope);
         self.unready = failed.keys().copied().collect();
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =

@@ -23,6 +23,8 @@ type Leaving = BTreeMap<IpAddr, Parting>;
 pub(crate) struct Partings {
     /// Whether it is known who has left while nobody looked.
     begun: bool,
+    /// What left while no daemon ran was looked for.
+    looked_back: bool,
     seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
     /// Who has left further and still has connections.
     leaving: BTreeMap<NetworkId, Leaving>,
@@ -38,7 +40,7 @@ impl Partings {
         kernel: &mut Kernel,
         me: NodeId,
         before: Option<&Snapshot>,
-        snapshot: &Snapshot,
+        (snapshot, confirmed): (&Snapshot, bool),
         scope: &Scope,
     ) {
         if let Some(before) = before {
@@ -46,9 +48,8 @@ impl Partings {
             let moved = datagram_ports(before, me, scope).into_iter();
             self.moved.extend(moved.filter(|(port, to)| now.get(port) != Some(to)).map(|(port, _)| port));
         }
-        let first = !self.begun;
         self.note(snapshot, scope);
-        if first {
+        if confirmed && !std::mem::replace(&mut self.looked_back, true) {
             for (network, gone) in left_before(kernel, snapshot) {
                 let gone = gone.into_iter().map(|address| (address, Parting::Gone));
                 self.leaving.entry(network).or_default().extend(gone);

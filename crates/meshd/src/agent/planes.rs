@@ -19,10 +19,17 @@ const FULL_PASS: Duration = Duration::from_secs(3);
 /// Verdicts of checks that wait to be reported.
 const VERDICTS: usize = 1024;
 
+/// What is known besides the snapshot.
+struct Known {
+    /// Ports that somebody else has.
+    taken: BTreeSet<HostPort>,
+    /// Whether a manager stands by it.
+    confirmed: bool,
+}
+
 /// To the thread that owns the kernel's state.
 enum Request {
-    /// With the ports that somebody else has.
-    Pass(Arc<Snapshot>, Pass, BTreeSet<HostPort>, oneshot::Sender<Report>),
+    Pass(Arc<Snapshot>, Pass, Known, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
 }
 
@@ -179,7 +186,9 @@ impl Planes {
         let mut problems = ports.clone();
         self.running = Some(Arc::clone(&snapshot));
         let (reply, report) = oneshot::channel();
-        let request = Request::Pass(Arc::clone(&snapshot), pass, taken, reply);
+        // What a manager has to say has come by the time of a full pass.
+        let confirmed = pass == Pass::Full && self.agent.link.is_connected();
+        let request = Request::Pass(Arc::clone(&snapshot), pass, Known { taken, confirmed }, reply);
         self.net.send(request).await.context("the kernel data plane ended")?;
         let report = report.await.context("the kernel data plane ended")?;
         problems.extend(self.names.apply(&snapshot, self.identity.node));
@@ -244,8 +253,9 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
         while let Some(request) = receiver.blocking_recv() {
             // Who asked has ended with the daemon, if it does not take the answer.
             match request {
-                Request::Pass(snapshot, pass, taken, reply) => {
+                Request::Pass(snapshot, pass, Known { taken, confirmed }, reply) => {
                     plane.leave_to_others(taken);
+                    plane.confirm(confirmed);
                     drop(reply.send(plane.reconcile(&snapshot, pass)));
                     plane.settle();
                 }
