@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::lab::Machine;
+use crate::partition::Cut;
 use crate::probe::within;
 use crate::process::{Background, Outcome, resident};
 
@@ -117,6 +118,11 @@ impl Host {
         }
         objects.values_mut().for_each(|found| found.sort());
         Ok(objects)
+    }
+
+    /// Pulls the host's cable, without notice to anybody.
+    pub fn cut(&self) -> Result<Cut> {
+        Cut::new(self)
     }
 
     /// The directory of this host's sockets and namespaces, in the lab.

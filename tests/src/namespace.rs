@@ -46,6 +46,11 @@ impl Namespace {
         Self { init: Arc::clone(&self.init), name: name.to_owned(), entry: Entry::Process(pid) }
     }
 
+    /// Where the LAN's switch is: the port of each machine bears its name.
+    pub(crate) fn switch(&self) -> Self {
+        Self::named(&self.init, "lan")
+    }
+
     /// The name: of the namespace in `/run/netns`, but for [`Namespace::of_process`].
     pub fn name(&self) -> &str {
         &self.name

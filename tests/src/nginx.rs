@@ -130,7 +130,8 @@ impl Nginx {
         fs::read_to_string(self.files.join("error.log")).unwrap_or_default()
     }
 
-    /// One process, so that killing it leaves no worker behind that still answers.
+    /// One process, so that killing it leaves no worker behind that still answers. A connection's first answer after two seconds says
+    /// that it is the last one: as servers do that are to be drained under load. Those of `/held` are to be held.
     fn configuration(&self, port: u16, listen: &str, client: &str) -> String {
         let directory = &self.directory;
         format!(
@@ -138,7 +139,7 @@ impl Nginx {
 master_process off;
 pid {directory}/pid;
 error_log {directory}/error.log;
-events {{ worker_connections 512; }}
+events {{ worker_connections 4096; }}
 http {{
   log_format who '{client}\t$http_x_forwarded_for\t$request\t$status';
   access_log {directory}/access.log who;
@@ -148,11 +149,13 @@ http {{
   uwsgi_temp_path {directory}/tmp/uwsgi;
   scgi_temp_path {directory}/tmp/scgi;
   default_type text/plain;
+  keepalive_time 2s;
   server {{
     listen {port}{listen};
     listen [::]:{port}{listen};
     root {directory};
     location / {{ try_files /index.html =404; }}
+    location = /held {{ access_log off; keepalive_time 1h; keepalive_requests 1000000; try_files /index.html =404; }}
     location = /health {{ access_log off; try_files /healthy =503; }}
   }}
 }}
@@ -188,15 +191,20 @@ pub struct Replica {
 impl Replica {
     /// Starts a replica on a host and waits until it listens.
     pub fn start(host: &Host, spec: ReplicaSpec<'_>) -> Result<Self> {
+        let mut replica = Self::new(host, spec)?;
+        replica.restart()?;
+        Ok(replica)
+    }
+
+    /// One that is to be started by [`Replica::restart`].
+    pub fn new(host: &Host, spec: ReplicaSpec<'_>) -> Result<Self> {
         let nginx = Nginx::new(host, spec.name, spec.port, spec.name)?;
         let mut options = vec!["--name".to_owned(), spec.name.to_owned()];
         for (option, value) in [("--network", spec.network), ("--service", spec.service)] {
             options.extend(value.into_iter().flat_map(|value| [option.to_owned(), value.to_owned()]));
         }
         let name = spec.name.to_owned();
-        let mut replica = Self { nginx, name, host: host.clone(), options, process: None };
-        replica.restart()?;
-        Ok(replica)
+        Ok(Self { nginx, name, host: host.clone(), options, process: None })
     }
 
     /// The name of its endpoint, which is its page too.
@@ -204,7 +212,7 @@ impl Replica {
         &self.name
     }
 
-    /// Starts it again after [`Replica::kill`] or [`Replica::terminate`].
+    /// Starts it, again after [`Replica::kill`] or [`Replica::terminate`], and waits until it listens.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
         self.nginx.forget()?;

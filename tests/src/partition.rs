@@ -1,4 +1,4 @@
-//! Networks that fail between hosts: packets that are dropped, and the partitions that this makes.
+//! Networks that fail between hosts: packets that are dropped, the partitions that this makes, and cables that are pulled.
 
 use anyhow::Result;
 
@@ -55,5 +55,33 @@ impl Drop for Partition {
             // The lab is gone, or it fails for the same reason that the test does.
             let _ = host.output(&["nft", &removal()]);
         }
+    }
+}
+
+/// A host whose port at the LAN's switch is down: to all others it is as dead as without power. Returns when dropped.
+#[derive(Debug)]
+pub struct Cut(Host);
+
+impl Cut {
+    pub(crate) fn new(host: &Host) -> Result<Self> {
+        let cut = Self(host.clone());
+        cut.port("down")?;
+        Ok(cut)
+    }
+
+    /// It is there again.
+    pub fn heal(self) -> Result<()> {
+        self.port("up")
+    }
+
+    fn port(&self, state: &str) -> Result<()> {
+        self.0.switch().output(&["ip", "link", "set", self.0.name(), state]).ok().map(drop)
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        // The lab is gone, or it is up already.
+        let _ = self.port("up");
     }
 }
