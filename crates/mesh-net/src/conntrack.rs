@@ -92,11 +92,13 @@ pub struct Losses {
     pub forgotten: u64,
 }
 
-/// What deletes an entry.
+/// What deletes an entry. It is named by what the backend answers: a client that uses its port again meanwhile has another
+/// entry, to another backend, of the same original tuple; and of the same number if the kernel has made it in the place of the
+/// old one, as the number is drawn from that place and the original tuple.
 struct Entry {
     family: u8,
-    /// Attributes as the kernel dumped them: the original tuple, the zone, the entry's number.
-    original: Vec<u8>,
+    /// Attributes as the kernel dumped them: the tuple of the reply, the zone, the entry's number.
+    reply: Vec<u8>,
     zone: Option<Vec<u8>>,
     id: Option<Vec<u8>>,
 }
@@ -241,7 +243,7 @@ impl Conntrack {
     /// One that has ended by itself meanwhile is fine.
     fn delete(&mut self, entry: &Entry) -> io::Result<()> {
         self.send(DELETE, NLM_F_ACK, entry.family, |b| {
-            b.raw_nested(cta::TUPLE_ORIG, &entry.original);
+            b.raw_nested(cta::TUPLE_REPLY, &entry.reply);
             if let Some(zone) = &entry.zone {
                 b.attr(cta::ZONE, zone);
             }
@@ -356,7 +358,7 @@ fn entry(attributes: Attributes<'_>) -> Option<Entry> {
     let copy = |kind| attributes.get(kind).map(<[u8]>::to_vec);
     Some(Entry {
         family: family(answering(attributes)?),
-        original: copy(cta::TUPLE_ORIG)?,
+        reply: copy(cta::TUPLE_REPLY)?,
         zone: copy(cta::ZONE),
         id: copy(cta::ID),
     })
