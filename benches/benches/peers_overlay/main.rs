@@ -74,7 +74,7 @@ fn measure(contender: &Contender, found: &mut Found, length: Duration) -> Result
 }
 
 fn print(contenders: &[Contender], found: &[Found], rounds: usize, seconds: u64) {
-    println!("{}", traffic::versions());
+    println!("{}", versions());
     println!(
         "{rounds} interleaved rounds of {seconds} s a stream: median (least–most); ratios to the VXLAN by hand,"
     );
@@ -111,4 +111,15 @@ fn print(contenders: &[Contender], found: &[Found], rounds: usize, seconds: u64)
         let ratio = found[vip].throughput.per(&found[direct].throughput);
         println!("\nThroughput through the VIP to that to the replica directly: {ratio}");
     }
+}
+
+/// Whose figures these are.
+fn versions() -> String {
+    format!(
+        "meshd {}, Linux {}, {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        traffic::first_line("uname", "-r"),
+        traffic::first_line("iperf3", "--version"),
+        traffic::first_line("dockerd", "--version"),
+    )
 }

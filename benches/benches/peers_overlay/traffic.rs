@@ -1,4 +1,4 @@
-//! What runs between two containers. Client and server are pinned to a processor each.
+//! What runs between a client and a server, which are pinned to a processor each. Other benches take this file by its path.
 
 use super::Contender;
 use anyhow::{Context, Result};
@@ -17,11 +17,11 @@ use std::{
 };
 
 /// Where [`Server`] answers bytes with bytes.
-const ECHO_PORT: u16 = 7;
+pub(super) const ECHO_PORT: u16 = 7;
 const TRIPS: usize = 3_000;
 const CONNECTIONS: usize = 500;
-const CLIENT_CPU: usize = 0;
-const SERVER_CPU: usize = 1;
+pub(super) const CLIENT_CPU: usize = 0;
+pub(super) const SERVER_CPU: usize = 1;
 
 /// iperf3 and an echo in a contender's server container.
 pub(super) struct Server {
@@ -93,7 +93,7 @@ fn worked<T>(run: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
 pub(super) fn round_trips(contender: &Contender) -> Result<Samples> {
     contender.client.inside(|| {
         pin(CLIENT_CPU)?;
-        let mut stream = connect(contender)?;
+        let mut stream = connect(contender, ECHO_PORT)?;
         let (mut samples, mut bytes) = (Samples::default(), [7; 64]);
         for _ in 0..TRIPS {
             let start = Instant::now();
@@ -116,7 +116,7 @@ fn connections_of(contender: &Contender, count: usize) -> Result<Samples> {
         let (mut samples, mut bytes) = (Samples::default(), [7; 64]);
         for _ in 0..count {
             let start = Instant::now();
-            let mut stream = connect(contender)?;
+            let mut stream = connect(contender, ECHO_PORT)?;
             stream.write_all(&bytes)?;
             stream.read_exact(&mut bytes)?;
             drop(stream);
@@ -126,8 +126,8 @@ fn connections_of(contender: &Contender, count: usize) -> Result<Samples> {
     })
 }
 
-fn connect(contender: &Contender) -> Result<TcpStream> {
-    let address = (contender.address, ECHO_PORT).into();
+pub(super) fn connect(contender: &Contender, port: u16) -> Result<TcpStream> {
+    let address = (contender.address, port).into();
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -135,24 +135,17 @@ fn connect(contender: &Contender) -> Result<TcpStream> {
 }
 
 /// Keeps the calling thread on one processor.
-fn pin(cpu: usize) -> Result<()> {
+pub(super) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Whose figures these are.
-pub(super) fn versions() -> String {
-    let first_line = |program: &str, argument: &str| {
-        let output = Command::new(program).arg(argument).output();
-        let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        output.ok().and_then(|text| text.lines().next().map(str::to_owned)).unwrap_or_default()
-    };
-    format!(
-        "meshd {}, Linux {}, {}, {}",
-        env!("CARGO_PKG_VERSION"),
-        first_line("uname", "-r"),
-        first_line("iperf3", "--version"),
-        first_line("dockerd", "--version"),
-    )
+/// The first line that a program prints about itself, on whichever of its outputs.
+pub(super) fn first_line(program: &str, argument: &str) -> String {
+    let output = Command::new(program).arg(argument).output();
+    let text =
+        output.map(|output| String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
+    let text = text.unwrap_or_default();
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
 }
