@@ -80,15 +80,16 @@ impl Engine {
         });
         let connection = protocol.serve_connection(TokioIo::new(link), service).with_upgrades();
         pin!(connection);
+        let grace = GRACE.min(self.settings.drain / 4);
         let stopped = async {
             stop.cancelled().await;
-            sleep(GRACE).await;
+            sleep(grace).await;
         };
         select! {
             ended = connection.as_mut() => return ended,
             () = stopped => connection.as_mut().graceful_shutdown(),
         }
-        match timeout(self.settings.drain, connection).await {
+        match timeout(self.settings.drain - grace, connection).await {
             Ok(ended) => ended,
             Err(_) => {
                 tracing::debug!(client = %ends.peer, "connection cut: it outlived its listener's drain");
@@ -146,5 +147,6 @@ impl Serving for Engine {
 /// hyper needs a buffer of this size at least.
 const MIN_BUFFER: usize = 8192;
 
-/// How long after a stop idle connections are kept: requests that had arrived by then are read and answered.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long after a stop connections are kept that wait for a request, and are told with its response that it is their last: a
+/// client that sends one just when its connection is closed can't know what became of it.
+const GRACE: Duration = Duration::from_secs(1);

@@ -50,7 +50,7 @@ impl Exchange {
             Err(Refused(status, why)) => return page(status, why, true, record),
         };
         let (upgrade, close) = (head.upgrade, head.close);
-        let engine = Arc::clone(&self.engine);
+        let (engine, stop) = (Arc::clone(&self.engine), self.stop.clone());
         let parties = (&self.engine.pool, &self.engine.settings);
         let service_of = (&service, self.ends.peer.ip());
         let mut response = match Delivery::new(parties, service_of, head, body).run(&mut record).await {
@@ -60,8 +60,8 @@ impl Exchange {
                 page(failure.status(), "No backend could answer this request.", false, record)
             }
         };
-        let retired = || engine.retired.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if close || retired() {
+        let ends = || engine.retired.load(Relaxed) || stop.is_cancelled();
+        if close || ends() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
