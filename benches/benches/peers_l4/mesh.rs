@@ -7,7 +7,7 @@ use super::{
     ports,
 };
 use anyhow::Result;
-use mesh_tests::{Cluster, Container, Lab, Outcome};
+use mesh_tests::{Cluster, Container, Lab, Namespace, Outcome};
 
 /// Its ports are published on every node, its replica is on vm2.
 const SERVICE: &str = "bench";
@@ -24,6 +24,9 @@ pub(super) struct Mesh {
     client: Container,
     server: Container,
     replica: Container,
+    /// Asks the replica's node. The replica would see the same client's ports by both ways, and refuse for a second those that it
+    /// remembers (TIME_WAIT) with the other way's timestamps.
+    other_client: Namespace,
     pub(super) many: Vec<Container>,
 }
 
@@ -54,7 +57,8 @@ impl Mesh {
         let many = many.collect::<Result<Vec<_>>>()?;
         cluster.endpoints(SERVICE, "1/1")?;
         cluster.endpoints(MANY, &format!("{0}/{0}", ports::REPLICAS))?;
-        Ok(Self { cluster, client, server, replica, many })
+        let other_client = Clone::clone(&*lab.client("other-client")?);
+        Ok(Self { cluster, client, server, replica, other_client, many })
     }
 
     pub(super) fn contenders(&self, place: &Place<'_>) -> Result<[Contender; 3]> {
@@ -65,7 +69,8 @@ impl Mesh {
             address: self.cluster.address("server")?.parse()?,
             _proxy: None,
         };
-        let here = Contender { name: HERE, address: self.cluster.vm2().ip(), ..self.elsewhere(place) };
+        let (client, address) = (self.other_client.clone(), self.cluster.vm2().ip());
+        let here = Contender { name: HERE, client, address, ..self.elsewhere(place) };
         Ok([containers, self.elsewhere(place), here])
     }
 
