@@ -112,7 +112,7 @@ pub fn service_removal(snapshot: &Snapshot, service: &Service) -> Result<(), Ref
     }
 }
 
-/// The ports without those named, each as [`NamedPort`] has it.
+/// The ports without those named: `80`, `80/tcp`, `9090-9091`, or what a port was published by.
 pub fn remove_ports(ports: &[PublishedPort], named: &[String]) -> Result<Vec<PublishedPort>, Refusal> {
     let mut kept = ports.to_vec();
     for name in named {
