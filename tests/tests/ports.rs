@@ -139,6 +139,10 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
         second.start()?;
         second.interrupt()?;
         let _late = theirs.start(&vm2)?;
+        within(CONVERGES, "nginx has it", || {
+            ensure!(vm2.curl("http://127.0.0.1:8080/")?.trim() == "theirs");
+            Ok(())
+        })?;
         answers(&vm2, "web1")?;
         second.start()?;
         says_who_has_it()?;

@@ -84,6 +84,11 @@ impl Client {
         self.send(Method::POST, "/v1/doctor", Some(what)).await
     }
 
+    /// `metrics`: Prometheus' text.
+    pub async fn metrics(&self) -> Result<Bytes, Error> {
+        self.exchange(Method::GET, "/v1/metrics", Bytes::new()).await?.whole().await
+    }
+
     /// `dns status`.
     pub async fn dns(&self) -> Result<DnsView, Error> {
         self.get("/v1/dns").await

@@ -8,6 +8,7 @@ mod dns;
 mod doctor;
 mod event;
 mod request;
+mod traffic;
 mod view;
 
 pub use client::{Client, Error, Events};
@@ -22,6 +23,7 @@ pub use request::{
     JoinTokenView, Joined, Leave, Migrated, NodeRemoval, Pruned, Removed, Restored, RotateAuthority,
     StoreSpec,
 };
+pub use traffic::{CountView, TrafficView};
 pub use view::{
     AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,
     NetworkView, NodeView, RoleChanged, RotationView, ServiceView, SourceNatView, State, StatusView,

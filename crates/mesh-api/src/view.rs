@@ -1,5 +1,6 @@
 //! What is shown: records with the names of what they refer to.
 
+use crate::TrafficView;
 use mesh_model::{
     Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, MacAddr, NetworkDns, NetworkId,
     NodeId, NodeStatus, PublishedPort, Role, ServiceId, Subnet, Target, Weight,
@@ -228,6 +229,9 @@ pub struct ServiceView {
     /// Endpoints that clients of its UDP ports reach without their own address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_nat: Vec<SourceNatView>,
+    /// What went through its published ports, as far as they are forwarded by the kernel of the node that was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<TrafficView>,
     /// Seconds since 1970.
     pub created: u64,
 }

@@ -29,7 +29,8 @@ pub(crate) fn ipv4(table: &str, ifname: &str) -> Vec<Route> {
     table.lines().filter_map(route).collect()
 }
 
-/// Likewise: `destination length source length next-hop metric references use flags interface`.
+/// Likewise: `destination length source length next-hop metric references use flags interface`. The kernel shows all tables
+/// here, and meshd makes one for each address, with a default route for what comes from it: one of those is not told.
 pub(crate) fn ipv6(table: &str, ifname: &str) -> Vec<Route> {
     let route = |line: &str| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -39,7 +40,11 @@ pub(crate) fn ipv6(table: &str, ifname: &str) -> Vec<Route> {
         let usable = u32::from_str_radix(flags, 16).ok()? & (UP | GATEWAY) == UP | GATEWAY;
         (usable && *name == ifname).then_some(Route { to: to.into(), via: address(via)?.into() })
     };
-    table.lines().filter_map(route).collect()
+    let mut routes: Vec<Route> = table.lines().filter_map(route).collect();
+    if let Some(of_address) = routes.iter().position(|route| route.to.prefix() == 0) {
+        routes.remove(of_address);
+    }
+    routes
 }
 
 #[cfg(test)]
@@ -61,12 +66,16 @@ mod tests {
     #[test]
     fn routes_of_ipv6_are_found() {
         let zero = "0".repeat(32);
+        let default = format!(
+            "{zero} 00 {zero} 00 fd000050000000000000000000000001 00000400 00000001 00000000 00000003     eth0\n"
+        );
         let table = format!(
-            "{zero} 00 {zero} 00 fd000050000000000000000000000001 00000400 00000001 00000000 00000003     eth0\n\
+            "{default}\
              fd000050000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n\
              {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n"
         );
         let expected = Route { to: "::/0".parse().unwrap(), via: "fd00:50::1".parse().unwrap() };
-        assert_eq!(ipv6(&table, "eth0"), [expected]);
+        assert!(ipv6(&table, "eth0").is_empty(), "that of the address's own table");
+        assert_eq!(ipv6(&format!("{default}{table}"), "eth0"), [expected]);
     }
 }

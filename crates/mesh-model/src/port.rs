@@ -27,6 +27,16 @@ pub enum Transport {
     Udp,
 }
 
+impl Transport {
+    /// Its number in IP headers (`IPPROTO_*`).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
 impl Protocol {
     /// What carries it.
     pub const fn transport(self) -> Transport {

@@ -276,18 +276,27 @@ impl Snapshot {
         self.status.get(&node).copied().unwrap_or_default()
     }
 
-    /// Backends of these services on every network in one pass: what data planes start from.
+    /// Replicas of these services on every network in one pass.
+    pub fn replicas_by_service(
+        &self,
+        wanted: impl Fn(ServiceId) -> bool,
+    ) -> BTreeMap<(ServiceId, NetworkId), Vec<&Arc<Endpoint>>> {
+        let mut replicas: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            if let Some(service) = endpoint.service.filter(|service| wanted(*service)) {
+                replicas.entry((service, endpoint.network)).or_default().push(endpoint);
+            }
+        }
+        replicas
+    }
+
+    /// Those that are offered new connections: what data planes start from.
     pub fn backends_by_service(
         &self,
         wanted: impl Fn(ServiceId) -> bool,
     ) -> BTreeMap<(ServiceId, NetworkId), Vec<&Arc<Endpoint>>> {
-        let mut backends: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for endpoint in self.endpoints.values() {
-            let service = endpoint.service.filter(|service| wanted(*service));
-            if let Some(service) = service.filter(|_| self.takes_traffic(endpoint)) {
-                backends.entry((service, endpoint.network)).or_default().push(endpoint);
-            }
-        }
+        let mut backends = self.replicas_by_service(wanted);
+        backends.values_mut().for_each(|of_one| of_one.retain(|endpoint| self.takes_traffic(endpoint)));
         backends
     }
 

@@ -32,11 +32,13 @@ mod extent;
 mod inspect;
 mod others;
 mod sight;
+mod traffic;
 
 use extent::Extent;
 pub use inspect::{Difference, Inspection};
 use others::Others;
 use sight::Sight;
+pub use traffic::{Led, Traffic};
 
 /// Where the data plane works.
 #[derive(Debug, Clone)]

@@ -43,7 +43,7 @@ pub mod survey;
 mod sysctl;
 mod targets;
 
-pub use dataplane::{Config, DataPlane, Difference, Failure, Inspection, Pass, Report};
+pub use dataplane::{Config, DataPlane, Difference, Failure, Inspection, Led, Pass, Report, Traffic};
 pub use error::{Error, Result};
 pub use probe::{Missing, probe_kernel};
 pub use rules::PROBE_PORT;

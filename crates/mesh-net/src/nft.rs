@@ -18,6 +18,7 @@
 
 pub(crate) mod attr;
 mod batch;
+mod counts;
 mod datum;
 mod display;
 mod encode;
@@ -34,6 +35,7 @@ mod uapi;
 pub(crate) mod tests;
 
 pub use batch::{Batch, diff};
+pub use counts::Count;
 pub use datum::{Data, Datum, Type, ether_type};
 pub use error::NftError;
 pub use forwarding::{ForwardChain, Passage};
@@ -41,4 +43,6 @@ pub use rule::{
     CtDirection, Field, MarkKind, NatKind, Rule, Source, SourceHash, Statement, Verdict, ct_status, icmpv6,
 };
 pub use socket::Nft;
-pub use table::{Base, Chain, ChainKind, Family, Hook, Limit, Policy, Set, SetKind, Table, Value};
+pub use table::{
+    Base, Chain, ChainKind, Family, Hook, Limit, PerElement, Policy, Set, SetKind, Table, Value,
+};

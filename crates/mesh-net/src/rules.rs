@@ -9,11 +9,13 @@
 
 mod balance;
 mod bridge;
+mod counters;
 mod host;
 mod overlay;
 mod resolver;
 mod version;
 
+pub(crate) use counters::{COUNTED, key_of};
 pub(crate) use host::host_key;
 
 #[cfg(test)]
@@ -45,6 +47,8 @@ pub struct Rules<'a> {
     me: &'a Node,
     scope: &'a Scope,
     backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
+    /// Also those that get no new connections.
+    replicas: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
     /// Networks that Docker has containers of this node on.
     dockers: BTreeSet<NetworkId>,
     local: Local,
@@ -73,10 +77,11 @@ impl<'a> Rules<'a> {
     /// sets and maps, those that are made of these records.
     pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
         let backends = snapshot.backends_by_service(|service| scope.has_service(service));
+        let replicas = snapshot.replicas_by_service(|service| scope.has_service(service));
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
         let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
         let dockers = dockers.map(|endpoint| endpoint.network).collect();
-        Rules { snapshot, me, scope, backends, dockers, local: Local::default() }
+        Rules { snapshot, me, scope, backends, replicas, dockers, local: Local::default() }
     }
 
     /// The same on a host of which this is known.

@@ -13,6 +13,7 @@ mod doctor;
 mod endpoint;
 mod events;
 mod failure;
+mod metrics;
 mod network;
 mod node;
 mod output;
@@ -74,6 +75,8 @@ enum Command {
     /// Ask this host's name servers, and see what they do
     #[command(subcommand)]
     Dns(dns::Command),
+    /// Print this host's metrics in Prometheus' text format
+    Metrics,
     /// Follow what happens in the cluster, a line a change
     Events(events::Args),
     /// Run a command in a fresh network namespace on a network
@@ -104,6 +107,7 @@ async fn act(session: &Session, command: Command) -> anyhow::Result<()> {
         Command::Service(command) => command.act(session).await,
         Command::Endpoint(command) => command.act(session).await,
         Command::Dns(command) => command.act(session).await,
+        Command::Metrics => metrics::metrics(session).await,
         Command::Events(args) => events::follow(session, &args).await,
         Command::Run(_) => unreachable!("run has no runtime until its namespaces are made"),
     }

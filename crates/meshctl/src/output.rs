@@ -1,10 +1,12 @@
 //! Answers: tables for people, JSON and YAML of the API's own types for programs.
 
 mod age;
+mod bytes;
 pub(crate) mod table;
 mod time;
 
 pub(crate) use age::ago;
+pub(crate) use bytes::bytes;
 pub(crate) use time::utc;
 
 use anyhow::Context;

@@ -26,7 +26,7 @@ mod trust;
 
 pub(crate) use fronts::Fronts;
 pub(crate) use link::Link;
-pub(crate) use planes::Look;
+pub(crate) use planes::{Counted, Look};
 
 use crate::api::Failure;
 use crate::{
@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests about ports that wait for the planes.
 const PORT_REQUESTS: usize = 64;
-/// Looks of doctors that wait for the planes.
+/// Looks that wait for the planes.
 const LOOKS: usize = 4;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -216,6 +216,13 @@ impl Agent {
         let (reply, answer) = oneshot::channel();
         self.looks.send(Look::Inspect(reply)).await.ok()?;
         answer.await.ok()?
+    }
+
+    /// What went through this node's published ports; none when the daemon ends.
+    pub(crate) async fn traffic(&self) -> Option<Counted> {
+        let (reply, answer) = oneshot::channel();
+        self.looks.send(Look::Traffic(reply)).await.ok()?;
+        answer.await.ok()
     }
 
     /// Repairs what others changed in the kernel, now.

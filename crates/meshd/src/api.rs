@@ -7,6 +7,8 @@
 mod failure;
 mod handlers;
 pub(crate) mod json;
+pub(crate) mod metrics;
+mod traffic;
 mod views;
 mod whole;
 
@@ -77,6 +79,7 @@ fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(h::status))
         .route("/v1/doctor", post(h::doctor))
+        .route("/v1/metrics", get(metrics::metrics))
         .route("/v1/dns", get(h::dns::status))
         .route("/v1/dns/resolve", post(h::dns::resolve))
         .route("/v1/cluster/init", post(h::cluster_init))

@@ -7,7 +7,10 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use mesh_model::{Name, NodeId, Resolver};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 pub(crate) use dns::{DnsConfig, DnsMode};
 
@@ -40,6 +43,9 @@ pub(crate) struct Args {
     docker_socket: Option<PathBuf>,
     #[command(flatten)]
     dns: dns::Args,
+    /// Where Prometheus finds metrics, at /metrics: whoever reaches the address reads names and traffic of services [default: nowhere]
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// What is logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -74,6 +80,7 @@ struct File {
     #[serde(default)]
     dns_listen: Vec<Resolver>,
     dns_limit: Option<u32>,
+    metrics_listen: Option<SocketAddr>,
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
@@ -108,6 +115,8 @@ pub(crate) struct Config {
     /// The socket of Docker's API.
     pub(crate) docker_socket: PathBuf,
     pub(crate) dns: DnsConfig,
+    /// Where metrics are served over TCP, if anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
 }
@@ -168,6 +177,7 @@ impl Config {
                 .or(file.docker_socket)
                 .unwrap_or_else(|| "/run/docker.sock".into()),
             dns: DnsConfig::new(args.dns, dns_of_file)?,
+            metrics: args.metrics_listen.or(file.metrics_listen),
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
             log_format: args.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         })
@@ -220,7 +230,8 @@ mod tests {
     fn every_flag_has_a_key() {
         let text = "data-dir = '/d'\nrun-dir = '/r'\nname = 'n'\nlog-level = 'debug'\nlog-format = 'json'\n\
             docker-plugin = ''\ndocker-socket = '/run/docker.sock'\ndns-upstream = ['10.0.0.1', '[fd00::1]:5353']\n\
-            dns-mode = 'parallel'\ndns-0x20 = true\ndns-listen = ['127.0.0.2']\ndns-limit = 5000\n";
+            dns-mode = 'parallel'\ndns-0x20 = true\ndns-listen = ['127.0.0.2']\ndns-limit = 5000\n\
+            metrics-listen = '127.0.0.1:9469'\n";
         let file = parse_file(text).unwrap();
         assert_eq!(file.docker_plugin, Some("".into()));
         assert_eq!(file.run_dir, Some("/r".into()));
@@ -229,6 +240,7 @@ mod tests {
         assert_eq!((file.dns_mode, file.dns_random_case), (Some(DnsMode::Parallel), Some(true)));
         assert_eq!(file.dns_listen, ["127.0.0.2".parse().unwrap()]);
         assert_eq!(file.dns_limit, Some(5000));
+        assert_eq!(file.metrics_listen, Some(([127, 0, 0, 1], 9469).into()));
         for flag in Args::command().get_arguments().filter_map(clap::Arg::get_long) {
             let named = text.lines().any(|line| line.starts_with(&format!("{flag} = ")));
             assert!(named || matches!(flag, "config" | "help" | "version"), "--{flag} has no key here");

@@ -70,10 +70,18 @@ fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let (supervisor, spawner) = Supervisor::new();
     let listener = api::bind(&config.socket())?;
+    let metrics = match config.metrics {
+        Some(address) => Some(api::metrics::bind(address).await?),
+        None => None,
+    };
     let end_fronts = CancellationToken::new();
     spawner.spawn("signals", signals(spawner.clone(), end_fronts.clone()));
     let daemon = daemon::Daemon::start(config.clone(), spawner.clone(), end_fronts).await?;
     spawner.spawn("Docker", engine::docker::run(config, Arc::clone(&daemon), spawner.cancel.clone()));
+    if let Some(listener) = metrics {
+        let serving = api::metrics::serve(listener, Arc::clone(&daemon), spawner.cancel.clone());
+        spawner.spawn("metrics", serving);
+    }
     spawner.spawn("local API", api::serve(listener, daemon, spawner.cancel.clone()));
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(true, &[sd_notify::NotifyState::Ready]));

@@ -6,7 +6,7 @@ use super::attr::{Buffer, Header};
 use super::datum::{Data, Type, concatenated_id, concatenated_len};
 use super::encode::{self, ANONYMOUS_NAME};
 use super::rule::Rule;
-use super::table::{Base, Chain, Family, Policy, Set, SetKind, Table, Value};
+use super::table::{Base, Chain, Family, PerElement, Policy, Set, SetKind, Table, Value};
 use super::uapi::{BATCH_BEGIN, BATCH_END, SUBSYSTEM, VERDICT_TYPE, message, nfta, set_flag};
 
 /// Elements are sent in messages of about this many bytes: a netlink attribute ends at 64 KiB.
@@ -337,8 +337,10 @@ fn set_attributes(buffer: &mut Buffer, set: &Set, flags: u32) {
         buffer.attr(nfta::SET_USERDATA, &notes);
     }
     // Each element gets its own.
-    if let Some(limit) = set.limit {
-        buffer.nested(nfta::SET_EXPR, |b| encode::limit_over(b, limit));
+    match set.each {
+        Some(PerElement::Above(limit)) => buffer.nested(nfta::SET_EXPR, |b| encode::limit_over(b, limit)),
+        Some(PerElement::Counter) => buffer.nested(nfta::SET_EXPR, encode::counter),
+        None => {}
     }
 }
 

@@ -6,7 +6,7 @@ use super::datum::{Datum, Type};
 use super::rule::{
     CtDirection, Field, MarkKind, NatKind, RTN_LOCAL, Rule, Source, SourceHash, Statement, Verdict, ct_status,
 };
-use super::table::{Base, Policy, Set, SetKind, Table, Value};
+use super::table::{Base, PerElement, Policy, Set, SetKind, Table, Value};
 
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -207,8 +207,12 @@ fn named_set(f: &mut Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
             types(f, data)?;
         }
     }
-    if let Some(limit) = set.limit {
-        write!(f, "\n\t\tlimit rate over {}/second burst {} packets", limit.rate, limit.burst)?;
+    match set.each {
+        Some(PerElement::Above(limit)) => {
+            write!(f, "\n\t\tlimit rate over {}/second burst {} packets", limit.rate, limit.burst)?;
+        }
+        Some(PerElement::Counter) => f.write_str("\n\t\tcounter")?,
+        None => {}
     }
     if !set.elements.is_empty() {
         f.write_str("\n\t\telements = ")?;

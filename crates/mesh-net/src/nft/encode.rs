@@ -45,6 +45,12 @@ pub(super) fn limit_over(buffer: &mut Buffer, limit: Limit) {
     });
 }
 
+/// Writes a counter that starts at nothing.
+pub(super) fn counter(buffer: &mut Buffer) {
+    buffer.text(nfta::EXPR_NAME, "counter");
+    buffer.nested(nfta::EXPR_DATA, |_| {});
+}
+
 /// `NFT_CMP_EQ` or `NFT_CMP_NEQ`; `NFT_LOOKUP_F_INV` likewise.
 fn inverted(negated: bool) -> u32 {
     u32::from(negated)

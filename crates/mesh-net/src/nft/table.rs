@@ -205,13 +205,22 @@ pub struct Set {
     pub key: Vec<Type>,
     /// What an element holds beside its key.
     pub kind: SetKind,
-    /// What each element is limited by on its own, if it is.
-    pub limit: Option<Limit>,
+    /// What each element has of its own, if anything.
+    pub each: Option<PerElement>,
     /// Its elements.
     pub elements: BTreeMap<Data, Value>,
 }
 
-/// A limit that each element of a set has for itself: a look-up finds only those that are above it (`limit rate over`).
+/// What each element of a set has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PerElement {
+    /// A limit: a look-up finds only those that are above it (`limit rate over`).
+    Above(Limit),
+    /// A counter of the look-ups that found it.
+    Counter,
+}
+
+/// A limit of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// Packets a second.
@@ -244,17 +253,22 @@ pub enum Value {
 
 impl Set {
     fn new(key: &[Type], kind: SetKind) -> Self {
-        Set { key: key.to_vec(), kind, limit: None, elements: BTreeMap::new() }
+        Set { key: key.to_vec(), kind, each: None, elements: BTreeMap::new() }
     }
 
     /// The same without elements.
     fn clone_empty(&self) -> Self {
-        Set { limit: self.limit, ..Self::new(&self.key, self.kind.clone()) }
+        Set { each: self.each, ..Self::new(&self.key, self.kind.clone()) }
     }
 
     /// An empty set that has only those of its elements that are above a limit, each its own.
     pub fn above(key: &[Type], limit: Limit) -> Self {
-        Set { limit: Some(limit), ..Self::new(key, SetKind::Plain) }
+        Set { each: Some(PerElement::Above(limit)), ..Self::new(key, SetKind::Plain) }
+    }
+
+    /// An empty set that counts, element by element, what is found in it ([`Nft::counts`](super::Nft::counts)).
+    pub fn counted(key: &[Type]) -> Self {
+        Set { each: Some(PerElement::Counter), ..Self::new(key, SetKind::Plain) }
     }
 
     /// An empty set.
@@ -301,6 +315,6 @@ impl Set {
     /// Whether both have the same key and data types, so that one can become the other by its
     /// elements alone.
     pub fn same_shape(&self, other: &Set) -> bool {
-        self.key == other.key && self.kind == other.kind && self.limit == other.limit
+        self.key == other.key && self.kind == other.kind && self.each == other.each
     }
 }

@@ -64,6 +64,7 @@ pub(super) mod nfta {
     pub(crate) const SET_ELEM_LIST_SET_ID: u16 = 4;
     pub(crate) const SET_ELEM_KEY: u16 = 1;
     pub(crate) const SET_ELEM_DATA: u16 = 2;
+    pub(crate) const SET_ELEM_EXPR: u16 = 7;
 
     pub(crate) const DATA_VALUE: u16 = 1;
     pub(crate) const DATA_VERDICT: u16 = 2;

@@ -1,6 +1,6 @@
 //! Tables of the host's namespace.
 
-use super::{HOST_TABLE, IpVersion, Rules, balance};
+use super::{HOST_TABLE, IpVersion, Rules, balance, counters};
 use crate::desired::{data_path_port, uplink};
 use crate::nft::{
     Base, ChainKind, CtDirection, Data, Datum, Field, Hook, Rule, Set, Source, Table, Type, Verdict,
@@ -10,9 +10,6 @@ use crate::ports::HostPort;
 use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service, Transport};
 use std::collections::BTreeSet;
 
-/// `IPPROTO_TCP` and `IPPROTO_UDP`.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// `NF_CT_STATE_INVALID_BIT` and that of `IP_CT_NEW`.
 const CT_STATE_INVALID: u32 = 1;
 const CT_STATE_NEW: u32 = 1 << 3;
@@ -24,6 +21,7 @@ const BOUND: &str = "bound";
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) -> Table {
     let mut table = Table::new(version.family(), HOST_TABLE);
     published_ports(&mut table, rules, version);
+    counters::counters(&mut table, rules, version);
     uplinks(&mut table, rules);
     nodes(&mut table, rules, version);
     ways_out(&mut table);
@@ -81,7 +79,7 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     // they give themselves. A port without a backend is refused before the socket that holds it: connections that the relay
     // has already go on.
     let new = || Rule::new().any_bit(Field::CtState, CT_STATE_NEW);
-    let udp = || Rule::new().protocol(UDP);
+    let udp = || Rule::new().protocol(Transport::Udp.number());
     let refused_bound =
         |rule: Rule| rule.is_in(&[daddr, Field::L4proto, Field::ThDport], "refused_bound").daddr_is_local();
     let refused = |rule: Rule| rule.is_in(&[Field::L4proto, Field::ThDport], "refused").daddr_is_local();
@@ -136,7 +134,7 @@ impl Ports {
                 self.refuse(port.into());
             }
         } else if is_led(port) {
-            let protocol = protocol_number(port.protocol.transport());
+            let protocol = port.protocol.transport().number();
             let target = (!is_one_of_many(service, port)).then_some(Datum::Port(port.target));
             let to = |address| std::iter::once(address).chain(target.clone()).collect();
             let backends = own.into_iter().map(to).collect();
@@ -153,7 +151,7 @@ impl Ports {
         if port.ip.is_some_and(|ip| !self.version.is_of(&ip)) {
             return;
         }
-        let (chain, protocol) = (chain_of_port(port), protocol_number(port.protocol.transport()));
+        let (chain, protocol) = (chain_of_port(port), port.protocol.transport().number());
         let to = Source::Constant(vec![address, Datum::Port(port.target)]);
         table.chain(&chain, vec![Rule::new().protocol(protocol).dnat(to)]);
         self.lead(port.into(), Verdict::Goto(chain));
@@ -178,17 +176,10 @@ fn is_led(port: &PublishedPort) -> bool {
 
 /// Which map leads a port to its chain, and by which key.
 pub(crate) fn host_key(port: HostPort) -> (&'static str, Data) {
-    let key = vec![Datum::Proto(protocol_number(port.transport)), Datum::Port(port.port)];
+    let key = vec![Datum::Proto(port.transport.number()), Datum::Port(port.port)];
     match port.ip {
         Some(ip) => (BOUND, [vec![ip.into()], key].concat()),
         None => (PORTS, key),
-    }
-}
-
-fn protocol_number(transport: Transport) -> u8 {
-    match transport {
-        Transport::Tcp => TCP,
-        Transport::Udp => UDP,
     }
 }
 
@@ -204,6 +195,11 @@ fn is_one_of_many(service: &Service, port: &PublishedPort) -> bool {
             && is_led(other)
     };
     alike(&port) && service.ports.iter().filter(alike).nth(FEW).is_some()
+}
+
+/// Whether what goes through a port is counted: by elements of which there would be too many otherwise.
+pub(super) fn is_counted(service: &Service, port: &PublishedPort) -> bool {
+    port.protocol != Protocol::Http && is_led(port) && !is_one_of_many(service, port)
 }
 
 fn chain_name(service: &Service, port: &PublishedPort) -> String {
@@ -260,7 +256,9 @@ fn ways_out(table: &mut Table) {
 
 /// VXLAN's packets: first of all conditions, so that these pass few rules, and all other packets none about them.
 fn to_vxlan(rules: &Rules<'_>) -> Rule {
-    Rule::new().protocol(UDP).eq(Field::ThDport, Datum::Port(data_path_port(rules.snapshot)))
+    Rule::new()
+        .protocol(Transport::Udp.number())
+        .eq(Field::ThDport, Datum::Port(data_path_port(rules.snapshot)))
 }
 
 /// What a container sends to the VXLAN port of a node: frames for any network, and masqueraded they would bear a node's

@@ -104,6 +104,7 @@ fn service(name: &str, publish: &[&str]) -> ServiceView {
         balance: Balance::Roundrobin,
         drain_timeout_ms: 10_000,
         prefer_local: false,
+        traffic: Vec::new(),
         healthy: 2,
         total: 3,
         source_nat: Vec::new(),

@@ -63,6 +63,7 @@ pub(crate) fn service() -> ServiceView {
         balance: Balance::Roundrobin,
         drain_timeout_ms: 10_000,
         prefer_local: false,
+        traffic: Vec::new(),
         healthy: 0,
         total: 0,
         source_nat: Vec::new(),

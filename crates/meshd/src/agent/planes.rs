@@ -5,9 +5,14 @@ use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, por
 use crate::{config::Config, identity::Identity, lan, supervisor::Spawner, wire::Reserved};
 use anyhow::Context;
 use mesh_model::Snapshot;
-use mesh_net::{DataPlane, Inspection, Pass, Report, desired::Owner, ports::HostPort};
+use mesh_net::{DataPlane, Inspection, Led, Pass, Report, Traffic, desired::Owner, ports::HostPort};
 use mesh_proxy::HealthChecks;
-use std::{collections::BTreeSet, sync::Arc, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval},
@@ -31,14 +36,20 @@ struct Known {
 enum Request {
     Pass(Arc<Snapshot>, Pass, Known, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
+    Traffic(oneshot::Sender<Counted>),
 }
 
-/// What a doctor asks of the planes.
+/// What went through published ports, or why that can't be told.
+pub(crate) type Counted = mesh_net::Result<BTreeMap<Led, Traffic>>;
+
+/// What is asked of the planes.
 pub(crate) enum Look {
     /// Compare the kernel with the state that was applied last; none before the first.
     Inspect(oneshot::Sender<Option<mesh_net::Result<Inspection>>>),
     /// Repair what others changed, now.
     Repair(oneshot::Sender<()>),
+    /// What went through published ports.
+    Traffic(oneshot::Sender<Counted>),
 }
 
 /// The data planes.
@@ -165,6 +176,10 @@ impl Planes {
                 self.net.send(request).await.context("the kernel data plane ended")?;
                 drop(reply.send(Some(inspection.await.context("the kernel data plane ended")?)));
             }
+            (Look::Traffic(reply), _) => {
+                let asked = self.net.send(Request::Traffic(reply)).await;
+                asked.ok().context("the kernel data plane ended")?;
+            }
             (Look::Repair(reply), running) => {
                 if let Some(snapshot) = running {
                     self.apply(snapshot, Pass::Full).await?;
@@ -260,6 +275,7 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
                     plane.settle();
                 }
                 Request::Inspect(snapshot, reply) => drop(reply.send(plane.inspect(&snapshot))),
+                Request::Traffic(reply) => drop(reply.send(plane.traffic())),
             }
         }
     })?;

@@ -6,7 +6,7 @@ pub(super) mod endpoints;
 use super::{
     Failure,
     json::{Json, Path},
-    views,
+    traffic, views,
     whole::{Shown, Whole},
 };
 use crate::{
@@ -270,10 +270,12 @@ pub(super) async fn services(State(daemon): Shared) -> Read<Vec<ServiceView>> {
 }
 
 pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> Read<ServiceView> {
-    let whole = Whole::of(&*daemon.member()?).await;
+    let member = daemon.member()?;
+    let whole = Whole::of(&member).await;
     let snapshot = &whole.snapshot;
     let service = snapshot.find_service(&name).ok_or_else(|| not_found("service", &name))?;
-    Ok(whole.shows(views::service(snapshot, service)))
+    let traffic = traffic::of(&member, snapshot, Some(service)).await?;
+    Ok(whole.shows(ServiceView { traffic, ..views::service(snapshot, service) }))
 }
 
 pub(super) async fn create_service(State(daemon): Shared, Json(spec): Json<ServiceSpec>) -> Answer<Created> {

@@ -77,6 +77,7 @@ pub(super) fn service(snapshot: &Snapshot, service: &Service) -> ServiceView {
         healthy: replicas.iter().filter(|e| snapshot.takes_traffic(e)).count(),
         total: replicas.len(),
         source_nat: source_nat(snapshot, service, &replicas),
+        traffic: Vec::new(),
         created: service.created,
     }
 }

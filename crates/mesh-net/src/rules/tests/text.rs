@@ -58,6 +58,16 @@ fn the_host_table_word_for_word() {
 		type ifname
 		elements = { "eth0", "wlan0" }
 	}
+	set connections {
+		type inet_proto . inet_service . ipv4_addr
+		counter
+		elements = { tcp . 53 . 10.78.0.14, tcp . 8080 . 10.78.0.11, tcp . 8080 . 10.78.0.12, tcp . 8080 . 10.78.0.13, udp . 53 . 10.78.0.14 }
+	}
+	set from_replicas {
+		type inet_proto . inet_service . ipv4_addr
+		counter
+		elements = { tcp . 53 . 10.78.0.14, tcp . 8080 . 10.78.0.11, tcp . 8080 . 10.78.0.12, tcp . 8080 . 10.78.0.13, udp . 53 . 10.78.0.14 }
+	}
 	set internal {
 		type ifname
 	}
@@ -83,6 +93,23 @@ fn the_host_table_word_for_word() {
 	set same {
 		type ifname . ifname
 		elements = { "up4096" . "up4096" }
+	}
+	set to_replicas {
+		type inet_proto . inet_service . ipv4_addr
+		counter
+		elements = { tcp . 53 . 10.78.0.14, tcp . 8080 . 10.78.0.11, tcp . 8080 . 10.78.0.12, tcp . 8080 . 10.78.0.13, udp . 53 . 10.78.0.14 }
+	}
+	chain count_connections {
+		type nat hook postrouting priority 99; policy accept;
+		oifname "up*" ct status & dnat != 0 meta l4proto . th dport . ip daddr @connections
+	}
+	chain count_received {
+		type filter hook prerouting priority -150; policy accept;
+		iifname "up*" ct status & dnat != 0 ct direction reply meta l4proto . th sport . ip saddr @from_replicas
+	}
+	chain count_sent {
+		type filter hook postrouting priority 99; policy accept;
+		oifname "up*" ct status & dnat != 0 ct direction original meta l4proto . th dport . ip daddr @to_replicas
 	}
 	chain forward {
 		type filter hook forward priority 0; policy accept;
