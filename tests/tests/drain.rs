@@ -29,6 +29,18 @@ fn echoes(lab: &Lab) -> Result<(Cluster, [Container; 2])> {
     Ok((cluster, containers))
 }
 
+/// A container on vm3 that is none of the replicas.
+fn inside(lab: &Lab, cluster: &Cluster) -> Result<Container> {
+    let inside = lab.container("inside")?;
+    cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
+    Ok(inside)
+}
+
+/// Where the service is found from outside, by vm3, and from inside.
+fn places(cluster: &Cluster) -> Result<[String; 2]> {
+    Ok([format!("{}:7", cluster.vm3().ip()), format!("{}:7", cluster.vip("echo")?)])
+}
+
 /// Which of two connections is to the second replica, by that replica's own word.
 fn at_second(second: &Namespace, streams: &[TcpStream; 2]) -> Result<usize> {
     let held = second.output(&["ss", "-Htn", "state", "established", "sport = :7"]).ok()?;
@@ -51,10 +63,8 @@ fn connections_have_until_the_timeout() {
         let (cluster, [_, second]) = echoes(lab)?;
         let (client, vm2) = (lab.client("client")?, cluster.vm2());
         let leaks = Leaks::watch(lab, &["192.168.100.0/24"])?;
-        let published = format!("{}:7", cluster.vm3().ip());
-        let inside = lab.container("inside")?;
-        cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
-        let vip = format!("{}:7", cluster.vip("echo")?);
+        let inside = inside(lab, &cluster)?;
+        let [published, vip] = places(&cluster)?;
         let ways: [(&Namespace, &str); 2] = [(&client, &published), (&inside, &vip)];
         let mut held = Vec::new();
         for (from, to) in ways {
@@ -129,10 +139,8 @@ fn connections_to_a_lost_host_meet_a_reset() {
     scenario("lost host", |lab| {
         let (mut cluster, [_, second]) = echoes(lab)?;
         let client = lab.client("client")?;
-        let published = format!("{}:7", cluster.vm3().ip());
-        let inside = lab.container("inside")?;
-        cluster.vm3().meshctl(&["network", "connect", "--name", "inside", "blue", &inside.target()]).ok()?;
-        let vip = format!("{}:7", cluster.vip("echo")?);
+        let inside = inside(lab, &cluster)?;
+        let [published, vip] = places(&cluster)?;
         let ways: [(&Namespace, &str); 2] = [(&client, &published), (&inside, &vip)];
         let mut held = Vec::new();
         for (from, to) in ways {

@@ -155,7 +155,7 @@ pub(crate) fn leads_elsewhere(kernel: &mut Kernel, port: HostPort) -> Result<boo
     Ok(false)
 }
 
-fn failed(space: Space, source: NftError) -> Error {
+pub(crate) fn failed(space: Space, source: NftError) -> Error {
     Error::Firewall { place: space.to_string(), source: Box::new(source) }
 }
 

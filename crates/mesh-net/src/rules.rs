@@ -46,7 +46,6 @@ pub struct Rules<'a> {
     snapshot: &'a Snapshot,
     me: &'a Node,
     scope: &'a Scope,
-    backends: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
     /// Also those that get no new connections.
     replicas: BTreeMap<(ServiceId, NetworkId), Vec<&'a Arc<Endpoint>>>,
     /// Networks that Docker has containers of this node on.
@@ -76,12 +75,11 @@ impl<'a> Rules<'a> {
     /// What the rules are as far as these records go: all chains that hooks enter, and of the others, and of the elements of
     /// sets and maps, those that are made of these records.
     pub fn of(snapshot: &'a Snapshot, me: &'a Node, scope: &'a Scope) -> Self {
-        let backends = snapshot.backends_by_service(|service| scope.has_service(service));
         let replicas = snapshot.replicas_by_service(|service| scope.has_service(service));
         let own = snapshot.endpoints.values().filter(|endpoint| endpoint.node == me.id);
         let dockers = own.filter(|endpoint| matches!(endpoint.target, Target::Docker(_)));
         let dockers = dockers.map(|endpoint| endpoint.network).collect();
-        Rules { snapshot, me, scope, backends, replicas, dockers, local: Local::default() }
+        Rules { snapshot, me, scope, replicas, dockers, local: Local::default() }
     }
 
     /// The same on a host of which this is known.
@@ -128,8 +126,9 @@ impl<'a> Rules<'a> {
     /// The addresses that new connections to a service may go to, in the order of their turns or by slot; of its
     /// endpoints on this node only, if so wanted.
     fn backends(&self, service: &Service, network: NetworkId, version: IpVersion, here: bool) -> Vec<Datum> {
-        let all = self.backends.get(&(service.id, network)).into_iter().flatten().copied();
+        let all = self.replicas.get(&(service.id, network)).into_iter().flatten().copied();
         let some = all.filter(|backend| !here || backend.node == self.me.id);
+        let some = some.filter(|backend| self.snapshot.takes_traffic(backend));
         let some = some.filter_map(|backend| Some((backend, version.address_of(backend)?)));
         let mut some: Vec<_> = some.collect();
         if service.prefer_local && some.iter().any(|(backend, _)| backend.node == self.me.id) {

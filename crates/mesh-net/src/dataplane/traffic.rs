@@ -2,7 +2,8 @@
 
 use super::DataPlane;
 use crate::{
-    error::{Error, Result},
+    error::Result,
+    firewall::failed,
     nft::{Count, Family},
     object::Space,
     rules::{COUNTED, HOST_TABLE, key_of},
@@ -32,11 +33,10 @@ impl DataPlane {
     /// Netlink is out of reach.
     pub fn traffic(&mut self) -> Result<BTreeMap<Led, Traffic>> {
         let mut traffic: BTreeMap<Led, Traffic> = BTreeMap::new();
-        let failed = |source| Error::Firewall { place: Space::Host.to_string(), source: Box::new(source) };
         let nft = self.kernel.nft(Space::Host)?;
         for family in [Family::Ip, Family::Ip6] {
             let [connections, sent, received] =
-                COUNTED.map(|set| nft.counts(family, HOST_TABLE, set).map_err(failed));
+                COUNTED.map(|set| nft.counts(family, HOST_TABLE, set).map_err(|e| failed(Space::Host, e)));
             let keyed = |counts: Vec<(Vec<u8>, Count)>| {
                 counts.into_iter().filter_map(|(key, count)| Some((key_of(&key)?, count)))
             };
