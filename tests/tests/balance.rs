@@ -1,7 +1,7 @@
 //! How new connections are shared among replicas, and what a replica is told of how large packets may be.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Cluster, Lab, Meshd, Namespace, Replica, ReplicaSpec, scenario, shares};
+use mesh_tests::{CONVERGES, Cluster, Lab, Meshd, Namespace, Replica, ReplicaSpec, scenario, shares, within};
 use std::collections::BTreeSet;
 
 /// The service `web` with a replica on each node, published in the kernel at 80 and through the proxy at 81.
@@ -169,14 +169,17 @@ fn a_client_has_the_same_replica_from_every_node() {
             ensure!(of_all.len() == 1, "{of_all:?}");
             of_all.pop_first().context("nobody answers")
         };
-        let before = clients.iter().map(|client| replica_of(client)).collect::<Result<Vec<_>>>()?;
+        // The other nodes may hear of a change a moment later.
+        let all = || clients.iter().map(|client| replica_of(client)).collect::<Result<Vec<_>>>();
+        let before = within(CONVERGES, "each client has one replica", all)?;
         let gone = before[0].clone();
         replicas.retain(|replica| replica.name() != gone);
         cluster.endpoints("web", "2/2")?;
-        for (client, before) in clients.iter().zip(&before) {
-            let now = replica_of(client)?;
-            ensure!((now == *before) == (*before != gone), "{before}, then {now}, without {gone}");
-        }
-        Ok(())
+        within(CONVERGES, "only clients of the replica that is gone have another", || {
+            for (now, before) in all()?.iter().zip(&before) {
+                ensure!((now == before) == (*before != gone), "{before}, then {now}, without {gone}");
+            }
+            Ok(())
+        })
     });
 }

@@ -195,6 +195,7 @@ fn a_healthy_cluster_and_blocked_ports() {
 #[test]
 fn a_host_without_a_cluster() {
     scenario("doctor: alone", |lab| {
+        let _resolver = lab.resolver()?;
         let mut alone = lab.host("alone")?.meshd()?;
         let host = alone.host().clone();
         let said = host.meshctl(&["doctor"]);

@@ -144,10 +144,20 @@ async fn the_next_is_asked_before_the_first_has_failed() {
 /// Of two resolvers the first alone may know a name: that the second does not is no answer as long as the first may have one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn that_a_name_is_absent_counts_when_those_before_have_had_their_time() {
-    let slow = Fake::slow("203.0.113.1", Duration::from_millis(300)).await;
     let public = Fake::with("203.0.113.2", |_, mut reply| {
         reply.metadata.response_code = ResponseCode::NXDomain;
         reply.answers.clear();
+        Some(reply)
+    })
+    .await;
+    // It answers after the other has.
+    let overtaken = Arc::clone(&public.asked);
+    let slow = Fake::with("203.0.113.1", move |_, reply| {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while overtaken.lock().unwrap().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(100));
         Some(reply)
     })
     .await;

@@ -82,6 +82,9 @@ impl Display for Statement {
             Statement::Nat(NatKind::Dnat, source) => write!(f, "dnat to {}", Translation(source)),
             Statement::Nat(NatKind::Snat, source) => write!(f, "snat to {}", Translation(source)),
             Statement::Masquerade => f.write_str("masquerade"),
+            Statement::MasqueradeFrom(ports) => {
+                write!(f, "masquerade to :{}-{} fully-random", ports.start(), ports.end())
+            }
             Statement::RejectTcpReset => f.write_str("reject with tcp reset"),
             Statement::RejectPortUnreachable => f.write_str("reject"),
             Statement::ClampMss => f.write_str("tcp option maxseg size set rt mtu"),

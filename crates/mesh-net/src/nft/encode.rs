@@ -5,6 +5,7 @@ use super::datum::{Data, Datum, Type, concatenated_bytes, concatenated_len};
 use super::rule::{CtDirection, Field, MarkKind, NatKind, Rule, Source, SourceHash, Statement, Verdict};
 use super::table::{Family, Limit, Set, SetKind, Table, Value};
 use super::uapi::{FIRST_REGISTER, FIRST_WORD_REGISTER, LAST_REGISTER, VERDICT_REGISTER, nfta};
+use std::ops::RangeInclusive;
 
 /// The name a rule uses for an anonymous set; the kernel puts a number in.
 pub(super) const ANONYMOUS_NAME: &str = "__map%d";
@@ -124,6 +125,7 @@ impl Encoder<'_> {
                 self.nat(*kind, source);
             }
             Statement::Masquerade => self.expression("masq", |_| {}),
+            Statement::MasqueradeFrom(ports) => self.masquerade_from(ports),
             Statement::RejectTcpReset => self.reject(1, 0),
             Statement::RejectPortUnreachable => self.reject_port_unreachable(),
             Statement::ClampMss => self.clamp_mss(),
@@ -349,6 +351,19 @@ impl Encoder<'_> {
                     b.number(5 + at, first + u32::from(at));
                 }
             }
+        });
+    }
+
+    /// `NFTA_MASQ_*`, with `NF_NAT_RANGE_PROTO_SPECIFIED` and `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+    fn masquerade_from(&mut self, ports: &RangeInclusive<u16>) {
+        let registers = [FIRST_WORD_REGISTER, FIRST_WORD_REGISTER + 1];
+        for (port, register) in [ports.start(), ports.end()].into_iter().zip(registers) {
+            self.immediate(&port.to_be_bytes(), register);
+        }
+        self.expression("masq", |b| {
+            b.number(1, 1 << 1 | 1 << 4);
+            b.number(2, registers[0]);
+            b.number(3, registers[1]);
         });
     }
 

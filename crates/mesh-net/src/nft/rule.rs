@@ -2,6 +2,7 @@
 
 use super::datum::{Data, Datum, Type};
 use super::table::Set;
+use std::ops::RangeInclusive;
 
 /// Bits of `ct status` (`enum ip_conntrack_status`).
 pub mod ct_status {
@@ -253,6 +254,8 @@ pub enum Statement {
     Nat(NatKind, Source),
     /// Source NAT to the address of the interface the packet leaves by.
     Masquerade,
+    /// The same, from one of these ports, picked at random.
+    MasqueradeFrom(RangeInclusive<u16>),
     /// Answers TCP with a reset.
     RejectTcpReset,
     /// Answers with ICMP or ICMPv6 port unreachable.
@@ -414,6 +417,11 @@ impl Rule {
     /// `masquerade`.
     pub fn masquerade(self) -> Self {
         self.with(Statement::Masquerade)
+    }
+
+    /// `masquerade to :… fully-random`.
+    pub fn masquerade_from(self, ports: RangeInclusive<u16>) -> Self {
+        self.with(Statement::MasqueradeFrom(ports))
     }
 
     /// `meta l4proto tcp reject with tcp reset`.

@@ -7,8 +7,9 @@ use crate::nft::{
     ct_status,
 };
 use crate::ports::HostPort;
-use mesh_model::{Endpoint, NetworkId, Protocol, PublishMode, PublishedPort, Service, Transport};
+use mesh_model::{Endpoint, Health, NetworkId, Protocol, PublishMode, PublishedPort, Service, Transport};
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// `NF_CT_STATE_INVALID_BIT` and that of `IP_CT_NEW`.
 const CT_STATE_INVALID: u32 = 1;
@@ -17,6 +18,9 @@ const CT_STATE_NEW: u32 = 1 << 3;
 const PORTS: &str = "ports";
 const BOUND: &str = "bound";
 
+/// Those that nobody is assigned (RFC 6335, section 6).
+const DYNAMIC_PORTS: RangeInclusive<u16> = 49152..=65535;
+
 /// The whole table for one version.
 pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<String>) -> Table {
     let mut table = Table::new(version.family(), HOST_TABLE);
@@ -24,7 +28,7 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<Str
     counters::counters(&mut table, rules, version);
     uplinks(&mut table, rules);
     nodes(&mut table, rules, version);
-    ways_out(&mut table);
+    ways_out(&mut table, rules, version);
     door(&mut table, rules, version, closed);
     table
 }
@@ -240,18 +244,38 @@ fn uplinks(table: &mut Table, rules: &Rules<'_>) {
 
 /// What leaves the overlays bears the host's address. So does what a container sends to a published port of its own
 /// network: the replica would answer it directly, past the address translation.
-fn ways_out(table: &mut Table) {
+fn ways_out(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let leaves = || Rule::new().is_in(&[Field::Iifname], "overlays").not_in(&[Field::Oifname], "overlays");
+    table.set("senders", senders(rules, version));
     table.hook(
         "postrouting",
         Base::new(ChainKind::Nat, Hook::Postrouting, 100),
         vec![
-            Rule::new()
-                .is_in(&[Field::Iifname], "overlays")
-                .not_in(&[Field::Oifname], "overlays")
-                .masquerade(),
+            leaves()
+                .protocol(Transport::Udp.number())
+                .not_in(&[version.saddr()], "senders")
+                .masquerade_from(DYNAMIC_PORTS),
+            leaves().masquerade(),
             Rule::new().is_in(&[Field::Iifname, Field::Oifname], "same").masquerade(),
         ],
     );
+}
+
+/// Containers of this node whose datagrams leave by the port that they are sent from: game servers announce themselves so.
+/// Of all others' a datagram may be a late answer, on its way while its flow was forgotten, and connection tracking takes
+/// it for the first of a flow: from the published port it would bind the client to that replica for as long as the client
+/// asks.
+fn senders(rules: &Rules<'_>, version: IpVersion) -> Set {
+    let keeps = |endpoint: &Endpoint| {
+        let starts = || rules.snapshot.health_of(endpoint) == Health::Starting && !endpoint.is_withdrawn();
+        endpoint.service.is_none() || rules.snapshot.takes_traffic(endpoint) || starts()
+    };
+    let mut senders = Set::plain(&[version.address()]);
+    let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
+    for address in own.filter(|endpoint| keeps(endpoint)).filter_map(|own| version.address_of(own)) {
+        senders.add(vec![address]);
+    }
+    senders
 }
 
 /// VXLAN's packets: first of all conditions, so that these pass few rules, and all other packets none about them.

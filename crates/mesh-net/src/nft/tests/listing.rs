@@ -74,6 +74,7 @@ fn an_ipv4_nat_table() {
         Base::new(ChainKind::Nat, Hook::Postrouting, 100),
         vec![
             Rule::new().begins(Field::Iifname, "up").not_begins(Field::Oifname, "up").masquerade(),
+            Rule::new().protocol(17).masquerade_from(49152..=65535),
             Rule::new()
                 .is_in(&[Field::IpSaddr, Field::IpDaddr], "hairpin")
                 .snat(Source::Constant(vec![v4([10, 0, 0, 254])])),

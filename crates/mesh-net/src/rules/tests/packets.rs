@@ -136,6 +136,48 @@ fn what_belongs_to_no_connection_does_not_leave_an_overlay() {
     }
 }
 
+/// Has the first replica send the client a datagram, as the first of a flow; the sender's port as the client sees it.
+fn announced(lab: &Lab, plan: Plan, client: &UdpSocket) -> u16 {
+    let port = client.local_addr().expect("bound").port();
+    lab.replicas[0].run(|| {
+        let socket = UdpSocket::bind((plan.overlay(11), 53)).expect("port 53 is free");
+        socket.send_to(b"late", (plan.lan(2), port)).expect("sent");
+    });
+    client.recv_from(&mut [0; 8]).expect("it comes").1.port()
+}
+
+/// What a replica answers while its flow is forgotten does not bind the client to it.
+#[test]
+fn a_late_answer_takes_no_published_port() {
+    let lab = Lab::new(&[WEB.into(), EMPTY.into()]);
+    let mut snapshot = state();
+    let first = *snapshot.endpoints.keys().next().expect("two replicas");
+    let web = snapshot.endpoints[&first].service.expect("a replica");
+    // The published number is the replicas' own: masquerading keeps it if it can.
+    edit(snapshot.services.get_mut(&web), |service| service.ports.push(published(53, 53, Protocol::Udp)));
+    let bind = |namespace: &Namespace, address: IpAddr, port: u16| {
+        let socket = namespace.run(|| UdpSocket::bind((address, port))).expect("the port is free");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        socket
+    };
+    for (health, backend) in [(Health::Healthy, true), (Health::Starting, true), (Health::Unhealthy, false)] {
+        snapshot.health.insert(first, health);
+        apply(&lab, &snapshot);
+        for plan in Plan::BOTH {
+            let client = bind(&lab.client, plan.lan(2), 0);
+            let port = announced(&lab, plan, &client);
+            if backend {
+                assert_eq!(port, 53, "a backend keeps its port");
+                continue;
+            }
+            assert!(port >= 49152, "{port}");
+            let second = bind(&lab.replicas[1], plan.overlay(12), 53);
+            client.send_to(b"?", (plan.lan(1), 53)).expect("sent");
+            assert_eq!(receive(&second), Ok(1), "the client is led to the backend that there is");
+        }
+    }
+}
+
 #[test]
 fn the_host_is_no_door() {
     let lab = Lab::new(&[WEB.into(), EMPTY.into()]);

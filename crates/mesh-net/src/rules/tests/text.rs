@@ -94,6 +94,10 @@ fn the_host_table_word_for_word() {
 		type ifname . ifname
 		elements = { "up4096" . "up4096" }
 	}
+	set senders {
+		type ipv4_addr
+		elements = { 10.78.0.11, 10.78.0.14 }
+	}
 	set to_replicas {
 		type inet_proto . inet_service . ipv4_addr
 		counter
@@ -151,6 +155,7 @@ fn the_host_table_word_for_word() {
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
+		iifname @overlays oifname != @overlays meta l4proto udp ip saddr != @senders masquerade to :49152-65535 fully-random
 		iifname @overlays oifname != @overlays masquerade
 		iifname . oifname @same masquerade
 	}
