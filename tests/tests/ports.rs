@@ -1,7 +1,7 @@
 //! Published ports that change, and those of one address.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{CONVERGES, Cluster, Host, Lab, Nginx, Replica, ReplicaSpec, scenario, within};
+use mesh_tests::{CONVERGES, Cluster, Host, Lab, Nginx, Replica, ReplicaSpec, field, scenario, within};
 
 const IN_TURN: [&str; 2] = ["web1", "web2"];
 
@@ -114,6 +114,10 @@ fn a_port_that_somebody_has_is_his_unless_it_was_served_before() {
             within(CONVERGES, "vm2 says who has it", || {
                 let status = vm2.meshctl(&["status"]).stdout;
                 ensure!(status.contains("port 8080/tcp is in use by nginx (pid "), "{status}");
+                let web = vm1.meshctl(&["-o", "json", "service", "inspect", "web"]).json()?;
+                let degraded = &web[0]["degraded"][0];
+                ensure!(degraded["node"] == "vm2", "{web}");
+                ensure!(field(degraded, "problem").contains("in use by nginx"), "{web}");
                 Ok(())
             })
         };

@@ -1,4 +1,4 @@
-//! What went through published ports, as `service inspect` and the metrics of the node that was asked tell.
+//! What went through published ports: of all nodes as `service inspect` tells it, of one as its metrics do.
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -6,14 +6,14 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-/// What a host tells of a service's port: by endpoint, connections, packets and bytes sent, packets and bytes received.
-fn told(host: &Host, service: &str, port: u64) -> Result<Vec<(String, [u64; 5])>> {
-    let view = host.meshctl(&["-o", "json", "service", "inspect", service]).json()?;
+/// What is told of the port of `web` of one node: by endpoint, connections, packets and bytes sent, packets and bytes received.
+fn told(asked: &Host, node: &Host, port: u64) -> Result<Vec<(String, [u64; 5])>> {
+    let view = asked.meshctl(&["-o", "json", "service", "inspect", "web"]).json()?;
     let lines = view[0]["traffic"].as_array().cloned().unwrap_or_default();
-    let of_port = lines.into_iter().filter(|line| line["published"][0] == port);
+    let of_port =
+        lines.into_iter().filter(|line| line["published"][0] == port && line["node"] == node.name());
     of_port
         .map(|line| {
-            ensure!(field(&line, "node") == host.name(), "{line}");
             let number = |value: &Value| value.as_u64().context("no number");
             let counts = [
                 number(&line["connections"])?,
@@ -36,7 +36,7 @@ fn metric(metrics: &str, name: &str, labels: &[&str]) -> Result<u64> {
 }
 
 #[test]
-fn what_goes_through_a_port_is_counted_on_the_node_that_was_asked() {
+fn what_goes_through_a_port_is_counted() {
     scenario("traffic", |lab: &Lab| {
         let host = |name| -> Result<_> {
             let host = lab.host(name)?;
@@ -65,7 +65,7 @@ fn what_goes_through_a_port_is_counted_on_the_node_that_was_asked() {
         ask(6)?;
         // The host's own, too.
         vm3.answers(&format!("http://{}:8080/", vm3.ip()), 2)?;
-        let counts = told(vm3, "web", 8080)?;
+        let counts = told(vm3, vm3, 8080)?;
         for (endpoint, [connections, sent, sent_bytes, received, received_bytes]) in &counts {
             ensure!(*connections == 7, "{endpoint}: {counts:?}");
             // A connection has five packets at least each way: to open, to ask and to close it.
@@ -73,29 +73,33 @@ fn what_goes_through_a_port_is_counted_on_the_node_that_was_asked() {
             ensure!(*sent_bytes > 7 * 200 && *received_bytes > 7 * 200, "{counts:?}");
         }
         ensure!(counts.iter().map(|(endpoint, _)| endpoint.as_str()).eq(["web1", "web2"]), "{counts:?}");
-        // Nobody asked this one.
-        ensure!(
-            told(vm1, "web", 8080)?.iter().all(|(_, counts)| *counts == [0; 5]),
-            "{:?}",
-            told(vm1, "web", 8080)?
-        );
+        // Nobody asked this one, and each tells of all.
+        let of_vm1 = told(vm3, vm1, 8080)?;
+        ensure!(of_vm1.len() == 2 && of_vm1.iter().all(|(_, counts)| *counts == [0; 5]), "{of_vm1:?}");
+        ensure!(told(vm1, vm3, 8080)? == counts, "{:?}", told(vm1, vm3, 8080)?);
 
         // A flow of datagrams is one; a refused check costs no count.
         within(CONVERGES, "a datagram comes back", || {
             ensure!(comes_back(&client, (vm3.ip(), 7777).into())?);
             Ok(())
         })?;
-        let flows: u64 = told(vm3, "web", 7777)?.iter().map(|(_, counts)| counts[0]).sum();
-        ensure!(flows >= 1, "{:?}", told(vm3, "web", 7777)?);
+        let flows: u64 = told(vm3, vm3, 7777)?.iter().map(|(_, counts)| counts[0]).sum();
+        ensure!(flows >= 1, "{:?}", told(vm3, vm3, 7777)?);
         web2.nginx.set_healthy(false)?;
         cluster.endpoints("web", "1/2")?;
-        ensure!(told(vm3, "web", 8080)? == counts, "{:?}", told(vm3, "web", 8080)?);
+        ensure!(told(vm3, vm3, 8080)? == counts, "{:?}", told(vm3, vm3, 8080)?);
         ask(3)?;
-        let after = told(vm3, "web", 8080)?;
+        let after = told(vm3, vm3, 8080)?;
         ensure!((after[0].1[0], after[1].1[0]) == (13, 7), "{after:?}");
 
         let text = vm3.meshctl(&["service", "inspect", "web"]).ok()?;
         ensure!(text.contains("8080/tcp on vm3 to web1: 13 connections, sent "), "{text}");
+        ensure!(!text.contains(" on vm1 to "), "nothing to tell of: {text}");
+        cluster.daemons[1].pause()?;
+        let text = vm1.meshctl(&["service", "inspect", "web"]).ok()?;
+        let not_told = text.lines().any(|line| line.starts_with("Not told by:") && line.ends_with(" vm2"));
+        ensure!(not_told && text.contains("8080/tcp on vm3 to web1: 13 connections, sent "), "{text}");
+        cluster.daemons[1].resume()?;
         for metrics in [vm3.meshctl(&["metrics"]).ok()?, vm3.curl("http://127.0.0.1:9469/metrics")?] {
             let labels = ["node=\"vm3\"", "service=\"web\"", "published=\"8080\"", "endpoint=\"web1\""];
             ensure!(metric(&metrics, "mesh_port_connections_total", &labels)? == 13, "{metrics}");

@@ -25,8 +25,9 @@ pub use request::{
 };
 pub use traffic::{CountView, TrafficView};
 pub use view::{
-    AddressesView, AuthorityView, Created, EndpointView, ErrorBody, FrontState, FrontView, NetworkUse,
-    NetworkView, NodeView, RoleChanged, RotationView, ServiceView, SourceNatView, State, StatusView,
+    AddressesView, AuthorityView, Created, DegradedView, EndpointView, ErrorBody, FrontState, FrontView,
+    NetworkUse, NetworkView, NodeView, RoleChanged, RotationView, ServiceView, SourceNatView, State,
+    StatusView,
 };
 
 /// Header of an answer that is not all that was asked for: one line for the user.

@@ -229,9 +229,15 @@ pub struct ServiceView {
     /// Endpoints that clients of its UDP ports reach without their own address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_nat: Vec<SourceNatView>,
-    /// What went through its published ports, as far as they are forwarded by the kernel of the node that was asked.
+    /// What went through its published ports, as far as nodes' kernels forward them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficView>,
+    /// Published ports that nodes can't serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<DegradedView>,
+    /// Names of nodes that did not tell what goes through its ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
     /// Seconds since 1970.
     pub created: u64,
 }
@@ -245,6 +251,15 @@ pub struct SourceNatView {
     pub node: String,
     /// Those of its addresses that it holds for.
     pub addresses: Vec<IpAddr>,
+}
+
+/// A published port that a node can't serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DegradedView {
+    /// Name of the node.
+    pub node: String,
+    /// What is in its way.
+    pub problem: String,
 }
 
 /// Addresses on one network.

@@ -6,13 +6,18 @@
 pub mod client;
 
 use ipnetwork::IpNetwork;
+use mesh_api::CountView;
 use mesh_cluster::{Fingerprint, membership::ClusterKeys};
 use mesh_model::{
-    Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec,
-    PublishedPort, Snapshot,
+    Change, Cluster, Endpoint, EndpointId, Happened, Health, NetworkId, Node, NodeId, NodeSpec, Protocol,
+    PublishedPort, ServiceId, Snapshot,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// `POST /v1/agent/watch`: what the agent has already, to be told only what changed since; `null` if nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +36,9 @@ pub struct Follower {
     /// Drawn by each process when it starts: two hosts of one identity are told apart by it.
     #[serde(default)]
     pub process: Option<u64>,
+    /// Whether it understands [`Message::TellPorts`].
+    #[serde(default)]
+    pub tells_ports: bool,
 }
 
 /// From the manager, on the watch stream.
@@ -60,6 +68,13 @@ pub enum Message {
         /// What is wanted.
         #[serde(flatten)]
         claim: Claim,
+    },
+    /// Say what goes through a service's published ports. Only to those who [ask for it](Follower::tells_ports).
+    TellPorts {
+        /// Names the question in the answer.
+        id: u64,
+        /// Whose ports.
+        service: ServiceId,
     },
     /// They are not needed after all.
     Release {
@@ -183,6 +198,45 @@ pub struct Reserved {
     #[serde(default)]
     pub elsewhere: BTreeSet<IpAddr>,
 }
+
+/// `POST /v1/agent/ports`: the answer to [`Message::TellPorts`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PortsTold {
+    /// Of the question.
+    pub id: u64,
+    /// What is told.
+    pub report: PortsReport,
+}
+
+/// What one node tells of a service's published ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// What went through them.
+    pub counted: Vec<Counted>,
+    /// Why it can't serve some, a line each.
+    pub degraded: Vec<String>,
+}
+
+/// What went to an endpoint by the published ports that lead to one of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// The endpoint's port.
+    pub target: u16,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Connections and flows.
+    pub connections: u64,
+    /// What clients sent.
+    pub sent: CountView,
+    /// What they were sent.
+    pub received: CountView,
+}
+
+/// The answer to `GET /v1/agent/ports/SERVICE` and, between managers, `POST /v1/manager/ports`: of nodes that answered in
+/// time.
+pub type PortsReports = BTreeMap<NodeId, PortsReport>;
 
 /// `PUT /v1/agent/endpoints/ID` and what changes one: the record and the revision it is committed at.
 #[derive(Debug, Serialize, Deserialize)]

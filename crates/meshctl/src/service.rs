@@ -95,7 +95,15 @@ pub(crate) const FIELDS: &[Column<ServiceView>] = &[
         };
         s.source_nat.iter().map(line).collect::<Vec<_>>().join("\n")
     }),
-    ("Traffic", |s, _| s.traffic.iter().map(traffic).collect::<Vec<_>>().join("\n")),
+    ("Degraded", |s, _| {
+        let line = |of: &mesh_api::DegradedView| format!("{}: {}", of.node, of.problem);
+        s.degraded.iter().map(line).collect::<Vec<_>>().join("\n")
+    }),
+    ("Traffic", |s, _| {
+        let some = s.traffic.iter().filter(|of| of.connections > 0 || of.sent.packets > 0);
+        some.map(traffic).collect::<Vec<_>>().join("\n")
+    }),
+    ("Not told by", |s, _| s.silent.join(", ")),
     ("Health check", |s, _| s.health.as_ref().map(health::described).unwrap_or_default()),
     ("Balance", |s, _| {
         let local = if s.prefer_local { ", local replicas preferred" } else { "" };

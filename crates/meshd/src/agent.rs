@@ -7,6 +7,7 @@
 //! ```
 
 mod cache;
+pub(crate) mod counted;
 mod endpoints;
 mod events;
 mod fronts;
@@ -26,18 +27,18 @@ mod trust;
 
 pub(crate) use fronts::Fronts;
 pub(crate) use link::Link;
-pub(crate) use planes::{Counted, Look};
+pub(crate) use planes::{Counts, Look};
 
 use crate::api::Failure;
 use crate::{
     config::Config, doctor::Responder, front::NamesReport, identity::Identity, sockets::Sockets,
-    supervisor::Spawner,
+    supervisor::Spawner, wire::PortsReport,
 };
 use liveness::Liveness;
 use members::{Farewell, Members};
 use mesh_api::FrontView;
-use mesh_model::{EndpointId, NetworkId, NodeId, Snapshot};
-use mesh_net::Inspection;
+use mesh_model::{EndpointId, NetworkId, NodeId, ServiceId, Snapshot};
+use mesh_net::{Inspection, ports::HostPort};
 use problem::Problem;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -84,8 +85,8 @@ pub(crate) struct Applied {
     pub(crate) problems: Vec<String>,
     /// Of these, what the kernel could not be brought to.
     pub(crate) kernel: Vec<String>,
-    /// Of these, published ports that can't be held.
-    pub(crate) ports: Vec<String>,
+    /// Of these, those about published ports that can't be served.
+    pub(crate) ports: Vec<(HostPort, String)>,
 }
 
 /// The agent.
@@ -219,10 +220,29 @@ impl Agent {
     }
 
     /// What went through this node's published ports; none when the daemon ends.
-    pub(crate) async fn traffic(&self) -> Option<Counted> {
+    pub(crate) async fn traffic(&self) -> Option<Counts> {
         let (reply, answer) = oneshot::channel();
         self.looks.send(Look::Traffic(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// What this node tells of a service's published ports; none when the daemon ends.
+    pub(crate) async fn ports_report(&self, service: ServiceId) -> Option<PortsReport> {
+        let counted = self.traffic().await?;
+        let snapshot = self.snapshot();
+        let Some(service) = snapshot.services.get(&service) else { return Some(PortsReport::default()) };
+        let applied = self.applied.borrow();
+        let is_its = |port: &HostPort| service.ports.iter().any(|of| HostPort::from(of) == *port);
+        let degraded = applied.ports.iter().filter(|(port, _)| is_its(port));
+        let mut degraded: Vec<String> = degraded.map(|(_, problem)| problem.clone()).collect();
+        let counted = counted.map(|counted| counted::of_service(&snapshot, service, &counted));
+        Some(PortsReport {
+            counted: counted.unwrap_or_else(|err| {
+                degraded.push(format!("what goes through ports is not known: {err}"));
+                Vec::new()
+            }),
+            degraded,
+        })
     }
 
     /// Repairs what others changed in the kernel, now.

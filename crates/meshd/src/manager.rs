@@ -34,11 +34,15 @@ pub(crate) use join::FirstNode;
 pub(crate) use migrate::Migration;
 pub(crate) use roles::{Declined, Promotion};
 
-use crate::{config::Config, identity::Identity, supervisor::Spawner, wire::Confirmed};
+use crate::{
+    config::Config,
+    identity::Identity,
+    supervisor::Spawner,
+    wire::{Confirmed, PortsReports},
+};
 use anyhow::Context;
 use etcd::{Bootstrap, Waiting};
-use mesh_model::NodeId;
-use mesh_model::Snapshot;
+use mesh_model::{NodeId, ServiceId, Snapshot};
 use mesh_store::{EtcdStore, Store};
 use peers::Peers;
 use secrets::StoreKey;
@@ -151,6 +155,13 @@ impl Manager {
     /// The whole state.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.state.snapshot()
+    }
+
+    /// What every connected node tells of a service's ports.
+    pub(crate) async fn ports(&self, service: ServiceId) -> PortsReports {
+        let (mut told, elsewhere) = tokio::join!(self.sessions.ports(service), self.peers.ports(service));
+        told.extend(elsewhere);
+        told
     }
 
     /// Waits until the other nodes have applied a revision; names those that had not in time.

@@ -6,12 +6,12 @@ use crate::{
     service, status,
 };
 use mesh_api::{
-    AddressesView, EndpointView, FrontState, FrontView, NetworkUse, NetworkView, NodeView, ServiceView,
-    SourceNatView, State, StatusView,
+    AddressesView, CountView, DegradedView, EndpointView, FrontState, FrontView, NetworkUse, NetworkView,
+    NodeView, ServiceView, SourceNatView, State, StatusView, TrafficView,
 };
 use mesh_model::{
     Availability, Balance, EndpointId, EndpointMode, Health, HealthCheck, HealthKind, MacAddr, NetworkDns,
-    NetworkId, NodeId, NodeStatus, Role, ServiceId, Subnet, Target, parse_publish,
+    NetworkId, NodeId, NodeStatus, Protocol, Role, ServiceId, Subnet, Target, parse_publish,
 };
 use std::collections::BTreeMap;
 
@@ -105,6 +105,8 @@ fn service(name: &str, publish: &[&str]) -> ServiceView {
         drain_timeout_ms: 10_000,
         prefer_local: false,
         traffic: Vec::new(),
+        degraded: Vec::new(),
+        silent: Vec::new(),
         healthy: 2,
         total: 3,
         source_nat: Vec::new(),
@@ -209,6 +211,21 @@ fn service_inspect() {
             addresses: vec!["192.168.100.3".parse().unwrap()],
         })
         .into();
+    web.degraded =
+        vec![DegradedView { node: "vm2".to_owned(), problem: "port 80/tcp is in use by nginx".to_owned() }];
+    let counted = |endpoint: &str, connections| TrafficView {
+        node: "vm1".to_owned(),
+        service: "web".to_owned(),
+        protocol: Protocol::Tcp,
+        published: vec![80],
+        target: 80,
+        endpoint: endpoint.to_owned(),
+        connections,
+        sent: CountView { packets: connections * 5, bytes: connections * 100 },
+        received: CountView { packets: connections * 4, bytes: connections * 1_000_000 },
+    };
+    web.traffic = vec![counted("web1", 3), counted("web2", 0)];
+    web.silent = vec!["vm3".to_owned()];
     insta::assert_snapshot!(table::fields(&web, service::FIELDS, &WHOLE), @r"
     ID:              abcdef0123456789
     Name:            web
@@ -219,6 +236,9 @@ fn service_inspect() {
     Endpoints:       2 of 3 take traffic
     Source NAT:      UDP to web1 on vm1 (192.168.100.3) comes from the gateway
                      UDP to web2 on vm1 (192.168.100.3) comes from the gateway
+    Degraded:        vm2: port 80/tcp is in use by nginx
+    Traffic:         80/tcp on vm1 to web1: 3 connections, sent 300 B (15 packets), received 3.0 MB (12 packets)
+    Not told by:     vm3
     Health check:    GET /up, port 81, every 2s, timeout 250ms, rise 2, fall 3
     Balance:         roundrobin
     Drain timeout:   10s

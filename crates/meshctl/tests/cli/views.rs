@@ -64,6 +64,8 @@ pub(crate) fn service() -> ServiceView {
         drain_timeout_ms: 10_000,
         prefer_local: false,
         traffic: Vec::new(),
+        degraded: Vec::new(),
+        silent: Vec::new(),
         healthy: 0,
         total: 0,
         source_nat: Vec::new(),

@@ -8,7 +8,7 @@ use crate::{
     identity::Identity,
     sockets,
     wire::{
-        Claim, Message, Reserved,
+        Claim, Message, PortsTold, Reserved,
         client::{CONNECT, Sender, decode, exchange, open, request},
     },
 };
@@ -18,7 +18,7 @@ use http::{Method, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mesh_cluster::membership::ClusterKeys;
-use mesh_model::{Role, Snapshot};
+use mesh_model::{Role, ServiceId, Snapshot};
 use rand::{Rng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -53,11 +53,12 @@ pub(crate) struct Link {
     refusals: watch::Receiver<BTreeMap<SocketAddr, String>>,
 }
 
-/// A manager asks whether something can be, and to hold it; or to let go of it.
+/// A manager asks whether something can be, and to hold it; to let go of it; or what goes through a service's ports.
 #[derive(Debug)]
 pub(super) enum PortRequest {
     Reserve { id: u64, claim: Claim },
     Release { id: u64 },
+    Tell { id: u64, service: ServiceId },
 }
 
 /// Keeps the connection.
@@ -283,7 +284,7 @@ impl LinkTask {
         self.trust.renew_expired(manager).await?;
         let mut sender = open(manager, &self.trust.connector()?).await?;
         let resume = serde_json::to_vec(&replica.resume(self.identity.node))?;
-        let path = format!("/v1/agent/watch?process={}", self.process);
+        let path = format!("/v1/agent/watch?process={}&tells_ports=true", self.process);
         let response = sender.send_request(request(Method::POST, &path, resume)).await?;
         if !response.status().is_success() {
             let status = response.status();
@@ -331,6 +332,9 @@ impl LinkTask {
             // The receiver lives as long as the daemon.
             Message::Reserve { id, claim } => drop(self.ports.send(PortRequest::Reserve { id, claim }).await),
             Message::Keys(keys) => drop(self.keys.send_replace(Some(keys))),
+            Message::TellPorts { id, service } => {
+                drop(self.ports.send(PortRequest::Tell { id, service }).await);
+            }
             Message::Release { id } => drop(self.ports.send(PortRequest::Release { id }).await),
             state => {
                 if let Some(reached) = replica.take(state) {
@@ -346,6 +350,10 @@ impl Link {
     pub(super) async fn answer_reservation(&self, answer: Reserved) {
         // A manager that is gone does not wait for the answer.
         drop(self.post::<()>("/v1/agent/reservations", &answer).await);
+    }
+
+    pub(super) async fn tell_ports(&self, told: PortsTold) {
+        drop(self.post::<()>("/v1/agent/ports", &told).await);
     }
 }
 

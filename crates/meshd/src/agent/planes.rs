@@ -2,7 +2,13 @@
 //! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
 
 use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
-use crate::{config::Config, identity::Identity, lan, supervisor::Spawner, wire::Reserved};
+use crate::{
+    config::Config,
+    identity::Identity,
+    lan,
+    supervisor::Spawner,
+    wire::{PortsTold, Reserved},
+};
 use anyhow::Context;
 use mesh_model::Snapshot;
 use mesh_net::{DataPlane, Inspection, Led, Pass, Report, Traffic, desired::Owner, ports::HostPort};
@@ -36,11 +42,11 @@ struct Known {
 enum Request {
     Pass(Arc<Snapshot>, Pass, Known, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
-    Traffic(oneshot::Sender<Counted>),
+    Traffic(oneshot::Sender<Counts>),
 }
 
 /// What went through published ports, or why that can't be told.
-pub(crate) type Counted = mesh_net::Result<BTreeMap<Led, Traffic>>;
+pub(crate) type Counts = mesh_net::Result<BTreeMap<Led, Traffic>>;
 
 /// What is asked of the planes.
 pub(crate) enum Look {
@@ -49,7 +55,7 @@ pub(crate) enum Look {
     /// Repair what others changed, now.
     Repair(oneshot::Sender<()>),
     /// What went through published ports.
-    Traffic(oneshot::Sender<Counted>),
+    Traffic(oneshot::Sender<Counts>),
 }
 
 /// The data planes.
@@ -153,6 +159,14 @@ impl Planes {
     fn answer(&mut self, request: PortRequest) {
         match request {
             PortRequest::Release { id } => self.ports.release(id),
+            PortRequest::Tell { id, service } => {
+                let agent = Arc::clone(&self.agent);
+                tokio::spawn(async move {
+                    // Without one the daemon ends.
+                    let Some(report) = agent.ports_report(service).await else { return };
+                    agent.link.tell_ports(PortsTold { id, report }).await;
+                });
+            }
             PortRequest::Reserve { id, claim } => {
                 let held = lan::check(&claim.subnets).and_then(|()| self.ports.reserve(id, &claim.ports));
                 let answer = match held {
@@ -196,9 +210,9 @@ impl Planes {
         if pass == Pass::Full {
             self.ports.look_at_rules();
         }
-        let translated = self.ports.translated().iter().cloned();
-        let ports: Vec<String> = degraded.into_values().chain(translated).collect();
-        let mut problems = ports.clone();
+        let ports: Vec<(HostPort, String)> =
+            degraded.into_iter().chain(self.ports.translated().iter().cloned()).collect();
+        let mut problems: Vec<String> = ports.iter().map(|(_, problem)| problem.clone()).collect();
         self.running = Some(Arc::clone(&snapshot));
         let (reply, report) = oneshot::channel();
         // What a manager has to say has come by the time of a full pass.
@@ -214,7 +228,13 @@ impl Planes {
         Ok(())
     }
 
-    fn publish(&self, snapshot: &Snapshot, report: &Report, problems: Vec<String>, ports: Vec<String>) {
+    fn publish(
+        &self,
+        snapshot: &Snapshot,
+        report: &Report,
+        problems: Vec<String>,
+        ports: Vec<(HostPort, String)>,
+    ) {
         let mut applied = Applied {
             revision: snapshot.revision,
             fronts: self.fronts.view(),

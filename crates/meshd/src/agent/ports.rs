@@ -41,7 +41,7 @@ pub(super) struct Ports {
     adopted: BTreeMap<(SocketAddr, Transport), Descriptors>,
     asked: BTreeMap<u64, (Instant, BTreeMap<HostPort, Holder>)>,
     /// What others' rules do with them, and what nftables' generation was then.
-    translated: Vec<String>,
+    translated: Vec<(HostPort, String)>,
     looked_at: Option<u32>,
 }
 
@@ -70,7 +70,7 @@ impl Ports {
             }
         }
         let new: Vec<HostPort> = got.keys().copied().collect();
-        if let Some(line) = translated(&new).into_iter().next() {
+        if let Some((_, line)) = translated(&new).into_iter().next() {
             return Err(line);
         }
         let elsewhere = got.iter().filter(|(_, holder)| matches!(holder, Holder::Elsewhere));
@@ -144,7 +144,7 @@ impl Ports {
     }
 
     /// As of the last look.
-    pub(super) fn translated(&self) -> &[String] {
+    pub(super) fn translated(&self) -> &[(HostPort, String)] {
         &self.translated
     }
 
@@ -163,7 +163,7 @@ impl Ports {
 }
 
 /// A line for each that somebody else's rules translate.
-fn translated(ports: &[HostPort]) -> Vec<String> {
+fn translated(ports: &[HostPort]) -> Vec<(HostPort, String)> {
     if ports.is_empty() {
         return Vec::new();
     }
@@ -171,10 +171,12 @@ fn translated(ports: &[HostPort]) -> Vec<String> {
         tracing::warn!(%err, "others' rules can't be read");
         BTreeMap::new()
     });
-    let line = |(HostPort { port, transport, .. }, chain): (HostPort, String)| {
-        format!(
+    let line = |(at, chain): (HostPort, String)| {
+        let HostPort { port, transport, .. } = at;
+        let line = format!(
             "port {port}/{transport} is led elsewhere by a rule in '{chain}': remove the rule, or choose another published port"
-        )
+        );
+        (at, line)
     };
     found.into_iter().map(line).collect()
 }

@@ -43,7 +43,10 @@ impl Replica {
                 return Some(Arc::clone(&self.draft));
             }
             // Not about the state.
-            Message::Reserve { .. } | Message::Release { .. } | Message::Keys(_) => {}
+            Message::Reserve { .. }
+            | Message::TellPorts { .. }
+            | Message::Release { .. }
+            | Message::Keys(_) => {}
         }
         None
     }

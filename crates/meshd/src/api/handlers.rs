@@ -274,8 +274,8 @@ pub(super) async fn service(State(daemon): Shared, Path(name): Path<String>) -> 
     let whole = Whole::of(&member).await;
     let snapshot = &whole.snapshot;
     let service = snapshot.find_service(&name).ok_or_else(|| not_found("service", &name))?;
-    let traffic = traffic::of(&member, snapshot, Some(service)).await?;
-    Ok(whole.shows(ServiceView { traffic, ..views::service(snapshot, service) }))
+    let view = views::service(snapshot, service);
+    Ok(whole.shows(traffic::of_service(&member, &whole, service, view).await?))
 }
 
 pub(super) async fn create_service(State(daemon): Shared, Json(spec): Json<ServiceSpec>) -> Answer<Created> {

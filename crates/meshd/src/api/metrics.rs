@@ -40,7 +40,7 @@ pub(crate) async fn serve(
 pub(super) async fn metrics(State(daemon): State<Arc<Daemon>>) -> Result<Response, Failure> {
     let member = daemon.member()?;
     let snapshot = member.agent.snapshot();
-    let traffic = traffic::of(&member, &snapshot, None).await?;
+    let traffic = traffic::of_this_node(&member, &snapshot).await?;
     let degraded = member.agent.applied.borrow().ports.len();
     let conntrack = spawn_blocking(survey::conntrack).await.ok().flatten();
     let text = text(&traffic, degraded, conntrack.as_ref());

@@ -1,77 +1,92 @@
-//! What went through this node's published ports: for `service inspect`, and as metrics.
+//! What goes through published ports: of all nodes for `service inspect`, and of this one as metrics.
 
-use super::Failure;
-use crate::daemon::Member;
-use mesh_api::{CountView, TrafficView};
-use mesh_model::{Endpoint, Protocol, PublishedPort, Service, Snapshot, Transport};
-use mesh_net::{Led, Traffic, nft::Count};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+use super::{Failure, views::node_name, whole::Whole};
+use crate::{
+    agent::counted,
+    daemon::Member,
+    wire::{Counted, PortsReport, PortsReports},
 };
+use mesh_api::{DegradedView, ServiceView, TrafficView};
+use mesh_model::{NodeId, Protocol, PublishedPort, Service, ServiceId, Snapshot};
+use std::time::Duration;
+use tokio::time::timeout;
 
-/// Of all services, or of one.
-pub(super) async fn of(
-    member: &Member,
-    snapshot: &Snapshot,
-    only: Option<&Service>,
-) -> Result<Vec<TrafficView>, Failure> {
-    let counted =
-        member.agent.traffic().await.ok_or_else(|| Failure::unavailable("meshd is ending".to_owned()))?;
+/// How long the managers may take to ask their nodes: longer than these may take to answer.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What went through this node's ports of all services.
+pub(super) async fn of_this_node(member: &Member, snapshot: &Snapshot) -> Result<Vec<TrafficView>, Failure> {
+    let counted = member.agent.traffic().await.ok_or_else(ending)?;
     let counted = counted.map_err(|e| Failure::internal(e.to_string()))?;
-    let node = member.identity.name.to_string();
-    let mut views = Vec::new();
-    for service in snapshot.services.values().filter(|service| only.is_none_or(|only| only.id == service.id))
-    {
-        let Some(network) = service.ingress_network() else { continue };
-        let mut replicas: Vec<&Arc<Endpoint>> = snapshot.replicas(service.id, network).collect();
-        replicas.sort_by(|a, b| a.name.cmp(&b.name));
-        for (transport, target) in targets(service) {
-            for replica in &replicas {
-                views.extend(view(&counted, &node, service, (transport, target), replica));
-            }
-        }
-    }
-    Ok(views)
+    let me = member.identity.node;
+    let of_service = |service: &Service| {
+        let counted = counted::of_service(snapshot, service, &counted);
+        counted.iter().filter_map(|of| view(snapshot, me, service, of)).collect::<Vec<_>>()
+    };
+    Ok(snapshot.services.values().flat_map(|service| of_service(service)).collect())
 }
 
-/// The ports of replicas that published ones lead to.
-fn targets(service: &Service) -> BTreeSet<(Transport, u16)> {
-    let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Http);
-    ports.map(|port| (port.protocol.transport(), port.target)).collect()
-}
-
-/// None if nothing is counted of it here.
-fn view(
-    counted: &BTreeMap<Led, Traffic>,
-    node: &str,
+/// What all nodes tell of a service's ports.
+pub(super) async fn of_service(
+    member: &Member,
+    whole: &Whole,
     service: &Service,
-    (transport, target): (Transport, u16),
-    replica: &Endpoint,
-) -> Option<TrafficView> {
-    let of_both = replica.addresses.iter().filter_map(|ip| counted.get(&(transport, target, *ip)));
-    let sum = of_both.copied().reduce(|mut sum, of_one| {
-        sum.connections += of_one.connections;
-        sum.sent += of_one.sent;
-        sum.received += of_one.received;
-        sum
-    })?;
+    view_so_far: ServiceView,
+) -> Result<ServiceView, Failure> {
+    let snapshot = &*whole.snapshot;
+    if service.ports.is_empty() {
+        return Ok(view_so_far);
+    }
+    let (own, others) =
+        tokio::join!(member.agent.ports_report(service.id), of_all(member, whole, service.id));
+    let mut reports = others;
+    reports.insert(member.identity.node, own.ok_or_else(ending)?);
+    let mut shown = view_so_far;
+    let mut nodes: Vec<_> = snapshot.nodes.values().collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    for node in nodes {
+        let Some(PortsReport { counted, degraded }) = reports.remove(&node.id) else {
+            shown.silent.push(node.name.to_string());
+            continue;
+        };
+        shown.traffic.extend(counted.iter().filter_map(|of| view(snapshot, node.id, service, of)));
+        let degraded = degraded.into_iter();
+        shown.degraded.extend(degraded.map(|problem| DegradedView { node: node.name.to_string(), problem }));
+    }
+    Ok(shown)
+}
+
+/// Those that answer a manager, if one can be asked.
+async fn of_all(member: &Member, whole: &Whole, service: ServiceId) -> PortsReports {
+    if let Some(manager) = member.manager() {
+        return manager.ports(service).await;
+    }
+    if whole.is_partial() {
+        return PortsReports::new();
+    }
+    let asked = timeout(ASK, member.agent.link.get(&format!("/v1/agent/ports/{service}"))).await;
+    asked.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// None of an endpoint that is not known here (yet, or any more).
+fn view(snapshot: &Snapshot, node: NodeId, service: &Service, of: &Counted) -> Option<TrafficView> {
     let leads_there = |port: &&PublishedPort| {
-        port.protocol != Protocol::Http && port.protocol.transport() == transport && port.target == target
+        let same = port.protocol.transport() == of.protocol.transport();
+        port.protocol != Protocol::Http && same && port.target == of.target
     };
     Some(TrafficView {
-        node: node.to_owned(),
+        node: node_name(snapshot, node),
         service: service.name.to_string(),
-        protocol: if transport == Transport::Udp { Protocol::Udp } else { Protocol::Tcp },
+        protocol: of.protocol,
         published: service.ports.iter().filter(leads_there).map(|port| port.published).collect(),
-        target,
-        endpoint: replica.name.to_string(),
-        connections: sum.connections,
-        sent: count(sum.sent),
-        received: count(sum.received),
+        target: of.target,
+        endpoint: snapshot.endpoints.get(&of.endpoint)?.name.to_string(),
+        connections: of.connections,
+        sent: of.sent,
+        received: of.received,
     })
 }
 
-fn count(Count { packets, bytes }: Count) -> CountView {
-    CountView { packets, bytes }
+fn ending() -> Failure {
+    Failure::unavailable("meshd is ending".to_owned())
 }

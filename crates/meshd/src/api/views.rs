@@ -78,6 +78,8 @@ pub(super) fn service(snapshot: &Snapshot, service: &Service) -> ServiceView {
         total: replicas.len(),
         source_nat: source_nat(snapshot, service, &replicas),
         traffic: Vec::new(),
+        degraded: Vec::new(),
+        silent: Vec::new(),
         created: service.created,
     }
 }
@@ -122,7 +124,7 @@ pub(super) fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView
     }
 }
 
-fn node_name(snapshot: &Snapshot, id: NodeId) -> String {
+pub(super) fn node_name(snapshot: &Snapshot, id: NodeId) -> String {
     snapshot.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.to_string())
 }
 

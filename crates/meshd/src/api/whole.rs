@@ -51,6 +51,11 @@ impl Whole {
         Self { snapshot: member.agent.snapshot(), partial: false }
     }
 
+    /// Whether no manager answered.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial
+    }
+
     /// An answer made of it, with a warning for the user if it may lack something.
     pub(super) fn shows<T>(&self, value: T) -> Shown<T> {
         Shown { value, partial: self.partial }

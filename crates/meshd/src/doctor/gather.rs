@@ -124,7 +124,9 @@ impl<'a> Gather<'a> {
         );
         let (links, links_left_out) = links;
         let applied = self.agent.applied.subscribe().borrow().clone();
-        let told = |problem: &&String| !applied.kernel.contains(problem) && !applied.ports.contains(problem);
+        let told = |problem: &&String| {
+            !applied.kernel.contains(problem) && applied.ports.iter().all(|(_, of_port)| of_port != *problem)
+        };
         Evidence {
             me: self.member.identity.name.to_string(),
             address: me.map(|node| node.advertise.ip()),
@@ -143,7 +145,7 @@ impl<'a> Gather<'a> {
             networks,
             resolvers,
             front_problems: applied.problems.iter().filter(told).cloned().collect(),
-            degraded_ports: applied.ports.clone(),
+            degraded_ports: applied.ports.iter().map(|(_, problem)| problem.clone()).collect(),
             published: self.snapshot.services.values().map(|service| service.ports.len()).sum(),
             ingress,
         }

@@ -6,13 +6,13 @@ use super::{Manager, sessions::everywhere_else};
 use crate::{
     api::Failure,
     wire::{
-        Claim, Confirm, Confirmed, HoldId,
+        Claim, Confirm, Confirmed, HoldId, PortsReports,
         client::{CONNECT, Sender, exchange, open},
     },
 };
 use futures_util::future::join_all;
 use http::Method;
-use mesh_model::{Node, NodeId, Role, Snapshot};
+use mesh_model::{Node, NodeId, Role, ServiceId, Snapshot};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -145,6 +145,13 @@ impl Peers {
             }
         });
         join_all(asked).await;
+    }
+
+    /// What the agents of the other managers tell of a service's ports.
+    pub(super) async fn ports(&self, service: ServiceId) -> PortsReports {
+        let answers = self.ask_all::<PortsReports>("/v1/manager/ports", &service).await;
+        // Those of a manager that does not answer follow another.
+        answers.into_iter().filter_map(|(_, answer)| answer.ok()).flatten().collect()
     }
 
     async fn ask_all<T: DeserializeOwned>(

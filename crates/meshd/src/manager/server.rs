@@ -12,8 +12,8 @@ use crate::{
     },
     wire::{
         Applied, AttachedReport, CatchUp, CertificateHeld, Claim, Committed, CommittedEndpoint, Confirm,
-        Confirmed, Follower, HealthReport, HoldId, JoinReply, JoinRequest, RenewReply, RenewRequest,
-        Reserved, Resume,
+        Confirmed, Follower, HealthReport, HoldId, JoinReply, JoinRequest, PortsReports, PortsTold,
+        RenewReply, RenewRequest, Reserved, Resume,
     },
 };
 use anyhow::Context;
@@ -27,7 +27,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use mesh_api::{EventsQuery, json_line};
 use mesh_cluster::PeerIdentity;
-use mesh_model::{EndpointId, EndpointSpec, EndpointUpdate, NodeId, Role};
+use mesh_model::{EndpointId, EndpointSpec, EndpointUpdate, NodeId, Role, ServiceId};
 use std::{
     convert::Infallible,
     io,
@@ -87,6 +87,8 @@ impl Server {
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/attached", post(attached))
             .route("/v1/agent/reservations", post(reservations))
+            .route("/v1/agent/ports", post(ports_told))
+            .route("/v1/agent/ports/{service}", get(ports))
             .route("/v1/agent/confirm", post(confirm))
             .route(
                 "/v1/agent/endpoints/{id}",
@@ -98,6 +100,7 @@ impl Server {
             .route("/v1/manager/confirm", post(confirm_agents))
             .route("/v1/manager/hold", post(hold))
             .route("/v1/manager/release", post(release))
+            .route("/v1/manager/ports", post(ports_of_agents))
             .route("/v1/manager/store", post(store_answers))
             .fallback(async || Failure::new(StatusCode::NOT_FOUND, "this manager does not know that request"))
             .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not so"))
@@ -199,7 +202,7 @@ async fn watch(
     State(manager): Shared,
     Extension(peer): Peer,
     Extension(address): Extension<IpAddr>,
-    Query(Follower { process }): Query<Follower>,
+    Query(Follower { process, tells_ports }): Query<Follower>,
     Json(resume): Json<Option<Resume>>,
 ) -> Result<Body, Failure> {
     let node = member(&manager, peer)?;
@@ -208,7 +211,7 @@ async fn watch(
         // Another manager may be ahead of this one. If the state never comes so far, the agent is sent it as it is.
         let _ = timeout(AHEAD, manager.state.reached(resume.revision)).await;
     }
-    let lines = manager.sessions.begin(node, Caller { process, address }, resume).await?;
+    let lines = manager.sessions.begin(node, Caller { process, address, tells_ports }, resume).await?;
     Ok(Body::from_stream(stream::unfold((manager, lines), move |(manager, mut lines)| async move {
         let line = tokio::select! {
             line = lines.next() => line?,
@@ -324,6 +327,34 @@ async fn confirm_agents(
     // It may have heard of the change before this manager: agents are told of it first.
     manager.state.reached(body.revision).await;
     Ok(Json(manager.sessions.confirm(body.revision, body.except).await))
+}
+
+async fn ports_told(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(body): Json<PortsTold>,
+) -> Result<Json<()>, Failure> {
+    let node = member(&manager, peer)?;
+    manager.sessions.told(node, body);
+    Ok(Json(()))
+}
+
+async fn ports(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Path(service): Path<ServiceId>,
+) -> Result<Json<PortsReports>, Failure> {
+    member(&manager, peer)?;
+    Ok(Json(manager.ports(service).await))
+}
+
+async fn ports_of_agents(
+    State(manager): Shared,
+    Extension(peer): Peer,
+    Json(service): Json<ServiceId>,
+) -> Result<Json<PortsReports>, Failure> {
+    fellow(&manager, peer)?;
+    Ok(Json(manager.sessions.ports(service).await))
 }
 
 async fn hold(

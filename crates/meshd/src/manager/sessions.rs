@@ -5,10 +5,10 @@ use super::{
     log::{Cursor, Subscription, line},
     state::State,
 };
-use crate::wire::{Claim, Confirmed, Message, Reserved, Resume};
+use crate::wire::{Claim, Confirmed, Message, PortsReports, PortsTold, Reserved, Resume};
 use bytes::{Bytes, BytesMut};
 use mesh_cluster::membership::ClusterKeys;
-use mesh_model::NodeId;
+use mesh_model::{NodeId, ServiceId};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
@@ -24,6 +24,8 @@ use tokio::{
 const CONFIRM: Duration = Duration::from_secs(3);
 /// How long nodes may take to say whether a port is free there.
 const HOLD: Duration = Duration::from_secs(2);
+/// How long nodes may take to tell what goes through ports.
+const TELL: Duration = Duration::from_secs(2);
 /// How long a session waits for the one before it to end, of a process that is gone: longer than the server needs to
 /// notice that nobody is at the other end, and shorter than an agent's patience.
 const SUCCEED: Duration = Duration::from_millis(2200);
@@ -50,6 +52,7 @@ struct Table {
     next: u64,
     sessions: BTreeMap<NodeId, Session>,
     holds: BTreeMap<u64, Hold>,
+    questions: BTreeMap<u64, Asked>,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,8 @@ pub(super) struct Caller {
     pub(super) process: Option<u64>,
     /// Where it connects from.
     pub(super) address: IpAddr,
+    /// See [`Follower`](crate::wire::Follower).
+    pub(super) tells_ports: bool,
 }
 
 #[derive(Debug)]
@@ -78,6 +83,13 @@ struct Hold {
     waiting: BTreeSet<NodeId>,
     refusals: Vec<(NodeId, String)>,
     elsewhere: Option<BTreeSet<IpAddr>>,
+}
+
+/// What nodes are asked about a service's ports, and have told.
+#[derive(Debug)]
+struct Asked {
+    waiting: BTreeSet<NodeId>,
+    told: PortsReports,
 }
 
 /// What one session is sent; dropping it ends the session.
@@ -231,6 +243,32 @@ impl Sessions {
         self.changed.send_replace(());
     }
 
+    /// Asks every connected node what goes through a service's ports.
+    pub(super) async fn ports(&self, service: ServiceId) -> PortsReports {
+        let id = self.with(|table| {
+            table.next += 1;
+            let id = table.next;
+            let waiting = table.send(&Message::TellPorts { id, service }, |of| of.caller.tells_ports);
+            table.questions.insert(id, Asked { waiting, told: PortsReports::new() });
+            id
+        });
+        let done =
+            || self.with(|table| table.questions.get(&id).is_none_or(|asked| asked.waiting.is_empty()));
+        self.until(Instant::now() + TELL, done).await;
+        self.with(|table| table.questions.remove(&id)).map(|asked| asked.told).unwrap_or_default()
+    }
+
+    pub(super) fn told(&self, node: NodeId, told: PortsTold) {
+        self.with(|table| {
+            if let Some(asked) = table.questions.get_mut(&told.id)
+                && asked.waiting.remove(&node)
+            {
+                asked.told.insert(node, told.report);
+            }
+        });
+        self.changed.send_replace(());
+    }
+
     async fn until(&self, deadline: Instant, done: impl Fn() -> bool) {
         let mut changed = self.changed.subscribe();
         while !done() {
@@ -268,8 +306,14 @@ impl Table {
 
     /// Sends to every session that can take it; returns whose could.
     fn send_all(&self, message: &Message) -> BTreeSet<NodeId> {
+        self.send(message, |_| true)
+    }
+
+    /// The same of some.
+    fn send(&self, message: &Message, to: impl Fn(&Session) -> bool) -> BTreeSet<NodeId> {
         let line = line(message);
-        let reached = self.sessions.iter().filter(|(_, s)| s.requests.try_send(line.clone()).is_ok());
+        let sessions = self.sessions.iter().filter(|(_, session)| to(session));
+        let reached = sessions.filter(|(_, s)| s.requests.try_send(line.clone()).is_ok());
         reached.map(|(id, _)| *id).collect()
     }
 }
@@ -330,6 +374,9 @@ impl Drop for Stream {
                 // Its answers will not come any more.
                 for hold in table.holds.values_mut() {
                     hold.waiting.remove(&node);
+                }
+                for asked in table.questions.values_mut() {
+                    asked.waiting.remove(&node);
                 }
             }
         });
