@@ -42,7 +42,7 @@ fn what_goes_through_a_port_is_counted() {
             let host = lab.host(name)?;
             host.meshd_under(&["sh", "-c", r#"exec "$@" --metrics-listen 127.0.0.1:9469"#, "sh"])
         };
-        let cluster = Cluster::of(vec![host("vm1")?, host("vm2")?, host("vm3")?])?;
+        let cluster = Cluster::managers_of(vec![host("vm1")?, host("vm2")?, host("vm3")?])?;
         let (vm1, vm3) = (cluster.vm1(), cluster.vm3());
         let subnets = ["--subnet", "192.168.100.0/24", "--subnet", "fd00:100::/64"];
         vm1.meshctl(&[&["network", "create"], &subnets[..], &["blue"]].concat()).ok()?;
