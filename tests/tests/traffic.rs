@@ -92,9 +92,22 @@ fn what_goes_through_a_port_is_counted() {
         let after = told(vm3, vm3, 8080)?;
         ensure!((after[0].1[0], after[1].1[0]) == (13, 7), "{after:?}");
 
+        // What a process relays is told a little later.
+        for url in ["http://127.0.0.1:8080/", "http://[::1]:8080/"] {
+            vm1.answers(url, 2)?;
+        }
+        within(CONVERGES, "what is relayed is counted", || {
+            let relayed = told(vm3, vm1, 8080)?;
+            let [connections, _, sent, _, received] = relayed[0].1;
+            ensure!(connections == 4 && sent > 200 && received > 200, "{relayed:?}");
+            ensure!(relayed[1].1 == [0; 5], "it is unhealthy: {relayed:?}");
+            Ok(())
+        })?;
+
         let text = vm3.meshctl(&["service", "inspect", "web"]).ok()?;
         ensure!(text.contains("8080/tcp on vm3 to web1: 13 connections, sent "), "{text}");
-        ensure!(!text.contains(" on vm1 to "), "nothing to tell of: {text}");
+        ensure!(text.contains("8080/tcp on vm1 to web1: 4 connections, sent "), "{text}");
+        ensure!(!text.contains(" on vm2 to "), "nothing to tell of: {text}");
         cluster.daemons[1].pause()?;
         let text = vm1.meshctl(&["service", "inspect", "web"]).ok()?;
         let not_told = text.lines().any(|line| line.starts_with("Not told by:") && line.ends_with(" vm2"));

@@ -26,11 +26,19 @@ pub struct TrafficView {
     pub received: CountView,
 }
 
+impl std::ops::Add for CountView {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
 /// Packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountView {
-    /// Packets; what the kernel handles together counts as one.
+    /// Packets; what the kernel handles together counts as one. Those of TCP connections that a process relays are not known.
     pub packets: u64,
-    /// Bytes, with their IP headers.
+    /// Bytes, with their IP headers where the kernel forwards.
     pub bytes: u64,
 }

@@ -27,6 +27,6 @@ pub use error::Error;
 pub use health::{Check, HealthChecks, Probe, Report, Verdict, plan_checks};
 pub use ingress::Ingress;
 pub use listening::Listeners;
-pub use relay::{Datagrams, OpenDatagrams, Relay, UdpSockets};
+pub use relay::{Datagrams, OpenDatagrams, Relay, Tally, Target, UdpSockets, Volume};
 pub use routes::{Backend, ListenAddr, Route, Routes};
 pub use settings::Settings;

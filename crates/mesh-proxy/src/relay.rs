@@ -7,8 +7,10 @@ mod datagrams;
 mod flows;
 mod packet;
 mod stream;
+mod tally;
 
 pub use datagrams::{Datagrams, OpenDatagrams, UdpSockets};
+pub use tally::{Tally, Target, Volume};
 
 use crate::{
     Error,
@@ -35,15 +37,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Relay(Listening<Streams>);
 
 impl Relay {
-    /// A relay that follows these listeners and routes, and reaches backends through `connect`.
+    /// A relay that follows these listeners and routes, reaches backends through `connect`, and counts what it relays.
     pub fn new(
         listeners: watch::Receiver<Listeners>,
         routes: watch::Receiver<Arc<Routes>>,
         connect: Arc<dyn Connect>,
+        tally: Tally,
         settings: Settings,
     ) -> Self {
         let limit = settings.max_connections;
-        let streams = Streams { balancer: Balancer::default(), connect, settings, tasks: TaskTracker::new() };
+        let (balancer, tasks) = (Balancer::default(), TaskTracker::new());
+        let streams = Streams { balancer, connect, tally, settings, tasks };
         Self(Listening::new(listeners, routes, streams, limit))
     }
 
@@ -62,6 +66,7 @@ impl Relay {
 struct Streams {
     balancer: Balancer,
     connect: Arc<dyn Connect>,
+    tally: Tally,
     settings: Settings,
     tasks: TaskTracker,
 }
@@ -75,8 +80,9 @@ impl Serving for Streams {
             stop.cancelled().await;
             sleep(self.settings.drain).await;
         };
+        let counters = self.tally.begin(Transport::Tcp, &backend);
         let ended = select! {
-            ended = stream::relay(&client, &upstream) => ended,
+            ended = stream::relay(&client, &upstream, &counters) => ended,
             () = cut => Err(io::Error::other("it outlived its listener's drain")),
         };
         if let Err(err) = ended {

@@ -115,7 +115,11 @@ pub(crate) const FIELDS: &[Column<ServiceView>] = &[
 
 /// `80/tcp on vm1 to web1: 12 connections, sent 3.4 kB (40 packets), received 12.0 MB (900 packets)`.
 fn traffic(of: &TrafficView) -> String {
-    let count = |count: mesh_api::CountView| format!("{} ({} packets)", bytes(count.bytes), count.packets);
+    let count = |count: mesh_api::CountView| match count.packets {
+        // Relayed: a process sees no packets.
+        0 if count.bytes > 0 => bytes(count.bytes),
+        packets => format!("{} ({packets} packets)", bytes(count.bytes)),
+    };
     format!(
         "{}/{} on {} to {}: {} connections, sent {}, received {}",
         joined(&of.published),

@@ -228,21 +228,18 @@ impl Agent {
 
     /// What this node tells of a service's published ports; none when the daemon ends.
     pub(crate) async fn ports_report(&self, service: ServiceId) -> Option<PortsReport> {
-        let counted = self.traffic().await?;
+        let Counts { led, relayed } = self.traffic().await?;
         let snapshot = self.snapshot();
         let Some(service) = snapshot.services.get(&service) else { return Some(PortsReport::default()) };
         let applied = self.applied.borrow();
         let is_its = |port: &HostPort| service.ports.iter().any(|of| HostPort::from(of) == *port);
         let degraded = applied.ports.iter().filter(|(port, _)| is_its(port));
         let mut degraded: Vec<String> = degraded.map(|(_, problem)| problem.clone()).collect();
-        let counted = counted.map(|counted| counted::of_service(&snapshot, service, &counted));
-        Some(PortsReport {
-            counted: counted.unwrap_or_else(|err| {
-                degraded.push(format!("what goes through ports is not known: {err}"));
-                Vec::new()
-            }),
-            degraded,
-        })
+        let led = led.unwrap_or_else(|err| {
+            degraded.push(format!("what the kernel led through ports is not known: {err}"));
+            BTreeMap::new()
+        });
+        Some(PortsReport { counted: counted::of_service(&snapshot, service, &led, &relayed), degraded })
     }
 
     /// Repairs what others changed in the kernel, now.

@@ -18,6 +18,7 @@ mod daemon;
 mod log;
 mod messages;
 mod names;
+mod telling;
 
 pub(crate) use channel::{receive, send};
 pub(crate) use messages::{
@@ -27,11 +28,15 @@ pub(crate) use messages::{
 use crate::{
     config::{LogFormat, LogLevel},
     sockets::Sockets,
+    wire::Counted,
 };
 use anyhow::Context;
 use daemon::{Daemons, Event};
+use mesh_api::CountView;
 use mesh_model::{Key, NodeId, Snapshot};
-use mesh_proxy::{Datagrams, Error, Ingress, Listeners, Relay, Routes, Settings, UdpSockets};
+use mesh_proxy::{
+    Datagrams, Error, Ingress, Listeners, Relay, Routes, Settings, Tally, Target, UdpSockets, Volume,
+};
 use names::Names;
 use std::{
     collections::BTreeMap,
@@ -41,6 +46,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use telling::Telling;
 use tokio::{
     select,
     signal::unix::{SignalKind, signal},
@@ -117,7 +123,8 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             event = daemons.next() => match event {
                 Event::Met => {
-                front.names.meet();
+                front.telling_names.meet();
+                front.telling_relayed.meet();
                 front.introduce(daemons).await;
             }
                 Event::Told(order, descriptors) => {
@@ -139,13 +146,7 @@ async fn serve(front: &mut Front, daemons: &mut Daemons) -> anyhow::Result<()> {
                 let snapshot = Arc::clone(&front.snapshot.borrow());
                 front.names.look_at_host(&snapshot, &front.held);
                 front.serve_names(daemons).await;
-                if let Some(report) = front.names.report() {
-                    let telling = daemons.tell(Report::Names(report), Descriptors::default());
-                    // One that does not listen is told again.
-                    if timeout(TELL, telling).await.is_err() {
-                        front.names.forget_report();
-                    }
-                }
+                front.tell(daemons).await;
             }
         }
     }
@@ -161,6 +162,10 @@ struct Front {
     snapshot: watch::Sender<Arc<Snapshot>>,
     held: Held,
     names: Names,
+    /// What is relayed.
+    tally: Tally,
+    telling_names: Telling<NamesReport>,
+    telling_relayed: Telling<Vec<Counted>>,
     listening: Handles<TcpListener>,
     receiving: Handles<UdpSocket>,
     http: watch::Sender<Listeners>,
@@ -184,8 +189,10 @@ impl Front {
         let sockets = Arc::new(Sockets::new(args.run_dir, args.node, seen));
         let names = Names::new(args.node, Sockets::clone(&sockets));
         let ingress = Ingress::new(to_http, to_routes.clone(), sockets.clone(), Settings::default());
-        let relay = Relay::new(to_streams, to_routes.clone(), sockets.clone(), Settings::default());
-        let of_datagrams = Datagrams::new(to_datagrams, to_routes, sockets);
+        let tally = Tally::default();
+        let relay =
+            Relay::new(to_streams, to_routes.clone(), sockets.clone(), tally.clone(), Settings::default());
+        let of_datagrams = Datagrams::new(to_datagrams, to_routes, sockets, tally.clone());
         let mut serving = JoinSet::new();
         serving.spawn(ingress.run(retire.clone(), cancel.clone()));
         serving.spawn(relay.run(retire.clone(), cancel.clone()));
@@ -195,6 +202,9 @@ impl Front {
             snapshot,
             held: Held::default(),
             names,
+            tally,
+            telling_names: Telling::new(),
+            telling_relayed: Telling::new(),
             listening: BTreeMap::new(),
             receiving: BTreeMap::new(),
             http,
@@ -221,12 +231,33 @@ impl Front {
         daemons.tell(ready, Descriptors::default()).await;
     }
 
+    /// Tells a daemon what is news of the name servers and the relay. One that does not listen is told again.
+    async fn tell(&mut self, daemons: &Daemons) {
+        let telling = |report| timeout(TELL, daemons.tell(report, Descriptors::default()));
+        if let Some(report) = self.telling_names.news(self.names.report())
+            && telling(Report::Names(report)).await.is_err()
+        {
+            self.telling_names.forget();
+        }
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let relayed = self.tally.read(|endpoint| snapshot.endpoints.contains_key(&endpoint));
+        if let Some(report) = self.telling_relayed.news(relayed.into_iter().map(counted).collect())
+            && telling(Report::Relayed(report)).await.is_err()
+        {
+            self.telling_relayed.forget();
+        }
+    }
+
     /// Does as it is told; returns whether it goes on.
     async fn follow(&mut self, order: Order, descriptors: Descriptors, daemons: &Daemons) -> bool {
         match order {
             Order::Open(place) => drop(self.held.insert(place, descriptors)),
             Order::Close(place) => drop(self.held.remove(&place)),
-            Order::Forward(config) => self.names.set_forwarding(config),
+            Order::Forward(config) => {
+                self.names.set_forwarding(config);
+                self.telling_names.begin();
+                self.telling_relayed.begin();
+            }
             Order::Apply { turn, delta } => {
                 let mut snapshot = Arc::unwrap_or_clone(self.snapshot.send_replace(Arc::default()));
                 let changed = delta.changed();
@@ -278,6 +309,18 @@ impl Front {
             ended.context(SERVING)?.context(SERVING)?;
         }
         Ok(())
+    }
+}
+
+fn counted((target, volume): (Target, Volume)) -> Counted {
+    let view = |(packets, bytes)| CountView { packets, bytes };
+    Counted {
+        protocol: target.transport.into(),
+        target: target.port,
+        endpoint: target.endpoint,
+        connections: volume.connections,
+        sent: view(volume.sent),
+        received: view(volume.received),
     }
 }
 

@@ -191,19 +191,27 @@ pub(crate) fn host_key(port: HostPort) -> (&'static str, Data) {
 /// looks through all chains and sets for each name.
 const FEW: usize = 16;
 
+/// The ports of a service that are counted, by elements of sets for each of them and each replica.
+const COUNTED: usize = 1024;
+
 /// Whether a port shares a chain with others of its service that have the same number here and at the replicas.
 fn is_one_of_many(service: &Service, port: &PublishedPort) -> bool {
+    has_more_alike(service, port, FEW)
+}
+
+/// Whether more ports of a service than this have the same number here and at the replicas, and a port is one of them.
+fn has_more_alike(service: &Service, port: &PublishedPort, than: usize) -> bool {
     let alike = |other: &&PublishedPort| {
         other.published == other.target
             && (other.protocol, other.mode) == (port.protocol, port.mode)
             && is_led(other)
     };
-    alike(&port) && service.ports.iter().filter(alike).nth(FEW).is_some()
+    alike(&port) && service.ports.iter().filter(alike).nth(than).is_some()
 }
 
-/// Whether what goes through a port is counted: by elements of which there would be too many otherwise.
+/// Whether what goes through a port is counted.
 pub(super) fn is_counted(service: &Service, port: &PublishedPort) -> bool {
-    port.protocol != Protocol::Http && is_led(port) && !is_one_of_many(service, port)
+    port.protocol != Protocol::Http && is_led(port) && !has_more_alike(service, port, COUNTED)
 }
 
 fn chain_name(service: &Service, port: &PublishedPort) -> String {

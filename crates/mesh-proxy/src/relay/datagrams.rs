@@ -4,6 +4,7 @@ use super::{
     buffers,
     flows::{Flow, Flows, Pulse},
     packet::{self, Between},
+    tally::{Counters, Tally},
 };
 use crate::{
     Error,
@@ -58,16 +59,19 @@ struct Shared {
     /// Raised after each change of routes.
     changes: watch::Sender<()>,
     open: Arc<dyn OpenDatagrams>,
+    tally: Tally,
 }
 
 impl Datagrams {
-    /// A relay that follows these sockets and routes, and reaches backends by sockets from `open`.
+    /// A relay that follows these sockets and routes, reaches backends by sockets from `open`, and counts what it relays.
     pub fn new(
         sockets: watch::Receiver<UdpSockets>,
         routes: watch::Receiver<Arc<Routes>>,
         open: Arc<dyn OpenDatagrams>,
+        tally: Tally,
     ) -> Self {
-        let shared = Shared { balancer: Balancer::default(), changes: watch::Sender::new(()), open };
+        let (balancer, changes) = (Balancer::default(), watch::Sender::new(()));
+        let shared = Shared { balancer, changes, open, tally };
         Self { sockets, routes, shared: Arc::new(shared), served: BTreeMap::new() }
     }
 
@@ -187,7 +191,10 @@ impl Port {
         };
         // At once: the runtime does not know yet that a new socket has room.
         match SockRef::from(&*flow.upstream).send(bytes) {
-            Ok(_) => flow.pulse.beat(Instant::now(), false),
+            Ok(_) => {
+                flow.pulse.beat(Instant::now(), false);
+                flow.counters.sent.datagram(bytes.len());
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // What the datagram before met, as a refusal.
             Err(err) => {
@@ -206,11 +213,13 @@ impl Port {
             let opened = self.shared.open.open(backend.network, backend.addr);
             match opened.and_then(UdpSocket::from_std) {
                 Ok(upstream) => {
-                    let (flow, end) = Flow::new(backend, upstream);
+                    let counters = self.shared.tally.begin(Transport::Udp, &backend);
+                    let (flow, end) = Flow::new(backend, upstream, counters);
                     tokio::spawn(answers(
                         Arc::clone(&self.socket),
                         Arc::clone(&flow.upstream),
                         Arc::clone(&flow.pulse),
+                        Arc::clone(&flow.counters),
                         between,
                         end,
                     ));
@@ -243,6 +252,7 @@ async fn answers(
     socket: Arc<UdpSocket>,
     upstream: Arc<UdpSocket>,
     pulse: Arc<Pulse>,
+    counters: Arc<Counters>,
     between: Between,
     end: CancellationToken,
 ) {
@@ -262,6 +272,7 @@ async fn answers(
             match upstream.try_recv(&mut buffer) {
                 Ok(read) => {
                     pulse.beat(Instant::now(), true);
+                    counters.received.datagram(read);
                     if let Err(err) = packet::try_send(&socket, &buffer[..read], between) {
                         tracing::debug!(client = %between.client, %err, "relay: answer lost");
                     }

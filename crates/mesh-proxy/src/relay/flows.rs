@@ -1,6 +1,6 @@
 //! Who of a port's clients is led to which replica.
 
-use super::packet::Between;
+use super::{packet::Between, tally::Counters};
 use crate::routes::Backend;
 use std::{
     collections::HashMap,
@@ -29,6 +29,7 @@ pub(super) struct Flow {
     pub(super) backend: Backend,
     pub(super) upstream: Arc<UdpSocket>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) counters: Arc<Counters>,
     /// Dropped, answers are soon no longer passed on.
     _answers: DropGuard,
 }
@@ -66,10 +67,14 @@ impl Pulse {
 
 impl Flow {
     /// With what ends the passing on of answers.
-    pub(super) fn new(backend: Backend, upstream: UdpSocket) -> (Self, CancellationToken) {
+    pub(super) fn new(
+        backend: Backend,
+        upstream: UdpSocket,
+        counters: Arc<Counters>,
+    ) -> (Self, CancellationToken) {
         let end = CancellationToken::new();
         let (upstream, pulse) = (Arc::new(upstream), Arc::new(Pulse::new()));
-        (Self { backend, upstream, pulse, _answers: end.clone().drop_guard() }, end)
+        (Self { backend, upstream, pulse, counters, _answers: end.clone().drop_guard() }, end)
     }
 }
 

@@ -1,16 +1,20 @@
 //! Bytes both ways between two connections, until both have ended.
 
-use super::buffers;
+use super::{
+    buffers,
+    tally::{Amount, Counters},
+};
 use std::io;
 use tokio::{io::Interest, net::TcpStream, select, task::coop::consume_budget};
 
 /// Relays until both ends have sent all they have; an error is a reset of either.
-pub(super) async fn relay(client: &TcpStream, upstream: &TcpStream) -> io::Result<()> {
-    tokio::try_join!(pump(client, upstream), pump(upstream, client)).map(drop)
+pub(super) async fn relay(client: &TcpStream, upstream: &TcpStream, counters: &Counters) -> io::Result<()> {
+    let (sent, received) = (&counters.sent, &counters.received);
+    tokio::try_join!(pump(client, upstream, sent), pump(upstream, client, received)).map(drop)
 }
 
 /// One direction. What can't be sent on is not read: then the kernel holds both ends back.
-async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+async fn pump(from: &TcpStream, to: &TcpStream, amount: &Amount) -> io::Result<()> {
     loop {
         unless_broken(to.writable(), from).await?;
         unless_broken(from.readable(), to).await?;
@@ -20,7 +24,10 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
             match from.try_read(&mut buffer) {
                 // An end that has sent all may still hear.
                 Ok(0) => return shutdown(to),
-                Ok(read) => write_all(to, &buffer[..read], from).await?,
+                Ok(read) => {
+                    write_all(to, &buffer[..read], from).await?;
+                    amount.bytes(read);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
             }

@@ -4,8 +4,8 @@ use crate::{
     model::{self, ME},
     rig::{DEADLINE, Places, TARGET, overlay, refusing},
 };
-use mesh_model::{Protocol, ProxyProtocol, PublishedPort, Snapshot};
-use mesh_proxy::{Error, Listeners, Relay, Routes, Settings};
+use mesh_model::{EndpointId, Protocol, ProxyProtocol, PublishedPort, Snapshot, Transport};
+use mesh_proxy::{Error, Listeners, Relay, Routes, Settings, Tally};
 use socket2::SockRef;
 use std::{
     io::{self, ErrorKind},
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// A relay on a port of the loopback, in front of replicas.
 struct Rig {
     addr: SocketAddr,
+    tally: Tally,
     retire: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
     _routes: watch::Sender<Arc<Routes>>,
@@ -45,10 +46,11 @@ impl Rig {
         let snapshot = published(addr.port(), replicas.len() as u64, header);
         let (routes, of_routes) = watch::channel(Arc::new(Routes::new(&snapshot, ME)));
         let (listeners, of_listeners) = watch::channel(Listeners::from([(addr, Arc::new(socket))]));
-        let relay = Relay::new(of_listeners, of_routes, Arc::new(places), Settings::default());
+        let tally = Tally::default();
+        let relay = Relay::new(of_listeners, of_routes, Arc::new(places), tally.clone(), Settings::default());
         let retire = CancellationToken::new();
         let task = tokio::spawn(relay.run(retire.clone(), CancellationToken::new()));
-        Self { addr, retire, task, _routes: routes, _listeners: listeners }
+        Self { addr, tally, retire, task, _routes: routes, _listeners: listeners }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -230,4 +232,43 @@ async fn a_retired_relay_serves_its_connections_to_their_end() {
     assert!(!rig.task.is_finished());
     drop((client, server));
     soon(rig.task).await.unwrap().unwrap();
+}
+
+/// A port of the first replica: connections, and bytes both ways.
+fn counted(tally: &Tally) -> Vec<(u64, u64, u64)> {
+    let counted = tally.read(|endpoint| endpoint == EndpointId::from_bits(1)).into_iter();
+    counted
+        .map(|(target, volume)| {
+            assert_eq!((target.transport, target.port), (Transport::Tcp, TARGET));
+            (volume.connections, volume.sent.1, volume.received.1)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_relayed_is_counted_while_it_goes_on() {
+    let (replica, addr) = replica().await;
+    let rig = Rig::start(&[addr], Some(ProxyProtocol::V1));
+    let (mut client, mut server) = pair(&replica, &rig).await;
+    client.write_all(b"hello").await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"hello") {
+        soon(server.read_buf(&mut heard)).await.unwrap();
+    }
+    server.write_all(b"hi").await.unwrap();
+    soon(client.read_exact(&mut [0; 2])).await.unwrap();
+    // The other end may hear of it before it is counted.
+    let become_so = async |expected| {
+        let wait = async {
+            while counted(&rig.tally) != [expected] {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{:?}", counted(&rig.tally)));
+    };
+    become_so((1, 5, 2)).await;
+    let (_again, _) = pair(&replica, &rig).await;
+    become_so((2, 5, 2)).await;
+    assert!(rig.tally.read(|_| false).is_empty(), "an endpoint that is no more is forgotten");
+    assert!(counted(&rig.tally).is_empty());
 }

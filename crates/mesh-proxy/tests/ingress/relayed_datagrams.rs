@@ -5,7 +5,7 @@ use crate::{
     rig::{DEADLINE, TARGET, overlay},
 };
 use mesh_model::{NetworkId, Protocol, PublishedPort, Snapshot};
-use mesh_proxy::{Datagrams, OpenDatagrams, Routes, UdpSockets};
+use mesh_proxy::{Datagrams, OpenDatagrams, Routes, Tally, UdpSockets};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -74,7 +74,8 @@ async fn flows_stay_with_their_replica_until_it_leaves() {
     let at = socket.local_addr().unwrap();
     let (_to_sockets, of_sockets) = watch::channel(UdpSockets::from([(at, Arc::new(socket))]));
     let (retire, cancel) = (CancellationToken::new(), CancellationToken::new());
-    let relay = Datagrams::new(of_sockets, of_routes, Arc::new(replicas));
+    let tally = Tally::default();
+    let relay = Datagrams::new(of_sockets, of_routes, Arc::new(replicas), tally.clone());
     let running = tokio::spawn(relay.run(retire, cancel.clone()));
 
     let mut flows = Vec::new();
@@ -92,6 +93,9 @@ async fn flows_stay_with_their_replica_until_it_leaves() {
     for (flow, before) in flows.iter().zip(&first) {
         assert_eq!(ask(flow).await, *before, "a flow stays");
     }
+    let counted = tally.read(|_| true);
+    let sums = counted.iter().map(|(_, volume)| (volume.connections, volume.sent, volume.received));
+    assert!(sums.eq([(3, (6, 6), (6, 6)); 2]), "{counted:?}");
     to_routes.send_replace(routes(&[2]));
     let moved = async {
         for flow in &flows {

@@ -2,24 +2,28 @@
 
 use crate::wire::Counted;
 use mesh_api::CountView;
-use mesh_model::{Endpoint, EndpointId, Protocol, Service, Snapshot, Transport};
+use mesh_model::{Endpoint, Protocol, Service, Snapshot, Transport};
 use mesh_net::{Led, Traffic, nft::Count};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Of one service's ports, in the order of its replicas' names.
+/// Of one service's ports, in the order of its replicas' names: what the kernel led there, and what was relayed.
 pub(crate) fn of_service(
     snapshot: &Snapshot,
     service: &Service,
-    counted: &BTreeMap<Led, Traffic>,
+    led: &BTreeMap<Led, Traffic>,
+    relayed: &[Counted],
 ) -> Vec<Counted> {
     let Some(network) = service.ingress_network() else { return Vec::new() };
     let mut replicas: Vec<_> = snapshot.replicas(service.id, network).collect();
     replicas.sort_by(|a, b| a.name.cmp(&b.name));
-    let targets = targets(service);
     let of_target = |target: (Transport, u16)| {
-        replicas.iter().filter_map(move |replica| of_replica(counted, target, replica))
+        replicas.iter().filter_map(move |replica| {
+            let relayed = relayed.iter().filter(|of| of.endpoint == replica.id && of.target == target.1);
+            let relayed = relayed.filter(|of| of.protocol.transport() == target.0).cloned();
+            of_replica(led, target, replica).into_iter().chain(relayed).reduce(sum)
+        })
     };
-    targets.into_iter().flat_map(of_target).collect()
+    targets(service).into_iter().flat_map(of_target).collect()
 }
 
 /// The ports of replicas that published ones lead to.
@@ -30,23 +34,51 @@ fn targets(service: &Service) -> BTreeSet<(Transport, u16)> {
 
 /// None if nothing is counted of it here.
 fn of_replica(
-    counted: &BTreeMap<Led, Traffic>,
+    led: &BTreeMap<Led, Traffic>,
     (transport, target): (Transport, u16),
     replica: &Endpoint,
 ) -> Option<Counted> {
-    let of_both = replica.addresses.iter().filter_map(|ip| counted.get(&(transport, target, *ip)));
-    let sum = of_both.copied().reduce(|mut sum, of_one| {
-        sum.connections += of_one.connections;
-        sum.sent += of_one.sent;
-        sum.received += of_one.received;
-        sum
-    })?;
-    let protocol = if transport == Transport::Udp { Protocol::Udp } else { Protocol::Tcp };
-    let Traffic { connections, sent, received } = sum;
-    let endpoint: EndpointId = replica.id;
-    Some(Counted { protocol, target, endpoint, connections, sent: view(sent), received: view(received) })
+    let of_address = |Traffic { connections, sent, received }: Traffic| Counted {
+        protocol: transport.into(),
+        target,
+        endpoint: replica.id,
+        connections,
+        sent: view(sent),
+        received: view(received),
+    };
+    let of_both = replica.addresses.iter().filter_map(|ip| led.get(&(transport, target, *ip)));
+    of_both.copied().map(of_address).reduce(sum)
+}
+
+fn sum(one: Counted, other: Counted) -> Counted {
+    Counted {
+        connections: one.connections + other.connections,
+        sent: one.sent + other.sent,
+        received: one.received + other.received,
+        ..one
+    }
 }
 
 fn view(Count { packets, bytes }: Count) -> CountView {
     CountView { packets, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_model::EndpointId;
+
+    #[test]
+    fn what_is_led_and_what_is_relayed_make_one() {
+        let counted = |connections, packets| Counted {
+            protocol: Protocol::Tcp,
+            target: 80,
+            endpoint: EndpointId::from_bits(1),
+            connections,
+            sent: CountView { packets, bytes: 100 },
+            received: CountView { packets: 1, bytes: 10 },
+        };
+        let both = sum(counted(3, 7), counted(2, 0));
+        assert_eq!((both.connections, both.sent), (5, CountView { packets: 7, bytes: 200 }));
+    }
 }

@@ -7,6 +7,7 @@ use super::pidfd::process_end;
 use crate::{
     config::{Config, DnsConfig},
     front::{self, Delta, Descriptors, Held, NamesReport, Order, PROTOCOL, Place, Report, receive, send},
+    wire::Counted,
 };
 use anyhow::{Context, ensure};
 use mesh_api::{FrontState, FrontView};
@@ -80,6 +81,7 @@ struct Reports {
     applied: watch::Receiver<u64>,
     failed: mpsc::Receiver<Place>,
     names: watch::Receiver<Arc<NamesReport>>,
+    relayed: watch::Receiver<Arc<Vec<Counted>>>,
 }
 
 /// What it says first.
@@ -177,6 +179,11 @@ impl Fronts {
     /// What its name servers do, as of a moment ago.
     pub(super) fn names(&self) -> Arc<NamesReport> {
         self.serving.as_ref().map(|front| Arc::clone(&front.reports.names.borrow())).unwrap_or_default()
+    }
+
+    /// What it relayed, likewise.
+    pub(super) fn relayed(&self) -> Arc<Vec<Counted>> {
+        self.serving.as_ref().map(|front| Arc::clone(&front.reports.relayed.borrow())).unwrap_or_default()
     }
 
     /// Places whose sockets do not work.
@@ -303,8 +310,9 @@ impl Front {
         let (to_applied, applied) = watch::channel(0);
         let (to_failed, failed) = mpsc::channel(FAILED);
         let (to_names, names) = watch::channel(Arc::default());
-        tokio::spawn(listen(Arc::clone(&stream), to_applied, to_failed, to_names));
-        let reports = Reports { applied, failed, names };
+        let (to_relayed, relayed) = watch::channel(Arc::default());
+        tokio::spawn(listen(Arc::clone(&stream), to_applied, to_failed, to_names, to_relayed));
+        let reports = Reports { applied, failed, names, relayed };
         let (since, Ready { protocol, version, retired, held, node }) = (Instant::now(), ready);
         let (told, turn) = (None, 0);
         Ok((
@@ -425,7 +433,7 @@ async fn ready(stream: &UnixStream) -> anyhow::Result<Ready> {
                 return Ok(Ready { protocol, version, node, retired, held });
             }
             Report::Log(lines) => print(&lines),
-            Report::Applied { .. } | Report::Failed(_) | Report::Names(_) => {}
+            Report::Applied { .. } | Report::Failed(_) | Report::Names(_) | Report::Relayed(_) => {}
         }
     }
 }
@@ -435,6 +443,7 @@ async fn listen(
     applied: watch::Sender<u64>,
     failed: mpsc::Sender<Place>,
     names: watch::Sender<Arc<NamesReport>>,
+    relayed: watch::Sender<Arc<Vec<Counted>>>,
 ) {
     loop {
         match receive(&stream).await {
@@ -442,6 +451,7 @@ async fn listen(
             // One too many is told again by the next pass.
             Ok(Some((Report::Failed(place), _))) => drop(failed.try_send(place)),
             Ok(Some((Report::Names(report), _))) => drop(names.send_replace(Arc::new(report))),
+            Ok(Some((Report::Relayed(report), _))) => drop(relayed.send_replace(Arc::new(report))),
             Ok(Some((Report::Log(lines), _))) => print(&lines),
             Ok(Some((Report::Holds(_) | Report::Ready { .. }, _))) => {}
             Ok(None) => return,

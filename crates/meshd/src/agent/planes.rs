@@ -7,7 +7,7 @@ use crate::{
     identity::Identity,
     lan,
     supervisor::Spawner,
-    wire::{PortsTold, Reserved},
+    wire::{Counted, PortsTold, Reserved},
 };
 use anyhow::Context;
 use mesh_model::Snapshot;
@@ -42,11 +42,16 @@ struct Known {
 enum Request {
     Pass(Arc<Snapshot>, Pass, Known, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
-    Traffic(oneshot::Sender<Counts>),
+    Traffic(Arc<Vec<Counted>>, oneshot::Sender<Counts>),
 }
 
-/// What went through published ports, or why that can't be told.
-pub(crate) type Counts = mesh_net::Result<BTreeMap<Led, Traffic>>;
+/// What went through published ports.
+pub(crate) struct Counts {
+    /// Led by the kernel, or why that can't be told.
+    pub(crate) led: mesh_net::Result<BTreeMap<Led, Traffic>>,
+    /// Relayed by a process.
+    pub(crate) relayed: Arc<Vec<Counted>>,
+}
 
 /// What is asked of the planes.
 pub(crate) enum Look {
@@ -191,7 +196,7 @@ impl Planes {
                 drop(reply.send(Some(inspection.await.context("the kernel data plane ended")?)));
             }
             (Look::Traffic(reply), _) => {
-                let asked = self.net.send(Request::Traffic(reply)).await;
+                let asked = self.net.send(Request::Traffic(self.fronts.relayed(), reply)).await;
                 asked.ok().context("the kernel data plane ended")?;
             }
             (Look::Repair(reply), running) => {
@@ -295,7 +300,9 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
                     plane.settle();
                 }
                 Request::Inspect(snapshot, reply) => drop(reply.send(plane.inspect(&snapshot))),
-                Request::Traffic(reply) => drop(reply.send(plane.traffic())),
+                Request::Traffic(relayed, reply) => {
+                    drop(reply.send(Counts { led: plane.traffic(), relayed }))
+                }
             }
         }
     })?;

@@ -2,7 +2,7 @@
 
 use super::{Failure, views::node_name, whole::Whole};
 use crate::{
-    agent::counted,
+    agent::{Counts, counted},
     daemon::Member,
     wire::{Counted, PortsReport, PortsReports},
 };
@@ -16,11 +16,11 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// What went through this node's ports of all services.
 pub(super) async fn of_this_node(member: &Member, snapshot: &Snapshot) -> Result<Vec<TrafficView>, Failure> {
-    let counted = member.agent.traffic().await.ok_or_else(ending)?;
-    let counted = counted.map_err(|e| Failure::internal(e.to_string()))?;
+    let Counts { led, relayed } = member.agent.traffic().await.ok_or_else(ending)?;
+    let led = led.map_err(|e| Failure::internal(e.to_string()))?;
     let me = member.identity.node;
     let of_service = |service: &Service| {
-        let counted = counted::of_service(snapshot, service, &counted);
+        let counted = counted::of_service(snapshot, service, &led, &relayed);
         counted.iter().filter_map(|of| view(snapshot, me, service, of)).collect::<Vec<_>>()
     };
     Ok(snapshot.services.values().flat_map(|service| of_service(service)).collect())

@@ -1,6 +1,6 @@
 //! What the daemon and a front process say to each other.
 
-use crate::config::DnsConfig;
+use crate::{config::DnsConfig, wire::Counted};
 use mesh_api::{DnsCounts, UpstreamView};
 use mesh_model::{Change, Key, NetworkId, NodeId, NodeStatus, Snapshot};
 use serde::{Deserialize, Serialize};
@@ -114,8 +114,10 @@ pub(crate) enum Report {
     Applied { turn: u64 },
     /// The sockets of that place do not work: it needs others.
     Failed(Place),
-    /// What the name servers do.
+    /// What the name servers do. Only to those that said how to [forward](Order::Forward), as all after it.
     Names(NamesReport),
+    /// What was relayed since the process started.
+    Relayed(Vec<Counted>),
     /// Lines of the log.
     Log(String),
 }

@@ -61,8 +61,6 @@ pub(super) struct Names {
     servers: JoinSet<(Place, Descriptors, Result<(), mesh_dns::Error>)>,
     loops: Option<(Instant, JoinHandle<()>)>,
     look_is_due: bool,
-    /// What the daemon was told last; none: it is none that is to be told. An older one would not understand.
-    reported: Option<NamesReport>,
 }
 
 impl Names {
@@ -80,7 +78,6 @@ impl Names {
             servers: JoinSet::new(),
             loops: None,
             look_is_due: true,
-            reported: None,
         }
     }
 
@@ -93,27 +90,18 @@ impl Names {
         self.forwarder.set_manner(Manner { order, random_case: config.random_case });
         self.upstreams = config.upstreams;
         self.resolvers_of = None;
-        self.reported = Some(NamesReport::default());
     }
 
-    /// What is done here, if that is something else than was last reported.
-    pub(super) fn report(&mut self) -> Option<NamesReport> {
+    /// What is done here.
+    pub(super) fn report(&self) -> NamesReport {
         let routes = self.routes_now();
         let routes: Vec<&Routes> = routes.iter().map(AsRef::as_ref).collect();
         let of_networks = self.served.iter().map(|(network, served)| (Some(*network), &served.view));
         let counts = of_networks.chain([(None, &self.host)]);
-        let report = NamesReport {
+        NamesReport {
             counts: counts.map(|(network, view)| (network, shown(view.counters.counts()))).collect(),
             upstreams: self.forwarder.conditions(&routes).into_iter().map(upstream_view).collect(),
-        };
-        let reported = self.reported.as_mut().filter(|reported| **reported != report)?;
-        *reported = report.clone();
-        Some(report)
-    }
-
-    /// Another daemon is there, which has not said yet how to forward.
-    pub(super) fn meet(&mut self) {
-        self.reported = None;
+        }
     }
 
     /// Follows to another state, given the records that may differ; none: all may.
@@ -132,11 +120,6 @@ impl Names {
             });
         }
         self.served.values_mut().for_each(Served::publish);
-    }
-
-    /// What was reported last was not heard.
-    pub(super) fn forget_report(&mut self) {
-        self.reported = self.reported.take().map(|_| NamesReport::default());
     }
 
     /// Runs a server on each of these sockets. Returns the places whose sockets don't work.
