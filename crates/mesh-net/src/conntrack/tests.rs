@@ -18,12 +18,12 @@ fn one(address: Ipv4Addr) -> BTreeSet<IpAddr> {
     [address.into()].into()
 }
 
-/// What goes to the VIP is answered by the backend.
-fn translate() {
+/// What goes to the VIP is answered by a backend.
+fn translate(backend: Ipv4Addr) {
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip is needed");
     assert!(status.success());
     let mut table = Table::new(Family::Ip, "test");
-    let to = Source::Constant(vec![Datum::Ipv4(BACKEND)]);
+    let to = Source::Constant(vec![Datum::Ipv4(backend)]);
     table.hook(
         "output",
         Base::new(ChainKind::Nat, Hook::Output, -100),
@@ -35,7 +35,7 @@ fn translate() {
 #[test]
 fn what_a_parting_takes_and_what_it_leaves() {
     in_namespace(|| {
-        translate();
+        translate(BACKEND);
         let mut conntrack = Conntrack::open().expect("ctnetlink");
         let (udp, tcp) = (UdpSocket::bind((BACKEND, PORT)), TcpListener::bind((BACKEND, PORT)));
         let (udp, tcp) = (udp.expect("a socket"), tcp.expect("a listener"));
@@ -70,5 +70,33 @@ fn what_a_parting_takes_and_what_it_leaves() {
         assert!(many.contains(&IpAddr::from(BACKEND)));
         assert_eq!(forget(&many, Parting::Draining), 1);
         drop((connection, accepted));
+    });
+}
+
+/// A client whose flow was forgotten, and that has begun it anew, to another backend, before all are deleted that were found.
+#[test]
+fn a_flow_that_was_begun_anew_meanwhile_stays() {
+    const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
+    in_namespace(|| {
+        let mut conntrack = Conntrack::open().expect("ctnetlink");
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let ask = || client.send_to(b"?", (VIP, PORT)).expect("sent");
+        let _backends = [BACKEND, OTHER].map(|backend| UdpSocket::bind((backend, PORT)).expect("a socket"));
+        // Now and then the kernel makes the new one in the place of the old.
+        for _ in 0..20 {
+            translate(BACKEND);
+            ask();
+            let mut found = Vec::new();
+            conntrack
+                .dump(libc::AF_INET, None, |attributes| found.extend(entry(attributes)))
+                .expect("a dump");
+            assert_eq!(found.len(), 1);
+            assert_eq!(conntrack.forget(&[(BACKEND.into(), Parting::Gone)].into()).expect("ctnetlink"), 1);
+            translate(OTHER);
+            ask();
+            conntrack.delete_all(&found).expect("what is gone already is fine");
+            assert_eq!(conntrack.backends().expect("a dump"), one(OTHER));
+            assert_eq!(conntrack.forget(&[(OTHER.into(), Parting::Gone)].into()).expect("ctnetlink"), 1);
+        }
     });
 }

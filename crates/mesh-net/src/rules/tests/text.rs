@@ -560,6 +560,15 @@ fn many_ports_of_a_service_share_a_chain_if_they_keep_their_numbers() {
     );
     assert_eq!(table.sets["ports"].elements.len(), 18);
     in_namespace(|| load(&[&table]));
+    let counted = |table: &Table| {
+        table.sets["connections"]
+            .elements
+            .keys()
+            .filter(|key| key[1] == crate::nft::Datum::Port(9000))
+            .count()
+    };
+    assert_eq!(counted(&table), 3, "one for each replica");
+    assert_eq!(counted(&many(9000..10025)), 0, "more would be too many elements");
 }
 
 #[test]
