@@ -358,7 +358,10 @@ impl Agent {
                 has.revision = revision;
                 return Some(revision);
             }
-            Message::Reserve { .. } | Message::Release { .. } | Message::Keys(_) => {}
+            Message::Reserve { .. }
+            | Message::Release { .. }
+            | Message::TellPorts { .. }
+            | Message::Keys(_) => {}
         }
         None
     }
