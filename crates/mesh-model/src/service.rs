@@ -104,6 +104,9 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Service {
+    /// What goes through ports that kernels lead is counted by port and replica, of services that have no more of them.
+    pub const COUNTED_PORTS: usize = 1024;
+
     /// The network that ingress reaches the service by.
     pub fn ingress_network(&self) -> Option<NetworkId> {
         self.networks.first().map(|on| on.network)

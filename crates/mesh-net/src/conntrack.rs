@@ -44,6 +44,7 @@ mod cta {
     pub(super) const IP_V6_SRC: u16 = 3;
     pub(super) const IP_V6_DST: u16 = 4;
     pub(super) const PROTO_NUM: u16 = 1;
+    pub(super) const PROTO_SRC_PORT: u16 = 2;
     pub(super) const PROTO_DST_PORT: u16 = 3;
 }
 
@@ -133,18 +134,26 @@ impl Conntrack {
         self.delete_all(&found)
     }
 
-    /// Deletes the entries of datagrams that were sent to these ports and translated; how many.
-    pub(crate) fn forget_datagrams(&mut self, ports: &BTreeSet<HostPort>) -> io::Result<usize> {
-        if self.occupancy()?.entries == 0 {
-            return Ok(0);
+    /// The addresses that datagrams to these ports were sent to.
+    pub(crate) fn asked_at(&mut self, ports: &BTreeSet<HostPort>) -> io::Result<BTreeSet<IpAddr>> {
+        let mut found = BTreeSet::new();
+        if self.occupancy()?.entries > 0 {
+            self.dump(libc::AF_UNSPEC, None, |attributes| {
+                found.extend(asked_port(attributes).filter(|at| is_of(*at, ports)).map(|(ip, _)| ip));
+            })?;
         }
+        Ok(found)
+    }
+
+    /// Deletes the entries of datagrams that were sent to these ports of these addresses, translated or not; how many.
+    pub(crate) fn forget_datagrams(
+        &mut self,
+        ports: &BTreeSet<HostPort>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> io::Result<usize> {
         let mut found = Vec::new();
         self.dump(libc::AF_UNSPEC, None, |attributes| {
-            let is_of = asked_port(attributes).is_some_and(|(ip, port)| {
-                let of = |ip| HostPort { ip, port, transport: Transport::Udp };
-                ports.contains(&of(None)) || ports.contains(&of(Some(ip)))
-            });
-            if is_of && status(attributes) & DST_NAT != 0 {
+            if asked_port(attributes).is_some_and(|at| addresses.contains(&at.0) && is_of(at, ports)) {
                 found.extend(entry(attributes));
             }
         })?;
@@ -167,6 +176,22 @@ impl Conntrack {
         self.dump(libc::AF_UNSPEC, None, |entry| {
             if status(entry) & DST_NAT != 0 {
                 found.extend(answering(entry));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Datagrams that were sent to an address and port and translated, by those, and by whom and which port answers.
+    pub(crate) fn led_datagrams(&mut self) -> io::Result<Vec<((IpAddr, u16), (IpAddr, u16))>> {
+        let mut found = Vec::new();
+        if self.occupancy()?.entries == 0 {
+            return Ok(found);
+        }
+        self.dump(libc::AF_UNSPEC, None, |entry| {
+            if status(entry) & DST_NAT != 0 {
+                let led = asked_port(entry)
+                    .and_then(|asked| Some((asked, (answering(entry)?, answering_port(entry)?))));
+                found.extend(led);
             }
         })?;
         Ok(found)
@@ -328,15 +353,31 @@ fn answering(entry: Attributes<'_>) -> Option<IpAddr> {
     source(entry, cta::TUPLE_REPLY)
 }
 
+/// Whether a port of an address is one of these.
+fn is_of((ip, port): (IpAddr, u16), ports: &BTreeSet<HostPort>) -> bool {
+    let at = |ip| HostPort { ip, port, transport: Transport::Udp };
+    ports.contains(&at(None)) || ports.contains(&at(Some(ip)))
+}
+
 /// What a datagram was sent to, before all translation.
 fn asked_port(entry: Attributes<'_>) -> Option<(IpAddr, u16)> {
+    let port = datagram_port(entry, cta::TUPLE_ORIG, cta::PROTO_DST_PORT)?;
     let tuple = Attributes(entry.get(cta::TUPLE_ORIG)?);
+    Some((address(Attributes(tuple.get(cta::TUPLE_IP)?), cta::IP_V4_DST, cta::IP_V6_DST)?, port))
+}
+
+/// The port that answers datagrams, after all translation.
+fn answering_port(entry: Attributes<'_>) -> Option<u16> {
+    datagram_port(entry, cta::TUPLE_REPLY, cta::PROTO_SRC_PORT)
+}
+
+fn datagram_port(entry: Attributes<'_>, tuple: u16, port: u16) -> Option<u16> {
+    let tuple = Attributes(entry.get(tuple)?);
     let proto = Attributes(tuple.get(cta::TUPLE_PROTO)?);
     if proto.get(cta::PROTO_NUM)? != [UDP] {
         return None;
     }
-    let port = u16::from_be_bytes(proto.get(cta::PROTO_DST_PORT)?.try_into().ok()?);
-    Some((address(Attributes(tuple.get(cta::TUPLE_IP)?), cta::IP_V4_DST, cta::IP_V6_DST)?, port))
+    Some(u16::from_be_bytes(proto.get(port)?.try_into().ok()?))
 }
 
 /// Who sends in one direction.

@@ -281,8 +281,7 @@ impl DataPlane {
             works.into_iter().partition(|work| matches!(work.owner, Owner::Endpoint(_)));
         let mut failed = self.build_networks(&networks, &mut objects, report);
         self.overlay_firewalls(&rules, snapshot, &desired, pass, &mut failed, report);
-        let before = earlier.as_ref().map(|earlier| &*earlier.snapshot);
-        self.partings.follow(&mut self.kernel, me.id, before, (snapshot, self.confirmed), &scope);
+        self.partings.follow(&mut self.kernel, me.id, (snapshot, self.confirmed), &scope);
         self.unready = failed.keys().copied().collect();
         // Endpoints that are no longer wanted may leave a rule behind in a target that goes on.
         let endpoint =

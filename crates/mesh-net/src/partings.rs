@@ -5,12 +5,20 @@
 //! An entry outlives the rules that made it: a flow that has one never looks at the map of backends again. UDP would be
 //! sent to a backend that is gone for as long as the client asks, and a SYN until the client gives up.
 
-use crate::{conntrack::Parting, kernel::Kernel, object::Space, ports::HostPort, scope::Scope};
+use crate::{
+    conntrack::{Conntrack, Parting},
+    kernel::Kernel,
+    object::Space,
+    ports::HostPort,
+    scope::Scope,
+};
 use mesh_model::{
-    Availability, Endpoint, EndpointId, NetworkId, NodeId, NodeStatus, Protocol, ServiceId, Snapshot,
+    Availability, Endpoint, EndpointId, NetworkId, NodeId, NodeStatus, Protocol, PublishedPort, ServiceId,
+    Snapshot, Transport,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::IpAddr,
     sync::Arc,
 };
@@ -28,32 +36,37 @@ pub(crate) struct Partings {
     seen: BTreeMap<EndpointId, (Arc<Endpoint>, Option<Parting>)>,
     /// Who has left further and still has connections.
     leaving: BTreeMap<NetworkId, Leaving>,
-    /// Published ports for datagrams that lead nowhere any more, or elsewhere.
+    /// Where published ports for datagrams led last.
+    ports: BTreeMap<HostPort, Led>,
+    /// Those that lead nowhere any more, or elsewhere, or are new.
     moved: BTreeSet<HostPort>,
+}
+
+/// What a published port leads to, and which port of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Led {
+    Service(ServiceId, u16),
+    Endpoint(EndpointId, u16),
 }
 
 impl Partings {
     /// Takes note of replicas that have left, or have gone further on their way out, since it was last called, and of this
-    /// node's ports that lead elsewhere than they did in the state before.
+    /// node's ports that lead elsewhere than they did.
     pub(crate) fn follow(
         &mut self,
         kernel: &mut Kernel,
         me: NodeId,
-        before: Option<&Snapshot>,
         (snapshot, confirmed): (&Snapshot, bool),
         scope: &Scope,
     ) {
-        if let Some(before) = before {
-            let now = datagram_ports(snapshot, me, scope);
-            let moved = datagram_ports(before, me, scope).into_iter();
-            self.moved.extend(moved.filter(|(port, to)| now.get(port) != Some(to)).map(|(port, _)| port));
-        }
+        self.note_ports(datagram_ports(snapshot, me, scope), scope);
         self.note(snapshot, scope);
         if confirmed && !std::mem::replace(&mut self.looked_back, true) {
             for (network, gone) in left_before(kernel, snapshot) {
                 let gone = gone.into_iter().map(|address| (address, Parting::Gone));
                 self.leaving.entry(network).or_default().extend(gone);
             }
+            self.moved.extend(led_elsewhere(kernel, snapshot, &self.ports));
         }
     }
 
@@ -66,49 +79,72 @@ impl Partings {
         self.leaving = later;
         let all: Leaving =
             leaving.values().flatten().map(|(address, parting)| (*address, *parting)).collect();
-        let networks = leaving.into_iter().map(|(network, some)| (Space::Overlay(network), some));
-        for (space, leaving) in networks.chain([(Space::Host, all)]) {
+        let mut all_forgotten = true;
+        let networks = leaving.iter().map(|(network, some)| (Space::Overlay(*network), some));
+        for (space, leaving) in networks.chain([(Space::Host, &all)]) {
             if leaving.is_empty() || !kernel.is_open(space) {
                 continue;
             }
-            match kernel.conntrack(space).map(|conntrack| conntrack.forget(&leaving)) {
-                Ok(Ok(0)) => {}
+            match kernel.conntrack(space).map(|conntrack| conntrack.forget(leaving)) {
+                Ok(Ok(0)) => continue,
                 Ok(Ok(entries)) => {
-                    tracing::debug!(%space, entries, "connections to backends that left are forgotten")
+                    tracing::debug!(%space, entries, "connections to backends that left are forgotten");
+                    continue;
                 }
                 Ok(Err(err)) => {
-                    tracing::warn!(%space, %err, "connections to backends that left are not forgotten: they hang until they time out")
+                    tracing::warn!(%space, %err, "connections to backends that left are not forgotten yet");
                 }
                 Err(err) => tracing::warn!(%space, %err, "connection tracking is out of reach"),
+            }
+            all_forgotten = false;
+        }
+        if !all_forgotten {
+            // Tried again after the next pass; what was forgotten is found no more.
+            for (network, some) in leaving {
+                let again = some.into_iter();
+                again.for_each(|(address, parting)| leave(&mut self.leaving, network, address, parting));
             }
         }
     }
 
+    /// What cannot be done is tried again after the next pass.
     fn settle_ports(&mut self, kernel: &mut Kernel) {
-        let moved = std::mem::take(&mut self.moved);
-        if moved.is_empty() || !kernel.is_open(Space::Host) {
+        if self.moved.is_empty() || !kernel.is_open(Space::Host) {
             return;
         }
-        let forgotten = kernel.conntrack(Space::Host).map(|conntrack| conntrack.forget_datagrams(&moved));
-        match forgotten {
-            Ok(Ok(entries)) => {
-                tracing::debug!(entries, "flows to ports that lead elsewhere now are forgotten")
+        match forget_flows(kernel, &self.moved) {
+            Ok(entries) => {
+                self.moved.clear();
+                tracing::debug!(entries, "flows to ports that lead elsewhere now are forgotten");
             }
-            Ok(Err(err)) => tracing::warn!(%err, "flows to ports that lead elsewhere now are not forgotten"),
-            Err(err) => tracing::warn!(%err, "connection tracking is out of reach"),
+            Err(err) => tracing::warn!(%err, "flows to ports that lead elsewhere now are not forgotten yet"),
         }
+    }
+
+    /// `now` are the ports of what is looked at.
+    fn note_ports(&mut self, now: BTreeMap<HostPort, Led>, scope: &Scope) {
+        let is_looked_at = |led: &Led| match led {
+            Led::Service(service, _) => scope.has_service(*service),
+            Led::Endpoint(endpoint, _) => scope.has_endpoint(*endpoint),
+        };
+        let before: BTreeMap<_, _> = self.ports.extract_if(.., |_, led| is_looked_at(led)).collect();
+        // Who asked at one before it was published has an entry that leads to this host itself.
+        let differs = |port: &&HostPort| before.get(port) != now.get(port);
+        self.moved.extend(before.keys().chain(now.keys()).filter(differs));
+        self.ports.extend(now);
     }
 
     fn note(&mut self, snapshot: &Snapshot, scope: &Scope) {
         let Self { begun, seen, leaving, .. } = self;
         let mut leaves = |endpoint: &Endpoint, parting: Parting| {
-            let of_network = leaving.entry(endpoint.network).or_default();
             for address in &endpoint.addresses {
-                let known = of_network.entry(*address).or_insert(parting);
-                *known = parting.max(*known);
+                leave(leaving, endpoint.network, *address, parting);
             }
         };
-        let replicas = scope.endpoints(snapshot).filter(|endpoint| endpoint.service.is_some());
+        // Containers that publish ports themselves are backends of these.
+        let replicas = scope
+            .endpoints(snapshot)
+            .filter(|endpoint| endpoint.service.is_some() || !endpoint.ports.is_empty());
         let mut now: BTreeMap<_, _> = replicas
             .map(|endpoint| (endpoint.id, (Arc::clone(endpoint), parting(snapshot, endpoint))))
             .collect();
@@ -131,13 +167,24 @@ impl Partings {
     }
 }
 
-/// Where the ports that these services publish for datagrams on a node lead.
-fn datagram_ports(snapshot: &Snapshot, me: NodeId, scope: &Scope) -> BTreeMap<HostPort, (ServiceId, u16)> {
-    let ports = scope.services(snapshot).flat_map(|service| {
-        let ports = snapshot.published_on(service, me).filter(|port| port.protocol == Protocol::Udp);
-        ports.map(|port| (HostPort::from(port), (service.id, port.target)))
+fn leave(leaving: &mut BTreeMap<NetworkId, Leaving>, network: NetworkId, address: IpAddr, parting: Parting) {
+    let known = leaving.entry(network).or_default().entry(address).or_insert(parting);
+    *known = parting.max(*known);
+}
+
+/// Where the ports that these services, and these endpoints of a node, publish for datagrams there lead.
+fn datagram_ports(snapshot: &Snapshot, me: NodeId, scope: &Scope) -> BTreeMap<HostPort, Led> {
+    let is_of_datagrams = |port: &&PublishedPort| port.protocol == Protocol::Udp;
+    let of_services = scope.services(snapshot).flat_map(|service| {
+        let ports = snapshot.published_on(service, me).filter(is_of_datagrams);
+        ports.map(|port| (HostPort::from(port), Led::Service(service.id, port.target)))
     });
-    ports.collect()
+    let own = scope.endpoints(snapshot).filter(|endpoint| endpoint.node == me);
+    let of_endpoints = own.flat_map(|endpoint| {
+        let ports = endpoint.ports.iter().filter(is_of_datagrams);
+        ports.map(|port| (HostPort::from(port), Led::Endpoint(endpoint.id, port.target)))
+    });
+    of_services.chain(of_endpoints).collect()
 }
 
 /// Backends that connections are left to, and that are none any more: they left while no daemon ran.
@@ -162,6 +209,48 @@ fn left_before(kernel: &mut Kernel, snapshot: &Snapshot) -> BTreeMap<NetworkId, 
         }
     }
     left
+}
+
+/// Forgets flows to ports of this host; how many. What the host forwards to others' ports of the number is none of them.
+fn forget_flows(kernel: &mut Kernel, ports: &BTreeSet<HostPort>) -> io::Result<usize> {
+    let asked = kernel.conntrack(Space::Host).map_err(io::Error::other)?.asked_at(ports)?;
+    let mut own = BTreeSet::new();
+    for address in asked {
+        if kernel.is_local(Space::Host, address).map_err(io::Error::other)? {
+            own.insert(address);
+        }
+    }
+    if own.is_empty() {
+        return Ok(0);
+    }
+    kernel.conntrack(Space::Host).map_err(io::Error::other)?.forget_datagrams(ports, &own)
+}
+
+/// Ports of datagrams that are led into a network still, but not where the port leads: it was moved while no daemon ran.
+fn led_elsewhere(
+    kernel: &mut Kernel,
+    snapshot: &Snapshot,
+    ports: &BTreeMap<HostPort, Led>,
+) -> BTreeSet<HostPort> {
+    let found = kernel.conntrack(Space::Host).map(Conntrack::led_datagrams);
+    let found = found.ok().and_then(std::result::Result::ok).unwrap_or_default();
+    let has = |endpoint: &Endpoint, address| endpoint.addresses.contains(&address);
+    let is_led_there = |led: &Led, (address, port): (IpAddr, u16)| match led {
+        Led::Service(service, target) => {
+            let mut of_service = snapshot.endpoints.values().filter(|of| of.service == Some(*service));
+            port == *target && of_service.any(|endpoint| has(endpoint, address))
+        }
+        Led::Endpoint(endpoint, target) => {
+            port == *target && snapshot.endpoints.get(endpoint).is_some_and(|of| has(of, address))
+        }
+    };
+    let elsewhere = |((ip, port), answering): &((IpAddr, u16), (IpAddr, u16))| {
+        let at = |ip| HostPort { ip, port: *port, transport: Transport::Udp };
+        let is_ours = snapshot.networks.values().any(|network| network.subnet_of(answering.0).is_some());
+        let led = ports.get(&at(Some(*ip))).or_else(|| ports.get(&at(None)));
+        (is_ours && !led.is_some_and(|led| is_led_there(led, *answering))).then(|| at(Some(*ip)))
+    };
+    found.iter().filter_map(elsewhere).collect()
 }
 
 /// Who answers translated connections in a space. Out of reach: whoever forgets them says so.

@@ -12,7 +12,7 @@ use crate::{
 };
 use clap::{Subcommand, ValueEnum};
 use mesh_api::{EndpointFilter, EndpointView, ServiceView, TrafficView};
-use mesh_model::{Balance, EndpointMode, ParsePortError, PublishedPort};
+use mesh_model::{Balance, EndpointMode, ParsePortError, PublishedPort, Service};
 
 /// What can be asked of services.
 #[derive(Debug, Subcommand)]
@@ -100,8 +100,10 @@ pub(crate) const FIELDS: &[Column<ServiceView>] = &[
         s.degraded.iter().map(line).collect::<Vec<_>>().join("\n")
     }),
     ("Traffic", |s, _| {
-        let some = s.traffic.iter().filter(|of| of.connections > 0 || of.sent.packets > 0);
-        some.map(traffic).collect::<Vec<_>>().join("\n")
+        let some = s.traffic.iter().filter(|of| of.connections > 0 || of.sent.packets > 0).map(traffic);
+        let uncounted = (s.ports.len() > Service::COUNTED_PORTS)
+            .then(|| format!("not counted: more than {} ports", Service::COUNTED_PORTS));
+        uncounted.into_iter().chain(some).collect::<Vec<_>>().join("\n")
     }),
     ("Not told by", |s, _| s.silent.join(", ")),
     ("Health check", |s, _| s.health.as_ref().map(health::described).unwrap_or_default()),

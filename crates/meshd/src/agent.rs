@@ -57,8 +57,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests about ports that wait for the planes.
 const PORT_REQUESTS: usize = 64;
-/// Looks that wait for the planes.
-const LOOKS: usize = 4;
+/// Looks that wait for the planes, and are taken together.
+const LOOKS: usize = 64;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -220,7 +220,7 @@ impl Agent {
     }
 
     /// What went through this node's published ports; none when the daemon ends.
-    pub(crate) async fn traffic(&self) -> Option<Counts> {
+    pub(crate) async fn traffic(&self) -> Option<Arc<Counts>> {
         let (reply, answer) = oneshot::channel();
         self.looks.send(Look::Traffic(reply)).await.ok()?;
         answer.await.ok()
@@ -228,18 +228,20 @@ impl Agent {
 
     /// What this node tells of a service's published ports; none when the daemon ends.
     pub(crate) async fn ports_report(&self, service: ServiceId) -> Option<PortsReport> {
-        let Counts { led, relayed } = self.traffic().await?;
+        let counts = self.traffic().await?;
         let snapshot = self.snapshot();
         let Some(service) = snapshot.services.get(&service) else { return Some(PortsReport::default()) };
         let applied = self.applied.borrow();
         let is_its = |port: &HostPort| service.ports.iter().any(|of| HostPort::from(of) == *port);
         let degraded = applied.ports.iter().filter(|(port, _)| is_its(port));
         let mut degraded: Vec<String> = degraded.map(|(_, problem)| problem.clone()).collect();
-        let led = led.unwrap_or_else(|err| {
+        if let Err(err) = &counts.led {
             degraded.push(format!("what the kernel led through ports is not known: {err}"));
-            BTreeMap::new()
-        });
-        Some(PortsReport { counted: counted::of_service(&snapshot, service, &led, &relayed), degraded })
+        }
+        let mut counted = counted::of_service(&snapshot, service, &counts);
+        // Of many ports and replicas most have seen nobody.
+        counted.retain(|of| of.connections > 0 || of.sent.packets > 0 || of.received.packets > 0);
+        Some(PortsReport { counted, degraded })
     }
 
     /// Repairs what others changed in the kernel, now.

@@ -191,27 +191,20 @@ pub(crate) fn host_key(port: HostPort) -> (&'static str, Data) {
 /// looks through all chains and sets for each name.
 const FEW: usize = 16;
 
-/// The ports of a service that are counted, by elements of sets for each of them and each replica.
-const COUNTED: usize = 1024;
-
 /// Whether a port shares a chain with others of its service that have the same number here and at the replicas.
 fn is_one_of_many(service: &Service, port: &PublishedPort) -> bool {
-    has_more_alike(service, port, FEW)
-}
-
-/// Whether more ports of a service than this have the same number here and at the replicas, and a port is one of them.
-fn has_more_alike(service: &Service, port: &PublishedPort, than: usize) -> bool {
     let alike = |other: &&PublishedPort| {
         other.published == other.target
             && (other.protocol, other.mode) == (port.protocol, port.mode)
             && is_led(other)
     };
-    alike(&port) && service.ports.iter().filter(alike).nth(than).is_some()
+    alike(&port) && service.ports.iter().filter(alike).nth(FEW).is_some()
 }
 
-/// Whether what goes through a port is counted.
+/// Whether what goes through a port is counted: by elements of sets, for each port and replica, so of a service that has
+/// more ports than this none is.
 pub(super) fn is_counted(service: &Service, port: &PublishedPort) -> bool {
-    port.protocol != Protocol::Http && is_led(port) && !has_more_alike(service, port, COUNTED)
+    port.protocol != Protocol::Http && is_led(port) && service.ports.len() <= Service::COUNTED_PORTS
 }
 
 fn chain_name(service: &Service, port: &PublishedPort) -> String {
@@ -254,7 +247,7 @@ fn uplinks(table: &mut Table, rules: &Rules<'_>) {
 /// network: the replica would answer it directly, past the address translation.
 fn ways_out(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     let leaves = || Rule::new().is_in(&[Field::Iifname], "overlays").not_in(&[Field::Oifname], "overlays");
-    table.set("senders", senders(rules, version));
+    senders(table, rules, version);
     table.hook(
         "postrouting",
         Base::new(ChainKind::Nat, Hook::Postrouting, 100),
@@ -262,6 +255,7 @@ fn ways_out(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
             leaves()
                 .protocol(Transport::Udp.number())
                 .not_in(&[version.saddr()], "senders")
+                .not_in(&[version.saddr(), Field::ThSport], "announcers")
                 .masquerade_from(DYNAMIC_PORTS),
             leaves().masquerade(),
             Rule::new().is_in(&[Field::Iifname, Field::Oifname], "same").masquerade(),
@@ -269,21 +263,42 @@ fn ways_out(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     );
 }
 
-/// Containers of this node whose datagrams leave by the port that they are sent from: game servers announce themselves so.
-/// Of all others' a datagram may be a late answer, on its way while its flow was forgotten, and connection tracking takes
-/// it for the first of a flow: from the published port it would bind the client to that replica for as long as the client
-/// asks.
-fn senders(rules: &Rules<'_>, version: IpVersion) -> Set {
-    let keeps = |endpoint: &Endpoint| {
-        let starts = || rules.snapshot.health_of(endpoint) == Health::Starting && !endpoint.is_withdrawn();
-        endpoint.service.is_none() || rules.snapshot.takes_traffic(endpoint) || starts()
+/// Of a replica's datagram that is the first of a flow to connection tracking nobody knows whether it is a late answer, on its
+/// way while its flow was forgotten. From a published port it would bind the client to that replica for as long as the client
+/// asks. So replicas' flows begin at dynamic ports. Containers of no service keep theirs, and so do replicas that take
+/// traffic, or are about to, at the published ports of their own: game servers announce themselves by these.
+fn senders(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    let of_version = |endpoint: &Endpoint| {
+        let all = endpoint.addresses.iter().chain(&endpoint.local_addresses);
+        all.copied().filter(|address| version.is_of(address)).map(Datum::from).collect::<Vec<_>>()
     };
     let mut senders = Set::plain(&[version.address()]);
     let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
-    for address in own.filter(|endpoint| keeps(endpoint)).filter_map(|own| version.address_of(own)) {
+    for address in own.filter(|endpoint| endpoint.service.is_none()).flat_map(|own| of_version(own)) {
         senders.add(vec![address]);
     }
-    senders
+    let mut announcers = Set::plain(&[version.address(), Type::Port]);
+    let keeps = |replica: &Endpoint| {
+        let starts = || rules.snapshot.health_of(replica) == Health::Starting && !replica.is_withdrawn();
+        replica.node == rules.me.id && (rules.snapshot.takes_traffic(replica) || starts())
+    };
+    for service in rules.services() {
+        let Some(network) = service.ingress_network() else { continue };
+        let replicas = rules.replicas.get(&(service.id, network)).into_iter().flatten();
+        let addresses: Vec<Datum> =
+            replicas.filter(|replica| keeps(replica)).flat_map(|replica| of_version(replica)).collect();
+        let published = rules.snapshot.published_on(service, rules.me.id);
+        let own_numbers = published.filter(|port| {
+            port.protocol == Protocol::Udp && port.published == port.target && is_counted(service, port)
+        });
+        for port in own_numbers {
+            for address in &addresses {
+                announcers.add(vec![address.clone(), Datum::Port(port.target)]);
+            }
+        }
+    }
+    table.set("senders", senders);
+    table.set("announcers", announcers);
 }
 
 /// VXLAN's packets: first of all conditions, so that these pass few rules, and all other packets none about them.

@@ -1,7 +1,7 @@
 //! Backends that leave: what has a connection to them goes on, goes elsewhere, or is told.
 
-use crate::lab::{Lab, Space, echo_streams, wait_until};
-use mesh_model::{EndpointId, NodeStatus, Protocol};
+use crate::lab::{Host, Lab, Space, echo_streams, wait_until};
+use mesh_model::{EndpointId, NodeStatus, Protocol, PublishMode, PublishedPort};
 use mesh_net::Pass;
 use std::{
     io::{Read, Write},
@@ -100,26 +100,60 @@ fn datagrams_follow_the_port_that_they_are_sent_to() {
     let answers = |(socket, to): &(UdpSocket, SocketAddr)| {
         socket.send_to(b"?", to).and_then(|_| socket.recv(&mut [0; 64])).is_ok()
     };
-    let target = |lab: &mut Lab, target: Option<u16>| {
-        let service = Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service"));
-        match target {
-            Some(target) => service.ports[0].target = target,
-            None => service.ports.clear(),
+    let ports = lab.snapshot.services[&service].ports.clone();
+    // Also when all is looked at, and by a daemon that was not there when it changed.
+    for (pass, restarts) in [(Pass::Changed, false), (Pass::Full, false), (Pass::Changed, true)] {
+        let target = |lab: &mut Lab, target: Option<u16>| {
+            let service = Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service"));
+            service.ports = target.iter().flat_map(|_| ports.clone()).collect();
+            service.ports.iter_mut().for_each(|port| port.target = target.unwrap_or_default());
+            if restarts {
+                lab.hosts.iter_mut().for_each(Host::forget);
+            }
+            lab.reconcile(pass);
+        };
+        target(&mut lab, Some(80));
+        flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+        // Nobody is at that one.
+        target(&mut lab, Some(81));
+        for flow in &flows {
+            wait_until("nobody answers", || (0..3).all(|_| !answers(flow)));
         }
-        lab.reconcile(Pass::Changed);
+        target(&mut lab, Some(80));
+        flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+        target(&mut lab, None);
+        for flow in &flows {
+            wait_until("it is published no longer", || (0..3).all(|_| !answers(flow)));
+        }
+    }
+}
+
+/// A container that publishes a port of its own, of no service.
+#[test]
+fn nothing_is_left_of_flows_to_a_container_that_is_gone() {
+    let mut lab = Lab::new(1, false);
+    lab.network(1);
+    let container = lab.container(0, 1, 11);
+    let port = PublishedPort {
+        published: 9090,
+        target: 80,
+        protocol: Protocol::Udp,
+        mode: PublishMode::Host,
+        ip: None,
+        proxy_protocol: None,
     };
-    flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
-    // Nobody is at that one.
-    target(&mut lab, Some(81));
-    for flow in &flows {
-        wait_until("nobody answers", || (0..3).all(|_| !answers(flow)));
-    }
-    target(&mut lab, Some(80));
-    flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
-    target(&mut lab, None);
-    for flow in &flows {
-        wait_until("it is published no longer", || (0..3).all(|_| !answers(flow)));
-    }
+    lab.change(container, |endpoint| endpoint.ports = vec![port.clone()]);
+    lab.reconcile(Pass::Changed);
+    name_itself(lab.in_container(container));
+    let client = lab.plug("client", 100);
+    let to = "10.77.0.11:9090".parse().expect("an address");
+    answered_by(&flow(&client, "0.0.0.0:0"), to);
+    let entries =
+        |lab: &Lab| lab.hosts[0].space.ok("cat /proc/net/nf_conntrack").matches("dport=9090").count();
+    assert_eq!(entries(&lab), 1);
+    lab.snapshot.endpoints.remove(&container);
+    lab.reconcile(Pass::Changed);
+    assert_eq!(entries(&lab), 0);
 }
 
 #[test]

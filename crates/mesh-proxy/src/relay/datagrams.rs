@@ -2,7 +2,7 @@
 
 use super::{
     buffers,
-    flows::{Flow, Flows, Pulse},
+    flows::{Ends, Flow, Flows, Pulse},
     packet::{self, Between},
     tally::{Counters, Tally},
 };
@@ -23,7 +23,7 @@ use std::{
 use tokio::{
     net::UdpSocket,
     select,
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::coop::consume_budget,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -33,6 +33,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long answers are still passed on after a flow has ended, as one that moved has: clients ask anew by then.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Flows of all ports: each has a socket, with a port of the node's one address in a network.
+const PLACES: usize = 16_384;
 
 /// The UDP sockets that should be served, by the address they are bound to, as [`crate::Listeners`] are.
 pub type UdpSockets = BTreeMap<SocketAddr, Arc<StdUdpSocket>>;
@@ -60,6 +63,8 @@ struct Shared {
     changes: watch::Sender<()>,
     open: Arc<dyn OpenDatagrams>,
     tally: Tally,
+    /// For flows of all ports.
+    places: Arc<Semaphore>,
 }
 
 impl Datagrams {
@@ -71,7 +76,8 @@ impl Datagrams {
         tally: Tally,
     ) -> Self {
         let (balancer, changes) = (Balancer::default(), watch::Sender::new(()));
-        let shared = Shared { balancer, changes, open, tally };
+        let places = Arc::new(Semaphore::new(PLACES));
+        let shared = Shared { balancer, changes, open, tally, places };
         Self { sockets, routes, shared: Arc::new(shared), served: BTreeMap::new() }
     }
 
@@ -207,6 +213,8 @@ impl Port {
     /// A flow to the backend whose turn it is; none if there is no backend.
     fn begin(&mut self, between: Between) -> io::Result<()> {
         let Some(service) = service(&self.shared, self.number, between) else { return Ok(()) };
+        let place = Arc::clone(&self.shared.places).try_acquire_owned();
+        let place = place.map_err(|_| io::Error::other("too many flows"))?;
         let mut tried = Vec::new();
         let mut last = Ok(());
         while let Some(backend) = service.next(between.client.ip(), &tried) {
@@ -214,14 +222,15 @@ impl Port {
             match opened.and_then(UdpSocket::from_std) {
                 Ok(upstream) => {
                     let counters = self.shared.tally.begin(Transport::Udp, &backend);
-                    let (flow, end) = Flow::new(backend, upstream, counters);
+                    let (flow, ends) = Flow::new(backend, upstream, counters);
                     tokio::spawn(answers(
                         Arc::clone(&self.socket),
                         Arc::clone(&flow.upstream),
                         Arc::clone(&flow.pulse),
                         Arc::clone(&flow.counters),
                         between,
-                        end,
+                        ends,
+                        place,
                     ));
                     self.flows.insert(between, flow);
                     return Ok(());
@@ -254,11 +263,18 @@ async fn answers(
     pulse: Arc<Pulse>,
     counters: Arc<Counters>,
     between: Between,
-    end: CancellationToken,
+    ends: Ends,
+    _place: OwnedSemaphorePermit,
 ) {
     let late = async {
-        end.cancelled().await;
-        sleep(LAST_ANSWERS).await;
+        select! {
+            () = ends.soon.cancelled() => {}
+            () = ends.now.cancelled() => return,
+        }
+        select! {
+            () = sleep(LAST_ANSWERS) => {}
+            () = ends.now.cancelled() => {}
+        }
     };
     tokio::pin!(late);
     loop {

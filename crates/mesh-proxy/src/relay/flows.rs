@@ -32,6 +32,16 @@ pub(super) struct Flow {
     pub(super) counters: Arc<Counters>,
     /// Dropped, answers are soon no longer passed on.
     _answers: DropGuard,
+    /// Ends that at once.
+    cut: CancellationToken,
+}
+
+/// When answers are no longer passed on.
+pub(super) struct Ends {
+    /// The flow has ended, and what is on its way may come still.
+    pub(super) soon: CancellationToken,
+    /// Its place is needed.
+    pub(super) now: CancellationToken,
 }
 
 /// When something last passed.
@@ -67,14 +77,11 @@ impl Pulse {
 
 impl Flow {
     /// With what ends the passing on of answers.
-    pub(super) fn new(
-        backend: Backend,
-        upstream: UdpSocket,
-        counters: Arc<Counters>,
-    ) -> (Self, CancellationToken) {
-        let end = CancellationToken::new();
+    pub(super) fn new(backend: Backend, upstream: UdpSocket, counters: Arc<Counters>) -> (Self, Ends) {
+        let ends = Ends { soon: CancellationToken::new(), now: CancellationToken::new() };
         let (upstream, pulse) = (Arc::new(upstream), Arc::new(Pulse::new()));
-        (Self { backend, upstream, pulse, counters, _answers: end.clone().drop_guard() }, end)
+        let (answers, cut) = (ends.soon.clone().drop_guard(), ends.now.clone());
+        (Self { backend, upstream, pulse, counters, _answers: answers, cut }, ends)
     }
 }
 
@@ -87,8 +94,10 @@ impl Flows {
         if self.flows.len() >= MOST && !self.flows.contains_key(&between) {
             let now = Instant::now();
             let silent = self.flows.iter().max_by_key(|(_, flow)| flow.pulse.silence(now));
-            if let Some(silent) = silent.map(|(between, _)| *between) {
-                self.flows.remove(&silent);
+            if let Some(silent) = silent.map(|(between, _)| *between)
+                && let Some(flow) = self.flows.remove(&silent)
+            {
+                flow.cut.cancel();
             }
         }
         self.flows.insert(between, flow);

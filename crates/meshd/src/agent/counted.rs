@@ -1,28 +1,39 @@
 //! What went through this node's published ports, by the endpoints that they lead to.
 
+use super::Counts;
 use crate::wire::Counted;
 use mesh_api::CountView;
 use mesh_model::{Endpoint, Protocol, Service, Snapshot, Transport};
-use mesh_net::{Led, Traffic, nft::Count};
-use std::collections::{BTreeMap, BTreeSet};
+use mesh_net::{Traffic, nft::Count};
+use std::collections::BTreeSet;
 
 /// Of one service's ports, in the order of its replicas' names: what the kernel led there, and what was relayed.
-pub(crate) fn of_service(
+pub(crate) fn of_service(snapshot: &Snapshot, service: &Service, counts: &Counts) -> Vec<Counted> {
+    each(snapshot, service, |target, replica| {
+        led(counts, target, replica).into_iter().chain(relayed(counts, target, replica)).reduce(sum)
+    })
+}
+
+/// What the kernel led there: from nothing since the daemon started.
+pub(crate) fn led_of_service(snapshot: &Snapshot, service: &Service, counts: &Counts) -> Vec<Counted> {
+    each(snapshot, service, |target, replica| led(counts, target, replica))
+}
+
+/// What was relayed: from nothing since the front process started.
+pub(crate) fn relayed_of_service(snapshot: &Snapshot, service: &Service, counts: &Counts) -> Vec<Counted> {
+    each(snapshot, service, |target, replica| relayed(counts, target, replica))
+}
+
+fn each(
     snapshot: &Snapshot,
     service: &Service,
-    led: &BTreeMap<Led, Traffic>,
-    relayed: &[Counted],
+    counted: impl Fn((Transport, u16), &Endpoint) -> Option<Counted>,
 ) -> Vec<Counted> {
     let Some(network) = service.ingress_network() else { return Vec::new() };
     let mut replicas: Vec<_> = snapshot.replicas(service.id, network).collect();
     replicas.sort_by(|a, b| a.name.cmp(&b.name));
-    let of_target = |target: (Transport, u16)| {
-        replicas.iter().filter_map(move |replica| {
-            let relayed = relayed.iter().filter(|of| of.endpoint == replica.id && of.target == target.1);
-            let relayed = relayed.filter(|of| of.protocol.transport() == target.0).cloned();
-            of_replica(led, target, replica).into_iter().chain(relayed).reduce(sum)
-        })
-    };
+    let of_target =
+        |target| replicas.iter().filter_map(|replica| counted(target, replica)).collect::<Vec<_>>();
     targets(service).into_iter().flat_map(of_target).collect()
 }
 
@@ -33,11 +44,8 @@ fn targets(service: &Service) -> BTreeSet<(Transport, u16)> {
 }
 
 /// None if nothing is counted of it here.
-fn of_replica(
-    led: &BTreeMap<Led, Traffic>,
-    (transport, target): (Transport, u16),
-    replica: &Endpoint,
-) -> Option<Counted> {
+fn led(counts: &Counts, (transport, target): (Transport, u16), replica: &Endpoint) -> Option<Counted> {
+    let led = counts.led.as_ref().ok()?;
     let of_address = |Traffic { connections, sent, received }: Traffic| Counted {
         protocol: transport.into(),
         target,
@@ -48,6 +56,13 @@ fn of_replica(
     };
     let of_both = replica.addresses.iter().filter_map(|ip| led.get(&(transport, target, *ip)));
     of_both.copied().map(of_address).reduce(sum)
+}
+
+fn relayed(counts: &Counts, (transport, target): (Transport, u16), replica: &Endpoint) -> Option<Counted> {
+    let is_it = |of: &&Counted| {
+        of.endpoint == replica.id && (of.protocol.transport(), of.target) == (transport, target)
+    };
+    counts.relayed.iter().find(is_it).cloned()
 }
 
 fn sum(one: Counted, other: Counted) -> Counted {

@@ -1,7 +1,7 @@
 //! One loop drives the data planes: for each snapshot, and again every few seconds, it brings all of them to what
 //! the snapshot says. Level-triggered: an event that is lost costs a delay, never a wrong state.
 
-use super::{Agent, Applied, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
+use super::{Agent, Applied, LOOKS, fronts::Fronts, link::PortRequest, names::Names, ports::Ports, report};
 use crate::{
     config::Config,
     identity::Identity,
@@ -42,7 +42,7 @@ struct Known {
 enum Request {
     Pass(Arc<Snapshot>, Pass, Known, oneshot::Sender<Report>),
     Inspect(Arc<Snapshot>, oneshot::Sender<mesh_net::Result<Inspection>>),
-    Traffic(Arc<Vec<Counted>>, oneshot::Sender<Counts>),
+    Traffic(oneshot::Sender<mesh_net::Result<BTreeMap<Led, Traffic>>>),
 }
 
 /// What went through published ports.
@@ -60,7 +60,7 @@ pub(crate) enum Look {
     /// Repair what others changed, now.
     Repair(oneshot::Sender<()>),
     /// What went through published ports.
-    Traffic(oneshot::Sender<Counts>),
+    Traffic(oneshot::Sender<Arc<Counts>>),
 }
 
 /// The data planes.
@@ -138,16 +138,19 @@ impl Planes {
                     self.answer(request.context("no port requests any more")?);
                     continue;
                 }
-                look = looks.recv() => {
-                    self.look(look.context("nobody can look any more")?).await?;
-                    continue;
-                }
                 changed = self.snapshot.changed() => {
                     changed?;
                     Pass::Changed
                 }
                 () = self.fronts.lost() => Pass::Changed,
                 _ = full.tick() => Pass::Full,
+                // Last: whoever asks again and again does not keep changes waiting.
+                look = looks.recv() => {
+                    let first = look.context("nobody can look any more")?;
+                    let all = std::iter::once(first).chain(std::iter::from_fn(|| looks.try_recv().ok()));
+                    self.look(all.take(LOOKS).collect()).await?;
+                    continue;
+                }
             };
             let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
             // Before the first snapshot nothing is known, and what exists is left alone.
@@ -184,27 +187,34 @@ impl Planes {
         }
     }
 
-    /// Who asked may have given up meanwhile.
-    async fn look(&mut self, look: Look) -> anyhow::Result<()> {
-        let running = self.running.clone();
-        match (look, running) {
-            (Look::Inspect(reply), None) => drop(reply.send(None)),
-            (Look::Inspect(reply), Some(snapshot)) => {
-                let (to_inspection, inspection) = oneshot::channel();
-                let request = Request::Inspect(snapshot, to_inspection);
-                self.net.send(request).await.context("the kernel data plane ended")?;
-                drop(reply.send(Some(inspection.await.context("the kernel data plane ended")?)));
-            }
-            (Look::Traffic(reply), _) => {
-                let asked = self.net.send(Request::Traffic(self.fronts.relayed(), reply)).await;
-                asked.ok().context("the kernel data plane ended")?;
-            }
-            (Look::Repair(reply), running) => {
-                if let Some(snapshot) = running {
-                    self.apply(snapshot, Pass::Full).await?;
+    /// Who asked may have given up meanwhile. Of all who ask what was counted one look at the kernel is enough.
+    async fn look(&mut self, looks: Vec<Look>) -> anyhow::Result<()> {
+        let mut of_traffic = Vec::new();
+        for look in looks {
+            match (look, self.running.clone()) {
+                (Look::Inspect(reply), None) => drop(reply.send(None)),
+                (Look::Inspect(reply), Some(snapshot)) => {
+                    let (to_inspection, inspection) = oneshot::channel();
+                    let request = Request::Inspect(snapshot, to_inspection);
+                    self.net.send(request).await.context("the kernel data plane ended")?;
+                    drop(reply.send(Some(inspection.await.context("the kernel data plane ended")?)));
                 }
-                let _ = reply.send(());
+                (Look::Traffic(reply), _) => of_traffic.push(reply),
+                (Look::Repair(reply), running) => {
+                    if let Some(snapshot) = running {
+                        self.apply(snapshot, Pass::Full).await?;
+                    }
+                    let _ = reply.send(());
+                }
             }
+        }
+        if !of_traffic.is_empty() {
+            let (to_led, led) = oneshot::channel();
+            let asked = self.net.send(Request::Traffic(to_led)).await;
+            asked.ok().context("the kernel data plane ended")?;
+            let led = led.await.context("the kernel data plane ended")?;
+            let counts = Arc::new(Counts { led, relayed: self.fronts.relayed() });
+            of_traffic.into_iter().for_each(|reply| drop(reply.send(Arc::clone(&counts))));
         }
         Ok(())
     }
@@ -300,9 +310,7 @@ async fn start_net(config: mesh_net::Config) -> anyhow::Result<mpsc::Sender<Requ
                     plane.settle();
                 }
                 Request::Inspect(snapshot, reply) => drop(reply.send(plane.inspect(&snapshot))),
-                Request::Traffic(relayed, reply) => {
-                    drop(reply.send(Counts { led: plane.traffic(), relayed }))
-                }
+                Request::Traffic(reply) => drop(reply.send(plane.traffic())),
             }
         }
     })?;

@@ -47,8 +47,13 @@ pub(super) async fn metrics(State(daemon): State<Arc<Daemon>>) -> Result<Respons
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-fn text(traffic: &[TrafficView], degraded: usize, conntrack: Option<&Usage>) -> String {
+/// What the kernel led and what was relayed are counted from different moments on, and so are series of their own.
+const PATHS: [&str; 2] = ["kernel", "relay"];
+
+fn text(traffic: &[Vec<TrafficView>; 2], degraded: usize, conntrack: Option<&Usage>) -> String {
     let mut text = String::new();
+    let traffic: Vec<(&str, &TrafficView)> =
+        PATHS.into_iter().zip(traffic).flat_map(|(path, all)| all.iter().map(move |of| (path, of))).collect();
     let connections = |of: &TrafficView| vec![(String::new(), of.connections)];
     let both = |which: fn(CountView) -> u64| {
         move |of: &TrafficView| {
@@ -65,11 +70,11 @@ fn text(traffic: &[TrafficView], degraded: usize, conntrack: Option<&Usage>) -> 
         &mut text,
         name,
         "counter",
-        "Packets of those, as the kernel handles them: what it merged is one.",
+        "Packets of those, as the kernel handles them: what it merged is one. Of TCP that is relayed none are known.",
     );
     traffic.iter().for_each(|of| samples(&mut text, name, of, both(|count| count.packets)));
     let name = "mesh_port_bytes_total";
-    family(&mut text, name, "counter", "Bytes of those, with their IP headers.");
+    family(&mut text, name, "counter", "Bytes of those; with their IP headers where the kernel leads.");
     traffic.iter().for_each(|of| samples(&mut text, name, of, both(|count| count.bytes)));
     let mut single = |name: &str, kind: &str, help: &str, value: u64| {
         family(&mut text, name, kind, help);
@@ -96,14 +101,14 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str) {
 fn samples(
     text: &mut String,
     name: &str,
-    of: &TrafficView,
+    (path, of): &(&str, &TrafficView),
     values: impl Fn(&TrafficView) -> Vec<(String, u64)>,
 ) {
     let published: Vec<String> = of.published.iter().map(u16::to_string).collect();
     for (more, value) in values(of) {
         let _ = writeln!(
             text,
-            "{name}{{node=\"{}\",service=\"{}\",protocol=\"{}\",published=\"{}\",target=\"{}\",endpoint=\"{}\"{more}}} {value}",
+            "{name}{{node=\"{}\",service=\"{}\",protocol=\"{}\",published=\"{}\",target=\"{}\",endpoint=\"{}\",path=\"{path}\"{more}}} {value}",
             of.node,
             of.service,
             of.protocol,
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn metrics_are_as_prometheus_reads_them() {
-        let traffic = [TrafficView {
+        let led = TrafficView {
             node: "vm1".to_owned(),
             service: "web".to_owned(),
             protocol: Protocol::Tcp,
@@ -132,13 +137,16 @@ mod tests {
             connections: 3,
             sent: CountView { packets: 10, bytes: 1000 },
             received: CountView { packets: 20, bytes: 2000 },
-        }];
+        };
+        let traffic = [vec![led.clone()], vec![TrafficView { connections: 1, ..led }]];
         let usage = Usage { used: 5, max: 100, most: None, losses: Losses { dropped: 1, forgotten: 2 } };
         let text = text(&traffic, 1, Some(&usage));
-        let labels = "node=\"vm1\",service=\"web\",protocol=\"tcp\",published=\"80,8080\",target=\"80\",endpoint=\"web1\"";
+        let of = "node=\"vm1\",service=\"web\",protocol=\"tcp\",published=\"80,8080\",target=\"80\",endpoint=\"web1\"";
+        let labels = format!("{of},path=\"kernel\"");
         for line in [
             "# TYPE mesh_port_connections_total counter".to_owned(),
             format!("mesh_port_connections_total{{{labels}}} 3"),
+            format!("mesh_port_connections_total{{{of},path=\"relay\"}} 1"),
             format!("mesh_port_packets_total{{{labels},direction=\"sent\"}} 10"),
             format!("mesh_port_bytes_total{{{labels},direction=\"received\"}} 2000"),
             "mesh_ports_degraded 1".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{Failure, views::node_name, whole::Whole};
 use crate::{
-    agent::{Counts, counted},
+    agent::counted,
     daemon::Member,
     wire::{Counted, PortsReport, PortsReports},
 };
@@ -14,16 +14,24 @@ use tokio::time::timeout;
 /// How long the managers may take to ask their nodes: longer than these may take to answer.
 const ASK: Duration = Duration::from_secs(5);
 
-/// What went through this node's ports of all services.
-pub(super) async fn of_this_node(member: &Member, snapshot: &Snapshot) -> Result<Vec<TrafficView>, Failure> {
-    let Counts { led, relayed } = member.agent.traffic().await.ok_or_else(ending)?;
-    let led = led.map_err(|e| Failure::internal(e.to_string()))?;
+/// What went through this node's ports of all services: led by the kernel, and relayed.
+pub(super) async fn of_this_node(
+    member: &Member,
+    snapshot: &Snapshot,
+) -> Result<[Vec<TrafficView>; 2], Failure> {
+    let counts = member.agent.traffic().await.ok_or_else(ending)?;
+    if let Err(err) = &counts.led {
+        return Err(Failure::internal(err.to_string()));
+    }
     let me = member.identity.node;
-    let of_service = |service: &Service| {
-        let counted = counted::of_service(snapshot, service, &led, &relayed);
-        counted.iter().filter_map(|of| view(snapshot, me, service, of)).collect::<Vec<_>>()
-    };
-    Ok(snapshot.services.values().flat_map(|service| of_service(service)).collect())
+    Ok([counted::led_of_service, counted::relayed_of_service].map(|counted| {
+        let services = snapshot.services.values();
+        let of_services = services.flat_map(|service| {
+            let counted = counted(snapshot, service, &counts).into_iter();
+            counted.filter_map(|of| view(snapshot, me, service, &of))
+        });
+        of_services.collect()
+    }))
 }
 
 /// What all nodes tell of a service's ports.

@@ -20,7 +20,7 @@ use anyhow::Context;
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
-    extract::{Query, State},
+    extract::{DefaultBodyLimit, Query, State},
     routing::{get, post, put},
 };
 use futures_util::{StreamExt, stream};
@@ -49,6 +49,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 1024;
 /// Requests are small; a larger body is refused.
 const BODY: usize = 1 << 20;
+/// But what a node tells of the ports of a service: up to 1,024 of them, of hundreds of replicas.
+const TOLD: usize = 64 << 20;
 /// Who has no certificate can only join: a request of a few kilobytes.
 const STRANGER_BODY: usize = 16 << 10;
 
@@ -87,7 +89,7 @@ impl Server {
             .route("/v1/agent/health", post(health))
             .route("/v1/agent/attached", post(attached))
             .route("/v1/agent/reservations", post(reservations))
-            .route("/v1/agent/ports", post(ports_told))
+            .route("/v1/agent/ports", post(ports_told).layer(DefaultBodyLimit::max(TOLD)))
             .route("/v1/agent/ports/{service}", get(ports))
             .route("/v1/agent/confirm", post(confirm))
             .route(
@@ -104,19 +106,19 @@ impl Server {
             .route("/v1/manager/store", post(store_answers))
             .fallback(async || Failure::new(StatusCode::NOT_FOUND, "this manager does not know that request"))
             .method_not_allowed_fallback(async || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not so"))
-            .layer(axum::extract::DefaultBodyLimit::max(BODY))
+            .layer(DefaultBodyLimit::max(BODY))
             .with_state(Arc::clone(&manager));
         let lapsed = Router::new()
             .route("/v1/agent/renew", post(renew))
             .fallback(async || {
                 Failure::forbidden("this node's certificate has expired: it can be renewed, nothing else")
             })
-            .layer(axum::extract::DefaultBodyLimit::max(STRANGER_BODY))
+            .layer(DefaultBodyLimit::max(STRANGER_BODY))
             .with_state(Arc::clone(&manager));
         let strangers = Router::new()
             .route("/v1/join", post(join))
             .fallback(async || no_certificate())
-            .layer(axum::extract::DefaultBodyLimit::max(STRANGER_BODY))
+            .layer(DefaultBodyLimit::max(STRANGER_BODY))
             .with_state(Arc::clone(&manager));
         Ok(Self { listener, manager, routes: Routes { members, lapsed, strangers } })
     }

@@ -1,4 +1,4 @@
-//! Connected agents: what each has applied, and the ports they are asked to hold.
+//! Connected agents: what each has applied, the ports they are asked to hold, and what they tell of ports.
 
 use super::{
     Error,
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, timeout_at},
 };
 
@@ -26,6 +26,8 @@ const CONFIRM: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(2);
 /// How long nodes may take to tell what goes through ports.
 const TELL: Duration = Duration::from_secs(2);
+/// How many may ask that at once; more wait.
+const QUESTIONS: usize = 8;
 /// How long a session waits for the one before it to end, of a process that is gone: longer than the server needs to
 /// notice that nobody is at the other end, and shorter than an agent's patience.
 const SUCCEED: Duration = Duration::from_millis(2200);
@@ -45,6 +47,8 @@ pub(super) struct Sessions {
     keys: watch::Receiver<ClusterKeys>,
     /// Ticks whenever the table changed in a way that somebody may wait for.
     changed: watch::Sender<()>,
+    /// Questions about ports under way.
+    asking: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +118,14 @@ impl Sessions {
     ) -> Self {
         // Agents move between managers: reservations of two must not have one number.
         let table = Table { next: u64::from(rand::random::<u32>()) << 16, ..Table::default() };
-        Self { state, table: Mutex::new(table), connected, keys, changed: watch::channel(()).0 }
+        Self {
+            state,
+            table: Mutex::new(table),
+            connected,
+            keys,
+            changed: watch::channel(()).0,
+            asking: Semaphore::new(QUESTIONS),
+        }
     }
 
     /// Begins a session, when there is none of another process: two hosts of one identity would take each other's state
@@ -210,6 +221,8 @@ impl Sessions {
             table.holds.insert(id, Hold { waiting, refusals: Vec::new(), elsewhere: None });
             id
         });
+        // Whoever asked may not live to see the answers.
+        let _forgets = Forgets(|| self.with(|table| drop(table.holds.remove(&id))));
         let done = || self.with(|table| table.holds.get(&id).is_none_or(|hold| hold.waiting.is_empty()));
         self.until(Instant::now() + HOLD, done).await;
 
@@ -245,6 +258,8 @@ impl Sessions {
 
     /// Asks every connected node what goes through a service's ports.
     pub(super) async fn ports(&self, service: ServiceId) -> PortsReports {
+        // Nobody keeps all nodes busy with it.
+        let Ok(_turn) = self.asking.acquire().await else { return PortsReports::new() };
         let id = self.with(|table| {
             table.next += 1;
             let id = table.next;
@@ -252,6 +267,7 @@ impl Sessions {
             table.questions.insert(id, Asked { waiting, told: PortsReports::new() });
             id
         });
+        let _forgets = Forgets(|| self.with(|table| drop(table.questions.remove(&id))));
         let done =
             || self.with(|table| table.questions.get(&id).is_none_or(|asked| asked.waiting.is_empty()));
         self.until(Instant::now() + TELL, done).await;
@@ -285,6 +301,15 @@ impl Sessions {
 
     fn with<T>(&self, work: impl FnOnce(&mut Table) -> T) -> T {
         work(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Does it when dropped: at the end, or when nobody waits any more.
+struct Forgets<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Forgets<F> {
+    fn drop(&mut self) {
+        self.0();
     }
 }
 

@@ -137,10 +137,10 @@ fn what_belongs_to_no_connection_does_not_leave_an_overlay() {
 }
 
 /// Has the first replica send the client a datagram, as the first of a flow; the sender's port as the client sees it.
-fn announced(lab: &Lab, plan: Plan, client: &UdpSocket) -> u16 {
+fn announced(lab: &Lab, plan: Plan, from: u16, client: &UdpSocket) -> u16 {
     let port = client.local_addr().expect("bound").port();
     lab.replicas[0].run(|| {
-        let socket = UdpSocket::bind((plan.overlay(11), 53)).expect("port 53 is free");
+        let socket = UdpSocket::bind((plan.overlay(11), from)).expect("the port is free");
         socket.send_to(b"late", (plan.lan(2), port)).expect("sent");
     });
     client.recv_from(&mut [0; 8]).expect("it comes").1.port()
@@ -165,9 +165,12 @@ fn a_late_answer_takes_no_published_port() {
         apply(&lab, &snapshot);
         for plan in Plan::BOTH {
             let client = bind(&lab.client, plan.lan(2), 0);
-            let port = announced(&lab, plan, &client);
+            // Also one that was published until lately.
+            let port = announced(&lab, plan, 54, &client);
+            assert!(port >= 49152, "{port}");
+            let port = announced(&lab, plan, 53, &client);
             if backend {
-                assert_eq!(port, 53, "a backend keeps its port");
+                assert_eq!(port, 53, "a backend keeps its own published port");
                 continue;
             }
             assert!(port >= 49152, "{port}");

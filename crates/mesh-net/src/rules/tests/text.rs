@@ -51,6 +51,10 @@ fn body<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 fn the_host_table_word_for_word() {
     let [ip, _] = host(&small());
     let expected = r#"table ip meshd {
+	set announcers {
+		type ipv4_addr . inet_service
+		elements = { 10.78.0.14 . 53 }
+	}
 	map bound {
 		type ipv4_addr . inet_proto . inet_service : verdict
 	}
@@ -96,7 +100,6 @@ fn the_host_table_word_for_word() {
 	}
 	set senders {
 		type ipv4_addr
-		elements = { 10.78.0.11, 10.78.0.14 }
 	}
 	set to_replicas {
 		type inet_proto . inet_service . ipv4_addr
@@ -155,7 +158,7 @@ fn the_host_table_word_for_word() {
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
-		iifname @overlays oifname != @overlays meta l4proto udp ip saddr != @senders masquerade to :49152-65535 fully-random
+		iifname @overlays oifname != @overlays meta l4proto udp ip saddr != @senders ip saddr . th sport != @announcers masquerade to :49152-65535 fully-random
 		iifname @overlays oifname != @overlays masquerade
 		iifname . oifname @same masquerade
 	}

@@ -104,7 +104,16 @@ pub(super) fn conntrack(evidence: &Evidence) -> Vec<Found> {
             "the kernel does not say how many connections it tracks",
         )];
     }
-    or_fine(found, || Found::ok(here(evidence), "room for connections in the host and in its networks"))
+    // Counted since the host started: no trouble any more, but worth to be known.
+    let lost = host.map(|usage| usage.losses).filter(|losses| *losses != Losses::default());
+    let before = lost.map(|losses| format!(", but {}", without_room(losses))).unwrap_or_default();
+    or_fine(found, || {
+        Found::ok(here(evidence), format!("room for connections in the host and in its networks{before}"))
+    })
+}
+
+fn without_room(Losses { dropped, forgotten }: Losses) -> String {
+    format!("so far {dropped} packets were dropped and {forgotten} connections forgotten for want of room")
 }
 
 fn full(place: String, Usage { used, max, most, losses }: Usage) -> Option<Found> {
@@ -114,10 +123,7 @@ fn full(place: String, Usage { used, max, most, losses }: Usage) -> Option<Found
     let lost = if losses == Losses::default() {
         "new ones are dropped when it is full".to_owned()
     } else {
-        let Losses { dropped, forgotten } = losses;
-        format!(
-            "so far {dropped} packets were dropped and {forgotten} connections forgotten for want of room"
-        )
+        without_room(losses)
     };
     let result = format!("{used} of {max} tracked connections ({percent} %){by}: {lost}");
     let remedy = "raise net.netfilter.nf_conntrack_max of the machine, or stop who opens so many ('conntrack -L' lists them)";
