@@ -75,7 +75,7 @@ fn what_goes_through_a_port_is_counted() {
         ensure!(counts.iter().map(|(endpoint, _)| endpoint.as_str()).eq(["web1", "web2"]), "{counts:?}");
         // Nobody asked this one, and each tells of all.
         let of_vm1 = told(vm3, vm1, 8080)?;
-        ensure!(of_vm1.len() == 2 && of_vm1.iter().all(|(_, counts)| *counts == [0; 5]), "{of_vm1:?}");
+        ensure!(of_vm1.is_empty(), "{of_vm1:?}");
         ensure!(told(vm1, vm3, 8080)? == counts, "{:?}", told(vm1, vm3, 8080)?);
 
         // A flow of datagrams is one; a refused check costs no count.
@@ -98,9 +98,9 @@ fn what_goes_through_a_port_is_counted() {
         }
         within(CONVERGES, "what is relayed is counted", || {
             let relayed = told(vm3, vm1, 8080)?;
+            ensure!(relayed.len() == 1 && relayed[0].0 == "web1", "the other is unhealthy: {relayed:?}");
             let [connections, _, sent, _, received] = relayed[0].1;
             ensure!(connections == 4 && sent > 200 && received > 200, "{relayed:?}");
-            ensure!(relayed[1].1 == [0; 5], "it is unhealthy: {relayed:?}");
             Ok(())
         })?;
 
