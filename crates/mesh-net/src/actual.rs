@@ -112,7 +112,10 @@ fn assume(part: &Part, objects: &mut Objects) {
 fn host(raw: &RawSpace, objects: &mut Objects) {
     collect(raw, Space::Host, is_uplink, objects);
     for object in &raw.objects {
-        if matches!(object, Object::Rule(..)) {
+        if let Object::Rule(selector, _) = object {
+            if matches!(selector, Selector::To(_)) {
+                objects.put(Space::Host, object.clone());
+            }
             continue;
         }
         let on_ours = object.link().is_some_and(|link| objects.contains(&(Space::Host, Name::Link(link))));

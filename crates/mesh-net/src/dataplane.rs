@@ -16,6 +16,7 @@ use crate::{
     plan::{Work, plan, plan_part, record},
     rules::{Local, Rules},
     scope::Scope,
+    source_rules::SourceRules,
     targets,
 };
 use mesh_model::{Endpoint, EndpointId, NetworkId, Node, NodeId, Snapshot};
@@ -106,6 +107,7 @@ pub struct DataPlane {
     unready: BTreeSet<NetworkId>,
     crowds: Crowds,
     others: Others,
+    source_rules: SourceRules,
     full_passes: u32,
     confirmed: bool,
 }
@@ -169,6 +171,7 @@ impl DataPlane {
             unready: BTreeSet::new(),
             crowds: Crowds::default(),
             others: Others::default(),
+            source_rules: SourceRules::default(),
             full_passes: 0,
         })
     }
@@ -249,12 +252,14 @@ impl DataPlane {
         }
         let mut all_differ = pass == Pass::Full && self.crowds.look(&mut self.kernel, snapshot, me.id);
         all_differ |= self.others.follow(&mut self.kernel, me.id)?;
+        all_differ |= self.source_rules.changed();
         // Rules are made of what changed. What others did to them, nftables' generation tells.
         let of_rules = if all_differ { &Scope::All } else { &changed };
         let local = Local {
             limited: self.crowds.limited(),
             queries: self.config.queries,
             others: self.others.left().clone(),
+            routes_by_source: self.source_rules.any(),
             attachments: BTreeMap::new(),
         };
         let rules = |snapshot, attachments: &BTreeMap<_, _>| {

@@ -82,6 +82,8 @@ pub struct Facts {
     pub attachments: BTreeMap<EndpointId, Attachment>,
     /// Endpoints that wait for their containers ([`Endpoint::is_staged`]).
     pub staged: BTreeSet<EndpointId>,
+    /// The host has rules of its own that choose routes by source addresses.
+    pub routes_by_source: bool,
 }
 
 /// What is known of a target.

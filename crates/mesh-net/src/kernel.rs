@@ -236,6 +236,11 @@ impl Kernel {
         RawSpace::read_link(self.netlink(space)?, link)
     }
 
+    /// Whether a space has rules of somebody else's that choose routes by source addresses.
+    pub(crate) fn has_source_rules(&mut self, space: Space) -> Result<bool> {
+        RawSpace::has_source_rules(self.netlink(space)?)
+    }
+
     /// The index of a link, if there is one of that name.
     pub(crate) fn index(&mut self, space: Space, link: Ifname) -> Result<Option<u32>> {
         Ok(self.link(space, link)?.map(|(index, _)| index))

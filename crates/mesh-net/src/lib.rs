@@ -39,6 +39,7 @@ mod probe;
 pub mod resolution;
 pub mod rules;
 pub mod scope;
+mod source_rules;
 pub mod survey;
 mod sysctl;
 mod targets;

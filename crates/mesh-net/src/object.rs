@@ -181,6 +181,8 @@ pub enum Selector {
     },
     /// The source address.
     From(IpAddr),
+    /// The prefix of the destination.
+    To(IpNetwork),
 }
 
 impl Selector {
@@ -189,6 +191,7 @@ impl Selector {
         match self {
             Self::Mark { ipv6, .. } => *ipv6,
             Self::From(address) => address.is_ipv6(),
+            Self::To(prefix) => prefix.is_ipv6(),
         }
     }
 

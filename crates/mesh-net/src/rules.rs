@@ -62,6 +62,8 @@ pub struct Local {
     pub queries: Option<NonZeroU32>,
     /// Published ports that are left to whoever has them.
     pub others: BTreeSet<HostPort>,
+    /// Whether the host has rules of its own that choose routes by source addresses.
+    pub routes_by_source: bool,
     /// What is known of the targets of this node's endpoints.
     pub attachments: BTreeMap<EndpointId, Attachment>,
 }

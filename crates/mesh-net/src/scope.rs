@@ -31,7 +31,8 @@ impl Scope {
     pub fn of_pass(me: NodeId, before: (&Snapshot, &Facts), after: (&Snapshot, &Facts)) -> Self {
         // Engines fetch what is staged when they like.
         let staged = before.1.staged.iter().chain(&after.1.staged).next();
-        if before.1.mtu != after.1.mtu || staged.is_some() {
+        let (one, other) = (before.1, after.1);
+        if one.mtu != other.mtu || one.routes_by_source != other.routes_by_source || staged.is_some() {
             return Self::All;
         }
         let mut scope = Self::between(before.0, after.0);

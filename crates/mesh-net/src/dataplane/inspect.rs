@@ -46,8 +46,9 @@ impl DataPlane {
         let (targets, mut unread) = self.find_targets(snapshot, &known, &mut Report::default());
         let attachments =
             attachments(&targets, &unread, self.remembered.as_ref().map(|before| &before.facts));
-        let desired =
-            desired(snapshot, me, &Facts { mtu, attachments, staged: self.staged(snapshot) }, &Scope::All);
+        let (staged, routes_by_source) = (self.staged(snapshot), self.source_rules.any());
+        let facts = Facts { mtu, attachments, staged, routes_by_source };
+        let desired = desired(snapshot, me, &facts, &Scope::All);
         let actual = actual::read(&mut self.kernel, snapshot, &desired, &mut unread)?;
         let mut differences: Vec<Difference> = plan(&actual, &desired)
             .iter()

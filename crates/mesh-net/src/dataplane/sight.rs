@@ -59,6 +59,7 @@ impl DataPlane {
             mtu: room.max(MTU_MIN),
             attachments: attachments(&targets, &unread, remembered.as_ref().map(|before| &before.facts)),
             staged: self.staged(snapshot),
+            routes_by_source: self.source_rules.look(&mut self.kernel, pass == Pass::Full)?,
         };
         let changed = match &remembered {
             Some(before) if unread.is_empty() => extent.changed(me.id, before, (snapshot, &facts)),

@@ -7,11 +7,13 @@ use crate::object::{Ifname, Link, LinkKind, NextHop, Object, PortMode, Selector,
 use crate::scope::Scope;
 use ipnetwork::IpNetwork;
 use mesh_model::{Endpoint, Network, Node, Snapshot};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Link-local addresses of the two ends of every uplink.
 const HOST_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const INNER_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+/// An IPv4 address of uplinks that need one, and that nobody sends to or from (link-local, RFC 3927).
+const UPLINK_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 
 /// What holds in an overlay namespace before its links are made, so that they are born with it.
 const SYSCTLS: [(&str, &str); 22] = [
@@ -138,6 +140,18 @@ impl Builder<'_> {
         }
         // 2 (loose) wins over a stricter setting for all: replies of published ports come in here.
         part.put(Space::Host, Object::LinkSysctl("ipv4/conf", host_end, "rp_filter", "2"));
+        if self.facts.routes_by_source {
+            // These have an address of the host by the time they are routed (`rules/host.rs`, chain `as_asked`). The kernel
+            // takes none such in, but where that is allowed, by an interface that has an address itself.
+            part.put(Space::Host, Object::LinkSysctl("ipv4/conf", host_end, "accept_local", "1"));
+            part.put(Space::Host, Object::Address(host_end, IpAddr::from(UPLINK_IPV4).into()));
+            // The host's own clients, from whatever address of its.
+            for subnet in &self.network.subnets {
+                let prefix = IpNetwork::new(subnet.cidr.network(), subnet.cidr.prefix());
+                let rule = prefix.map(|prefix| Object::Rule(Selector::To(prefix), super::MAIN_TABLE));
+                rule.into_iter().for_each(|rule| part.put(Space::Host, rule));
+            }
+        }
         for subnet in &self.network.subnets {
             part.put(
                 Space::Host,

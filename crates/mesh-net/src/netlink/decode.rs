@@ -131,6 +131,26 @@ impl RawSpace {
         Ok(())
     }
 
+    /// Whether there are rules of somebody else's that choose by source addresses.
+    pub(crate) fn has_source_rules(netlink: &mut Netlink) -> Result<bool> {
+        let chooses_by_source = |message: &Message| {
+            let Message::NewRule(message) = message else { return false };
+            let has = |which: fn(&RuleAttribute) -> bool| message.attributes.iter().any(which);
+            has(|attribute| matches!(attribute, RuleAttribute::Source(_)))
+                && !has(|attribute| {
+                    matches!(attribute, RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
+                })
+        };
+        for family in FAMILIES {
+            let mut ask = RuleMessage::default();
+            ask.header.family = family;
+            if netlink.dump(&Message::GetRule(ask))?.iter().any(chooses_by_source) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn read_rules(&mut self, netlink: &mut Netlink) -> Result<()> {
         for family in FAMILIES {
             let mut ask = RuleMessage::default();
@@ -367,6 +387,9 @@ fn rule(message: &RuleMessage) -> Option<Object> {
             }
             RuleAttribute::FwMark(mark) => selector = Some(Selector::Mark { ipv6, mark: *mark }),
             RuleAttribute::Source(address) => selector = Some(Selector::From(*address)),
+            RuleAttribute::Destination(address) => {
+                selector = IpNetwork::new(*address, message.header.dst_len).ok().map(Selector::To);
+            }
             RuleAttribute::Protocol(protocol) => ours = *protocol == RouteProtocol::Other(PROTOCOL),
             _ => {}
         }

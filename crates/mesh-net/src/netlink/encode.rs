@@ -383,6 +383,10 @@ fn rule(selector: Selector, table: u32) -> RuleMessage {
             message.header.src_len = if address.is_ipv6() { 128 } else { 32 };
             message.attributes.push(RuleAttribute::Source(address));
         }
+        Selector::To(prefix) => {
+            message.header.dst_len = prefix.prefix();
+            message.attributes.push(RuleAttribute::Destination(prefix.network()));
+        }
     }
     message
 }
@@ -392,5 +396,8 @@ fn family(ipv6: bool) -> AddressFamily {
 }
 
 fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }

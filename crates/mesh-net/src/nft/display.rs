@@ -77,6 +77,8 @@ impl Display for Statement {
             Statement::SetMark(MarkKind::Zone, source) => write!(f, "ct original zone set {source}"),
             Statement::SetMark(MarkKind::Connection, source) => write!(f, "ct mark set {source}"),
             Statement::SetEtherDaddr(mac) => write!(f, "ether daddr set {}", Datum::Ether(*mac)),
+            Statement::SetSaddrAsked { ipv6: false } => f.write_str("ip saddr set ct original ip daddr"),
+            Statement::SetSaddrAsked { ipv6: true } => f.write_str("ip6 saddr set ct original ip6 daddr"),
             Statement::SetForHost => f.write_str("meta pkttype set host"),
             Statement::Notrack => f.write_str("notrack"),
             Statement::Nat(NatKind::Dnat, source) => write!(f, "dnat to {}", Translation(source)),

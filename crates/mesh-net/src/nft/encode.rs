@@ -73,8 +73,9 @@ fn verdict_data(buffer: &mut Buffer, verdict: &Verdict) {
     });
 }
 
-/// `NFT_PAYLOAD_LL_HEADER`.
+/// `NFT_PAYLOAD_LL_HEADER`, `NFT_PAYLOAD_NETWORK_HEADER`.
 const LINK: u32 = 0;
+const NETWORK: u32 = 1;
 
 struct Encoder<'a> {
     buffer: &'a mut Buffer,
@@ -118,6 +119,7 @@ impl Encoder<'_> {
                 self.store_mark(*kind);
             }
             Statement::SetEtherDaddr(mac) => self.set_ether_daddr(mac),
+            Statement::SetSaddrAsked { ipv6 } => self.set_saddr_asked(*ipv6),
             Statement::SetForHost => self.set_for_host(),
             Statement::Notrack => self.expression("notrack", |_| {}),
             Statement::Nat(kind, source) => {
@@ -139,7 +141,6 @@ impl Encoder<'_> {
 
     /// `NFTA_META_*`, `NFTA_PAYLOAD_*`, `NFTA_FIB_*`, `NFTA_CT_*`, `NFTA_NG_*`.
     fn load(&mut self, field: Field, register: u32) {
-        const NETWORK: u32 = 1;
         const TRANSPORT: u32 = 2;
         match field {
             Field::Mark => self.keyed_load("meta", 3, register),
@@ -324,6 +325,27 @@ impl Encoder<'_> {
             b.number(6, 0);
             b.number(7, 0);
             b.number(8, 0);
+        });
+    }
+
+    /// `NFT_CT_DST_IP` or `NFT_CT_DST_IP6` of the original direction, and `NFTA_PAYLOAD_*` with the checksums of the header and
+    /// of what it carries (`NFT_PAYLOAD_CSUM_INET`, `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`).
+    fn set_saddr_asked(&mut self, ipv6: bool) {
+        let (key, offset, length, checksum, checksum_at) =
+            if ipv6 { (22, 8, 16, 0, 0) } else { (20, 12, 4, 1, 10) };
+        self.expression("ct", |b| {
+            b.number(1, FIRST_REGISTER);
+            b.number(2, key);
+            b.attr(3, &[CtDirection::Original as u8]);
+        });
+        self.expression("payload", |b| {
+            b.number(5, FIRST_REGISTER);
+            b.number(2, NETWORK);
+            b.number(3, offset);
+            b.number(4, length);
+            b.number(6, checksum);
+            b.number(7, checksum_at);
+            b.number(8, 1);
         });
     }
 

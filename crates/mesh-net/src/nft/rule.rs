@@ -246,6 +246,11 @@ pub enum Statement {
     SetMark(MarkKind, Source),
     /// Writes the frame's destination.
     SetEtherDaddr([u8; 6]),
+    /// Writes the packet's source: the address that its connection was opened to.
+    SetSaddrAsked {
+        /// Of which version.
+        ipv6: bool,
+    },
     /// Has the packet be one for this host, whatever the frame's destination was (`PACKET_HOST`).
     SetForHost,
     /// `notrack`.
@@ -355,6 +360,11 @@ impl Rule {
         self.eq(Field::FibDaddrType, Datum::Number(RTN_LOCAL))
     }
 
+    /// `fib daddr type != local`.
+    pub fn daddr_is_not_local(self) -> Self {
+        self.ne(Field::FibDaddrType, Datum::Number(RTN_LOCAL))
+    }
+
     /// `ct direction …`.
     pub fn direction(self, direction: CtDirection) -> Self {
         self.eq(Field::CtDirection, Datum::Proto(direction as u8))
@@ -412,6 +422,11 @@ impl Rule {
     /// `snat to …`.
     pub fn snat(self, to: Source) -> Self {
         self.with(Statement::Nat(NatKind::Snat, to))
+    }
+
+    /// `ip saddr set ct original ip daddr`.
+    pub fn set_saddr_asked(self, ipv6: bool) -> Self {
+        self.with(Statement::SetSaddrAsked { ipv6 })
     }
 
     /// `masquerade`.

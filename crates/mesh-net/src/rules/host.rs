@@ -28,7 +28,9 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, closed: &BTreeSet<Str
     counters::counters(&mut table, rules, version);
     uplinks(&mut table, rules);
     nodes(&mut table, rules, version);
+    untracked(&mut table, rules, version);
     ways_out(&mut table, rules, version);
+    as_asked(&mut table, rules, version);
     door(&mut table, rules, version, closed);
     table
 }
@@ -331,6 +333,17 @@ fn nodes(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
     table.chain("strange", vnis.map(|vni| Rule::new().eq(Field::Vni, vni).drop()).collect());
 }
 
+/// What nodes exchange by VXLAN is no connection: each flow inside has a source port of its own, and so cost the table of
+/// connections of either host two entries more, and each of its packets a look-up.
+fn untracked(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    for (name, hook, peer) in
+        [("frames_in", Hook::Prerouting, version.saddr()), ("frames_out", Hook::Output, version.daddr())]
+    {
+        let frames = to_vxlan(rules).is_in(&[peer], "nodes").notrack();
+        table.hook(name, Base::new(ChainKind::Filter, hook, -300), vec![frames]);
+    }
+}
+
 /// Frames for the mesh's networks from an address that is no node's: VXLAN itself takes those of anybody, of a neighbour on
 /// the LAN and of a node that was removed. Nodes send theirs from the address that they advertise. Other VXLAN networks
 /// of the host may use the same port, and are left alone.
@@ -342,6 +355,29 @@ fn strange(version: IpVersion) -> Rule {
 /// business with them; those of VXLAN itself are of no socket.
 fn smuggled(rules: &Rules<'_>) -> Rule {
     to_vxlan(rules).ne(Field::Skuid, Datum::Number(0)).jump("strange")
+}
+
+/// On a host with several uplinks, each with a routing table that a rule chooses by the source address, answers of published
+/// ports are routed before their source is translated back: by the replica's address, which is in no rule, they would leave
+/// by the main table's uplink, whose router may well refuse the other's address. So they get the address that was asked before
+/// they are routed; translating it once more changes nothing. Most hosts have no such rules, and spare the packets this.
+fn as_asked(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
+    if !rules.local.routes_by_source {
+        return;
+    }
+    let answers = Rule::new()
+        .begins(Field::Iifname, "up")
+        .is_in(&[Field::Iifname], "overlays")
+        .direction(CtDirection::Reply)
+        .any_bit(Field::CtStatus, ct_status::DNAT)
+        // The host's own clients are at no uplink.
+        .daddr_is_not_local();
+    // After they are counted, by the replica's address, and before anything is translated.
+    table.hook(
+        "as_asked",
+        Base::new(ChainKind::Filter, Hook::Prerouting, -149),
+        vec![answers.set_saddr_asked(version == IpVersion::V6)],
+    );
 }
 
 /// What comes out of an overlay and belongs to no connection: it would leave with an address of the overlay, as nothing

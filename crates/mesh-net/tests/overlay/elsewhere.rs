@@ -1,6 +1,6 @@
-//! Replicas with other interfaces than the network's: what they answer goes back the way that the question came.
+//! Replicas and hosts with other interfaces than the network's: what they answer goes back the way that the question came.
 
-use crate::lab::{Lab, Space, address, ask, serve, wait_until};
+use crate::lab::{Lab, Space, address, ask, prefix, serve, wait_until};
 use mesh_model::{EndpointId, Protocol, PublishMode, PublishedPort};
 use mesh_net::Pass;
 use std::{
@@ -162,4 +162,91 @@ fn answers_do_not_take_the_link_that_client_and_replica_share() {
             assert_eq!(seen(&socket, &format!("{host}:8081")), address(own), "{host}");
         }
     }
+}
+
+/// Addresses at a second uplink of the first host: its own, that of the router there, and of a client beyond, whom the main
+/// table looks for on the LAN.
+const SECOND_UPLINK: [(&str, &str, &str, &str); 2] = [
+    ("10.9.0.1/24", "10.9.0.2/24", "198.51.100.7/32", "10.77.0.100"),
+    ("fd09::1/64", "fd09::2/64", "2001:db8::7/128", "fd77::100"),
+];
+
+#[test]
+fn a_host_that_chooses_uplinks_by_source_addresses_answers_by_the_one_that_was_asked() {
+    let mut lab = Lab::new(2, false);
+    lab.network(1);
+    let replicas = [lab.container(0, 1, 30), lab.container(1, 1, 31)];
+    let service = lab.service(1, &replicas, Some(8080));
+    let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| PublishedPort {
+        published: 8080,
+        target: 80,
+        protocol,
+        mode: PublishMode::Ingress,
+        ip: None,
+        proxy_protocol: None,
+    });
+    Arc::make_mut(lab.snapshot.services.get_mut(&service).expect("a service")).ports = ports.to_vec();
+    let (wrong_way, beyond) = (lab.plug("wrong-way", 100), Space::new("beyond"));
+    let host = &lab.hosts[0].space;
+    host.ip(&format!("link add wan type veth peer name eth0 netns {}", beyond.path().display()));
+    host.ip("link set wan up");
+    beyond.ip("link set eth0 up");
+    for (own, router, client, wrong) in SECOND_UPLINK {
+        host.ip(&format!("addr add {own} dev wan nodad"));
+        beyond.ip(&format!("addr add {router} dev eth0 nodad"));
+        beyond.ip(&format!("addr add {client} dev lo nodad"));
+        host.ip(&format!("route add {client} via {wrong}"));
+    }
+    lab.reconcile(Pass::Changed);
+    for replica in replicas {
+        serve(lab.in_container(replica));
+        names_senders(lab.in_container(replica), "[::]:80");
+    }
+    let asked = |(own, client): (&str, &str)| {
+        let (own, client) = (prefix(own).ip(), prefix(client).ip());
+        let to = SocketAddr::new(own, 8080).to_string();
+        // Of that address, not of the link's.
+        let hint = if own.is_ipv6() { "-6 " } else { "" };
+        beyond.ip(&format!("{hint}route replace {own} dev eth0 src {client}"));
+        (to, client)
+    };
+    let ways = SECOND_UPLINK.map(|(own, _, client, _)| asked((own, client)));
+    for (to, _) in &ways {
+        ask(&beyond, to).expect_err("by the main table the answer goes elsewhere");
+    }
+    let host = &lab.hosts[0].space;
+    for ((own, router, ..), family) in SECOND_UPLINK.into_iter().zip(["-4", "-6"]) {
+        host.ip(&format!("{family} rule add from {} lookup 100", prefix(own).ip()));
+        host.ip(&format!("{family} route add default via {} table 100", prefix(router).ip()));
+    }
+    lab.reconcile(Pass::Full);
+    for (to, client) in &ways {
+        let mut served = std::collections::BTreeSet::new();
+        for _ in 0..4 {
+            let (name, seen) = ask(&beyond, to).unwrap_or_else(|err| panic!("{to}: {err}"));
+            assert_eq!(seen, *client);
+            served.insert(name);
+        }
+        assert_eq!(served.len(), 2, "the replica here and the one elsewhere: {served:?}");
+        let socket = client_socket(&beyond, &SocketAddr::new(*client, 40_000).to_string());
+        assert_eq!(seen(&socket, to), *client);
+    }
+    // The other uplink goes on, and the host's own clients.
+    for to in ["10.77.0.11:8080", "[fd77::11]:8080"] {
+        ask(&wrong_way, to).expect("the LAN is answered");
+        ask(&lab.hosts[0].space, to).unwrap_or_else(|err| panic!("the host at {to}: {err}"));
+    }
+    for (to, _) in &ways {
+        ask(&lab.hosts[0].space, to).unwrap_or_else(|err| panic!("the host at {to}: {err}"));
+    }
+    assert_eq!(lab.reconcile(Pass::Full), 0);
+    let rules = lab.hosts[0].space.ok("nft list ruleset");
+    assert!(rules.contains("ip saddr set ct original ip daddr"), "{rules}");
+    for (own, ..) in SECOND_UPLINK {
+        let family = if prefix(own).ip().is_ipv6() { "-6" } else { "-4" };
+        lab.hosts[0].space.ip(&format!("{family} rule del from {}", prefix(own).ip()));
+    }
+    lab.reconcile(Pass::Full);
+    let rules = lab.hosts[0].space.ok("nft list ruleset");
+    assert!(!rules.contains("as_asked"), "{rules}");
 }

@@ -94,6 +94,16 @@ fn an_ipv4_nat_table() {
 }
 
 #[test]
+fn a_source_as_it_was_asked() {
+    for (family, ipv6) in [(Family::Ip, false), (Family::Ip6, true)] {
+        let mut table = Table::new(family, "mesh");
+        let rule = Rule::new().direction(CtDirection::Reply).set_saddr_asked(ipv6);
+        table.hook("as_asked", Base::new(ChainKind::Filter, Hook::Prerouting, -149), vec![rule]);
+        assert_same_as_nft(&table);
+    }
+}
+
+#[test]
 fn an_ipv4_filter_table() {
     let mut table = Table::new(Family::Ip, "mesh");
     let mut closed = Set::plain(&[Type::Ifname]);

@@ -134,6 +134,14 @@ fn the_host_table_word_for_word() {
 		iifname @overlays drop
 		ip saddr != @nodes jump strange
 	}
+	chain frames_in {
+		type filter hook prerouting priority -300; policy accept;
+		meta l4proto udp th dport 4789 ip saddr @nodes notrack
+	}
+	chain frames_out {
+		type filter hook output priority -300; policy accept;
+		meta l4proto udp th dport 4789 ip daddr @nodes notrack
+	}
 	chain input {
 		type filter hook input priority 0; policy accept;
 		meta l4proto udp th dport 4789 goto frames
