@@ -1,8 +1,10 @@
-//! A published port that moves from one service to another and back, and from the kernel to the proxy and back, under load.
+//! A published port that moves from one service to another and back, to another port of its replicas, and from the kernel to the
+//! proxy and back, under load.
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Backend, CONVERGES, Cluster, Echo, Flows, Namespace, Replica, ReplicaSpec, Wrks, scenario, within, wrk,
+    Backend, CONVERGES, Cluster, Echo, Flows, Namespace, Nginx, Replica, ReplicaSpec, Wrks, scenario, within,
+    wrk,
 };
 
 /// How often it moves there and back.
@@ -23,7 +25,10 @@ fn a_port_moves_under_load_and_nobody_notices() {
         let (cluster, client) = (Cluster::three(lab)?, lab.client("client")?);
         let vm1 = cluster.vm1();
         Backend::service(&cluster)?;
-        let _web = Backend::start(vm1, "web1")?;
+        let web = Backend::start(vm1, "web1")?;
+        let second = Nginx::new(vm1, "second", 81, "web1 at 81")?;
+        let inside = web.replica.namespace()?;
+        let _second = (second.start(&inside)?, Echo::datagrams(&inside, 8)?);
         vm1.meshctl(&["service", "create", "--name", "next", "--network", "blue"]).ok()?;
         let spec = ReplicaSpec { name: "next1", network: Some("blue"), service: Some("next"), port: 80 };
         let next = Replica::start(cluster.vm2(), spec)?;
@@ -47,6 +52,14 @@ fn a_port_moves_under_load_and_nobody_notices() {
         }
         let listed = vm1.meshctl(&["service", "ls"]).ok()?;
         ensure!(listed.matches("80->80/tcp").count() == 1, "{listed}");
+        let change = ["service", "update", "--publish-rm", "80", "--publish-rm", "7/udp"];
+        for _ in 0..TIMES {
+            for (tcp, udp, page) in [("80:81", "7:8/udp", "web1 at 81"), ("80:80", "7:7/udp", "web1")] {
+                let to = ["--publish-add", tcp, "--publish-add", udp, "web"];
+                vm1.meshctl(&[&change[..], &to].concat()).ok()?;
+                leads_to(&client, &cluster, page)?;
+            }
+        }
         let http = "published=80,target=80,protocol=http";
         for _ in 0..TIMES {
             for port in [http, "80:80"] {

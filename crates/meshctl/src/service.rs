@@ -36,7 +36,10 @@ pub(crate) enum Command {
         #[arg(long)]
         no_trunc: bool,
     },
-    /// Show services in full
+    /// Show services in full: also what went through their published ports on each node, and which nodes can't serve them
+    ///
+    /// Traffic is counted by port and replica since the node's meshd started; that of HTTP ports is not, nor that of services with
+    /// more than 1,024 ports. Nodes that do not answer in two seconds are named.
     #[command(after_help = "Example:\n  meshctl -o json service inspect web")]
     Inspect {
         /// Names, IDs or unique prefixes of IDs
