@@ -84,6 +84,9 @@ pub(crate) struct Occupancy {
     pub(crate) most: u32,
 }
 
+/// An address and a port of datagrams.
+pub(crate) type At = (IpAddr, u16);
+
 /// What was lost for want of room since the namespace was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -182,7 +185,7 @@ impl Conntrack {
     }
 
     /// Datagrams that were sent to an address and port and translated, by those, and by whom and which port answers.
-    pub(crate) fn led_datagrams(&mut self) -> io::Result<Vec<((IpAddr, u16), (IpAddr, u16))>> {
+    pub(crate) fn led_datagrams(&mut self) -> io::Result<Vec<(At, At)>> {
         let mut found = Vec::new();
         if self.occupancy()?.entries == 0 {
             return Ok(found);
@@ -354,13 +357,13 @@ fn answering(entry: Attributes<'_>) -> Option<IpAddr> {
 }
 
 /// Whether a port of an address is one of these.
-fn is_of((ip, port): (IpAddr, u16), ports: &BTreeSet<HostPort>) -> bool {
+fn is_of((ip, port): At, ports: &BTreeSet<HostPort>) -> bool {
     let at = |ip| HostPort { ip, port, transport: Transport::Udp };
     ports.contains(&at(None)) || ports.contains(&at(Some(ip)))
 }
 
 /// What a datagram was sent to, before all translation.
-fn asked_port(entry: Attributes<'_>) -> Option<(IpAddr, u16)> {
+fn asked_port(entry: Attributes<'_>) -> Option<At> {
     let port = datagram_port(entry, cta::TUPLE_ORIG, cta::PROTO_DST_PORT)?;
     let tuple = Attributes(entry.get(cta::TUPLE_ORIG)?);
     Some((address(Attributes(tuple.get(cta::TUPLE_IP)?), cta::IP_V4_DST, cta::IP_V6_DST)?, port))

@@ -6,7 +6,7 @@
 //! sent to a backend that is gone for as long as the client asks, and a SYN until the client gives up.
 
 use crate::{
-    conntrack::{Conntrack, Parting},
+    conntrack::{At, Conntrack, Parting},
     kernel::Kernel,
     object::Space,
     ports::HostPort,
@@ -235,7 +235,7 @@ fn led_elsewhere(
     let found = kernel.conntrack(Space::Host).map(Conntrack::led_datagrams);
     let found = found.ok().and_then(std::result::Result::ok).unwrap_or_default();
     let has = |endpoint: &Endpoint, address| endpoint.addresses.contains(&address);
-    let is_led_there = |led: &Led, (address, port): (IpAddr, u16)| match led {
+    let is_led_there = |led: &Led, (address, port): At| match led {
         Led::Service(service, target) => {
             let mut of_service = snapshot.endpoints.values().filter(|of| of.service == Some(*service));
             port == *target && of_service.any(|endpoint| has(endpoint, address))
@@ -244,7 +244,7 @@ fn led_elsewhere(
             port == *target && snapshot.endpoints.get(endpoint).is_some_and(|of| has(of, address))
         }
     };
-    let elsewhere = |((ip, port), answering): &((IpAddr, u16), (IpAddr, u16))| {
+    let elsewhere = |((ip, port), answering): &(At, At)| {
         let at = |ip| HostPort { ip, port: *port, transport: Transport::Udp };
         let is_ours = snapshot.networks.values().any(|network| network.subnet_of(answering.0).is_some());
         let led = ports.get(&at(Some(*ip))).or_else(|| ports.get(&at(None)));
