@@ -21,9 +21,9 @@ use crate::{
     routes::{Backend, Routes},
     settings::Settings,
 };
-use mesh_model::Transport;
+use mesh_model::{EndpointId, Transport};
 use socket2::{SockRef, TcpKeepalive};
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -46,8 +46,8 @@ impl Relay {
         settings: Settings,
     ) -> Self {
         let limit = settings.max_connections;
-        let (balancer, tasks) = (Balancer::default(), TaskTracker::new());
-        let streams = Streams { balancer, connect, tally, settings, tasks };
+        let (balancer, tasks, replicas) = (Balancer::default(), TaskTracker::new(), watch::Sender::default());
+        let streams = Streams { balancer, connect, tally, settings, tasks, replicas };
         Self(Listening::new(listeners, routes, streams, limit))
     }
 
@@ -69,6 +69,8 @@ struct Streams {
     tally: Tally,
     settings: Settings,
     tasks: TaskTracker,
+    /// The replicas that there are, whether they take connections or not.
+    replicas: watch::Sender<Arc<BTreeSet<EndpointId>>>,
 }
 
 impl Serving for Streams {
@@ -80,9 +82,13 @@ impl Serving for Streams {
             stop.cancelled().await;
             sleep(self.settings.drain).await;
         };
+        let mut replicas = self.replicas.subscribe();
+        // Killed, it sends no reset.
+        let gone = replicas.wait_for(|replicas| !replicas.contains(&backend.endpoint));
         let counters = self.tally.begin(Transport::Tcp, &backend);
         let ended = select! {
             ended = stream::relay(&client, &upstream, &counters) => ended,
+            _ = gone => Err(io::Error::other("its replica is gone")),
             () = cut => Err(io::Error::other("it outlived its listener's drain")),
         };
         if let Err(err) = ended {
@@ -98,6 +104,8 @@ impl Serving for Streams {
     }
 
     fn set_routes(&self, routes: &Routes) {
+        // Before anybody is led to one that is new.
+        self.replicas.send_replace(Arc::clone(routes.replicas()));
         self.balancer.replace(routes);
     }
 
@@ -144,5 +152,6 @@ fn reset(stream: &TcpStream) {
 
 /// An idle connection is looked after that late, and then that often: the replica's host may be no more.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
-/// How long a replica may leave what it was sent without any answer, be it that it has no room.
-const UNANSWERED: Duration = Duration::from_secs(10);
+/// How long a replica may leave what it was sent without any answer, be it that it has no room: `TCP_USER_TIMEOUT` counts
+/// that, too. Replicas that are gone and hosts that are lost are known before.
+const UNANSWERED: Duration = Duration::from_secs(60);

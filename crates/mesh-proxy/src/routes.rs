@@ -59,6 +59,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
     routes: Vec<Arc<Route>>,
+    replicas: Arc<BTreeSet<EndpointId>>,
 }
 
 impl Routes {
@@ -89,12 +90,18 @@ impl Routes {
                 routes.push(Arc::new(Route { backends, shares, slots: owners, ..route(service, port) }));
             }
         }
-        Self { routes }
+        let replicas = snapshot.endpoints.values().filter(|endpoint| endpoint.service.is_some());
+        Self { routes, replicas: Arc::new(replicas.map(|replica| replica.id).collect()) }
     }
 
     /// Every service on every port.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
+    }
+
+    /// Every replica that there is, whether it takes traffic or not.
+    pub fn replicas(&self) -> &Arc<BTreeSet<EndpointId>> {
+        &self.replicas
     }
 
     /// Every backend, once.

@@ -22,15 +22,20 @@ pub(super) fn table(rules: &Rules<'_>, version: IpVersion, network: &Network) ->
     limits(&mut table, rules, version, network);
     vips(&mut table, rules, version, network);
     sources(&mut table, rules, version, network);
+    let resets = resets(&mut table, rules, version, network);
     let mut forward = vec![Rule::new().clamp_mss_to_path()];
-    forward.extend(resets(&mut table, rules, version, network));
+    forward.extend(resets.clone());
     table.hook("forward", Base::new(ChainKind::Filter, Hook::Forward, -150), forward);
     probes(&mut table, rules, version);
+    let mut output = Vec::from_iter(resets);
     if version == IpVersion::V6 {
         // Containers believe redirects, and answers of published ports would leave by the wrong node. There is no
         // sysctl against sending them.
         let redirect = Rule::new().protocol(ICMPV6).eq(Field::Icmpv6Type, Datum::Proto(icmpv6::ND_REDIRECT));
-        table.hook("output", Base::new(ChainKind::Filter, Hook::Output, 0), vec![redirect.drop()]);
+        output.push(redirect.drop());
+    }
+    if !output.is_empty() {
+        table.hook("output", Base::new(ChainKind::Filter, Hook::Output, 0), output);
     }
     table
 }
@@ -85,7 +90,7 @@ fn marks(table: &mut Table, untracked: Vec<Rule>) {
 }
 
 /// Connections to endpoints on hosts that are lost meet a reset when their client next sends: it came by this node, whose
-/// connection tracking makes the reset one of the address that the client knows. What is not sent meanwhile goes on when the
+/// connection tracking makes the reset one of the address that the client knows. So do those of this node's relay and proxy. What is not sent meanwhile goes on when the
 /// host returns. Most of the time there is none, and no rule to pass.
 fn resets(table: &mut Table, rules: &Rules<'_>, version: IpVersion, network: &Network) -> Option<Rule> {
     let lost = &rules.snapshot.lost;

@@ -6,6 +6,7 @@ use mesh_net::{
     Pass,
     netns::{Namespace, within},
 };
+use socket2::{Domain, Socket, Type};
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -35,6 +36,24 @@ impl Scene {
         replicas.iter().for_each(|replica| echo_streams(lab.in_container(*replica)));
         let outside = lab.plug("outside", 100);
         Self { lab, outside, inside }
+    }
+
+    /// A connection as the relay and the proxy make them: from inside the network's namespace to the replica on the second host.
+    fn own(&self, to: &str) -> TcpStream {
+        let host = &self.lab.hosts[0];
+        let network = *self.lab.snapshot.networks.keys().next().expect("a network");
+        let to: SocketAddr = to.parse().expect("an address and a port");
+        // From the node's own address: the gateway's is every node's.
+        let own = host.node.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).expect("an address");
+        let connect = || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(*own, 0).into())?;
+            socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
+            io::Result::Ok(TcpStream::from(socket))
+        };
+        let stream = host.overlay(network).within(connect).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream
     }
 
     fn ways(&self) -> Vec<(&Space, &'static str)> {
@@ -85,6 +104,8 @@ fn echoes(stream: &mut TcpStream) -> io::Result<()> {
 fn connections_to_a_lost_host_meet_a_reset_when_the_client_sends() {
     let mut scene = Scene::new();
     let mut streams = scene.connect();
+    let mut own = ["10.1.0.12:80", "[fd1::12]:80"].map(|to| scene.own(to));
+    own.iter_mut().for_each(|stream| echoes(stream).expect("it answers"));
     // Its daemon alone has ended.
     scene.judge(NodeStatus::Down, false);
     streams.iter_mut().for_each(|stream| echoes(stream).expect("it goes on"));
@@ -98,6 +119,10 @@ fn connections_to_a_lost_host_meet_a_reset_when_the_client_sends() {
     scene.lab.leaks_nothing();
     // Each way has one of each.
     assert!(ended.chunks(2).all(|pair| pair[0].is_none() != pair[1].is_none()), "{ended:?}");
+    // The first thing sent meets it; a read may be told before the write has returned.
+    let own = own.iter_mut().map(|stream| echoes(stream).expect_err("its host is lost").kind());
+    let told = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    own.for_each(|kind| assert!(told.contains(&kind), "{kind}"));
 }
 
 #[test]

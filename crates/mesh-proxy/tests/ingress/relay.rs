@@ -31,7 +31,7 @@ struct Rig {
     tally: Tally,
     retire: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
-    _routes: watch::Sender<Arc<Routes>>,
+    routes: watch::Sender<Arc<Routes>>,
     _listeners: watch::Sender<Listeners>,
 }
 
@@ -50,7 +50,7 @@ impl Rig {
         let relay = Relay::new(of_listeners, of_routes, Arc::new(places), tally.clone(), Settings::default());
         let retire = CancellationToken::new();
         let task = tokio::spawn(relay.run(retire.clone(), CancellationToken::new()));
-        Self { addr, tally, retire, task, _routes: routes, _listeners: listeners }
+        Self { addr, tally, retire, task, routes, _listeners: listeners }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -271,4 +271,20 @@ async fn what_is_relayed_is_counted_while_it_goes_on() {
     become_so((2, 5, 2)).await;
     assert!(rig.tally.read(|_| false).is_empty(), "an endpoint that is no more is forgotten");
     assert!(counted(&rig.tally).is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_that_is_gone_without_a_word_is_the_end_of_its_connections() {
+    let (replica, addr) = replica().await;
+    let rig = Rig::start(&[addr], None);
+    let (mut client, _server) = pair(&replica, &rig).await;
+    // One that takes no traffic any more keeps those that it has.
+    let mut drained = published(rig.addr.port(), 1, None);
+    drained.endpoints.values_mut().for_each(|endpoint| Arc::make_mut(endpoint).draining = true);
+    rig.routes.send_replace(Arc::new(Routes::new(&drained, ME)));
+    sleep(Duration::from_millis(100)).await;
+    client.write_all(b"hello").await.unwrap();
+    assert!(timeout(Duration::from_millis(100), client.read(&mut [0; 1])).await.is_err(), "it goes on");
+    rig.routes.send_replace(Arc::new(Routes::new(&published(rig.addr.port(), 0, None), ME)));
+    assert!(is_reset(&ended(&mut client).await));
 }
