@@ -148,15 +148,20 @@ impl Conntrack {
         Ok(found)
     }
 
-    /// Deletes the entries of datagrams that were sent to these ports of these addresses, translated or not; how many.
+    /// Deletes the entries of datagrams that were sent to these ports of these addresses, and were or were not translated; how
+    /// many.
     pub(crate) fn forget_datagrams(
         &mut self,
         ports: &BTreeSet<HostPort>,
         addresses: &BTreeSet<IpAddr>,
+        only_untranslated: bool,
     ) -> io::Result<usize> {
         let mut found = Vec::new();
         self.dump(libc::AF_UNSPEC, None, |attributes| {
-            if asked_port(attributes).is_some_and(|at| addresses.contains(&at.0) && is_of(at, ports)) {
+            let is_meant = !only_untranslated || status(attributes) & DST_NAT == 0;
+            if is_meant
+                && asked_port(attributes).is_some_and(|at| addresses.contains(&at.0) && is_of(at, ports))
+            {
                 found.extend(entry(attributes));
             }
         })?;

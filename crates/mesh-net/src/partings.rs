@@ -38,8 +38,10 @@ pub(crate) struct Partings {
     leaving: BTreeMap<NetworkId, Leaving>,
     /// Where published ports for datagrams led last.
     ports: BTreeMap<HostPort, Led>,
-    /// Those that lead nowhere any more, or elsewhere, or are new.
+    /// Those that lead nowhere any more, or elsewhere.
     moved: BTreeSet<HostPort>,
+    /// Those that are new: who asked at one before has an entry that leads to this host itself. To a daemon that starts all are.
+    new: BTreeSet<HostPort>,
 }
 
 /// What a published port leads to, and which port of it.
@@ -109,15 +111,19 @@ impl Partings {
 
     /// What cannot be done is tried again after the next pass.
     fn settle_ports(&mut self, kernel: &mut Kernel) {
-        if self.moved.is_empty() || !kernel.is_open(Space::Host) {
-            return;
-        }
-        match forget_flows(kernel, &self.moved) {
-            Ok(entries) => {
-                self.moved.clear();
-                tracing::debug!(entries, "flows to ports that lead elsewhere now are forgotten");
+        for (ports, only_untranslated) in [(&mut self.moved, false), (&mut self.new, true)] {
+            if ports.is_empty() || !kernel.is_open(Space::Host) {
+                continue;
             }
-            Err(err) => tracing::warn!(%err, "flows to ports that lead elsewhere now are not forgotten yet"),
+            match forget_flows(kernel, ports, only_untranslated) {
+                Ok(entries) => {
+                    ports.clear();
+                    tracing::debug!(entries, "flows to ports that lead elsewhere now are forgotten");
+                }
+                Err(err) => {
+                    tracing::warn!(%err, "flows to ports that lead elsewhere now are not forgotten yet");
+                }
+            }
         }
     }
 
@@ -128,9 +134,9 @@ impl Partings {
             Led::Endpoint(endpoint, _) => scope.has_endpoint(*endpoint),
         };
         let before: BTreeMap<_, _> = self.ports.extract_if(.., |_, led| is_looked_at(led)).collect();
-        // Who asked at one before it was published has an entry that leads to this host itself.
-        let differs = |port: &&HostPort| before.get(port) != now.get(port);
-        self.moved.extend(before.keys().chain(now.keys()).filter(differs));
+        let moved = before.iter().filter(|(port, led)| now.get(port) != Some(led));
+        self.moved.extend(moved.map(|(port, _)| port));
+        self.new.extend(now.keys().filter(|port| !before.contains_key(port)));
         self.ports.extend(now);
     }
 
@@ -212,7 +218,11 @@ fn left_before(kernel: &mut Kernel, snapshot: &Snapshot) -> BTreeMap<NetworkId, 
 }
 
 /// Forgets flows to ports of this host; how many. What the host forwards to others' ports of the number is none of them.
-fn forget_flows(kernel: &mut Kernel, ports: &BTreeSet<HostPort>) -> io::Result<usize> {
+fn forget_flows(
+    kernel: &mut Kernel,
+    ports: &BTreeSet<HostPort>,
+    only_untranslated: bool,
+) -> io::Result<usize> {
     let asked = kernel.conntrack(Space::Host).map_err(io::Error::other)?.asked_at(ports)?;
     let mut own = BTreeSet::new();
     for address in asked {
@@ -223,7 +233,8 @@ fn forget_flows(kernel: &mut Kernel, ports: &BTreeSet<HostPort>) -> io::Result<u
     if own.is_empty() {
         return Ok(0);
     }
-    kernel.conntrack(Space::Host).map_err(io::Error::other)?.forget_datagrams(ports, &own)
+    let conntrack = kernel.conntrack(Space::Host).map_err(io::Error::other)?;
+    conntrack.forget_datagrams(ports, &own, only_untranslated)
 }
 
 /// Ports of datagrams that are led into a network still, but not where the port leads: it was moved while no daemon ran.

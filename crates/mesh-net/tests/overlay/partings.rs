@@ -113,7 +113,11 @@ fn datagrams_follow_the_port_that_they_are_sent_to() {
             lab.reconcile(pass);
         };
         target(&mut lab, Some(80));
-        flows.iter().for_each(|(socket, to)| drop(answered_by(socket, *to)));
+        let by = || flows.iter().map(|(socket, to)| answered_by(socket, *to)).collect::<Vec<_>>();
+        let before = by();
+        // Nothing changes, so that nobody moves: in turn, it would be to the other replica.
+        target(&mut lab, Some(80));
+        assert_eq!(by(), before);
         // Nobody is at that one.
         target(&mut lab, Some(81));
         for flow in &flows {
