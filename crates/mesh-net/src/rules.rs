@@ -121,8 +121,13 @@ impl<'a> Rules<'a> {
 
     /// Those of this node.
     fn endpoints_here(&self, network: NetworkId) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        self.own_endpoints().filter(move |endpoint| endpoint.network == network)
+    }
+
+    /// The endpoints of this node that rules are made of, on any network.
+    fn own_endpoints(&self) -> impl Iterator<Item = &'a Arc<Endpoint>> {
         let here = self.me.id;
-        self.endpoints(network).filter(move |endpoint| endpoint.node == here)
+        self.scope.endpoints(self.snapshot).filter(move |endpoint| endpoint.node == here)
     }
 
     /// The addresses that new connections to a service may go to, in the order of their turns or by slot; of its

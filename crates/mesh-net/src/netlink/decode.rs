@@ -133,34 +133,18 @@ impl RawSpace {
 
     /// Whether there are rules of somebody else's that choose by source addresses.
     pub(crate) fn has_source_rules(netlink: &mut Netlink) -> Result<bool> {
-        let chooses_by_source = |message: &Message| {
-            let Message::NewRule(message) = message else { return false };
+        let chooses_by_source = |message: &RuleMessage| {
             let has = |which: fn(&RuleAttribute) -> bool| message.attributes.iter().any(which);
             has(|attribute| matches!(attribute, RuleAttribute::Source(_)))
                 && !has(|attribute| {
                     matches!(attribute, RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
                 })
         };
-        for family in FAMILIES {
-            let mut ask = RuleMessage::default();
-            ask.header.family = family;
-            if netlink.dump(&Message::GetRule(ask))?.iter().any(chooses_by_source) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(dump_rules(netlink)?.iter().any(chooses_by_source))
     }
 
     fn read_rules(&mut self, netlink: &mut Netlink) -> Result<()> {
-        for family in FAMILIES {
-            let mut ask = RuleMessage::default();
-            ask.header.family = family;
-            for message in netlink.dump(&Message::GetRule(ask))? {
-                if let Message::NewRule(message) = message {
-                    self.objects.extend(rule(&message));
-                }
-            }
-        }
+        self.objects.extend(dump_rules(netlink)?.iter().filter_map(rule));
         Ok(())
     }
 
@@ -373,6 +357,21 @@ fn vxlan_of(data: &[InfoVxlan]) -> Option<LinkKind> {
         }
     }
     Some(LinkKind::Vxlan { vni: vni?, local: local?, port: port? })
+}
+
+/// The policy routing rules of both families, whosever they are.
+fn dump_rules(netlink: &mut Netlink) -> Result<Vec<RuleMessage>> {
+    let mut rules = Vec::new();
+    for family in FAMILIES {
+        let mut ask = RuleMessage::default();
+        ask.header.family = family;
+        let messages = netlink.dump(&Message::GetRule(ask))?.into_iter();
+        rules.extend(messages.filter_map(|message| match message {
+            Message::NewRule(rule) => Some(rule),
+            _ => None,
+        }));
+    }
+    Ok(rules)
 }
 
 fn rule(message: &RuleMessage) -> Option<Object> {

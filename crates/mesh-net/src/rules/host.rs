@@ -51,7 +51,7 @@ fn published_ports(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
             ports.publish(table, rules, service, network, port);
         }
     }
-    let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
+    let own = rules.own_endpoints();
     for endpoint in own.filter(|endpoint| !endpoint.draining) {
         for port in &endpoint.ports {
             ports.publish_endpoint(table, endpoint, port);
@@ -275,7 +275,7 @@ fn senders(table: &mut Table, rules: &Rules<'_>, version: IpVersion) {
         all.copied().filter(|address| version.is_of(address)).map(Datum::from).collect::<Vec<_>>()
     };
     let mut senders = Set::plain(&[version.address()]);
-    let own = rules.scope.endpoints(rules.snapshot).filter(|endpoint| endpoint.node == rules.me.id);
+    let own = rules.own_endpoints();
     for address in own.filter(|endpoint| endpoint.service.is_none()).flat_map(|own| of_version(own)) {
         senders.add(vec![address]);
     }
